@@ -1,0 +1,90 @@
+"""Masks: COCO run-length coding, its published spellings, and resizing.
+
+The one encoding of the house is COCO's compressed counts as bytes: runs in column-major order,
+background first. pycocotools reads and writes the same bytes.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from pycocotools import mask as coco
+from torch import Tensor
+
+from vis_models.types import BadConfig
+
+
+def encode(masks: Bool[Tensor, "T H W"] | Bool[np.ndarray, "T H W"]) -> list[bytes]:
+    """Run-length code T masks of one frame in one call."""
+    array = masks.numpy(force=True) if isinstance(masks, Tensor) else masks
+    if not len(array):
+        return []
+    column_major = np.asfortranarray(array.transpose(1, 2, 0), dtype=np.uint8)
+    return [rle["counts"] for rle in coco.encode(column_major)]
+
+
+def decode(rle: bytes, height_px: int, width_px: int) -> Bool[np.ndarray, "H W"]:
+    """The mask of one RLE. Raises ValueError when the runs do not fit the size."""
+    try:
+        return coco.decode(_coco(rle, height_px, width_px)).astype(bool)
+    except ValueError as error:
+        raise ValueError(f"RLE of {len(rle)} bytes does not describe a {width_px}x{height_px} px mask") from error
+
+
+def area_px(rles: list[bytes], height_px: int, width_px: int) -> list[int]:
+    """Number of pixels of each mask."""
+    return [int(area) for area in coco.area([_coco(rle, height_px, width_px) for rle in rles])] if rles else []
+
+
+def boxes_px(rles: list[bytes], height_px: int, width_px: int) -> Float[np.ndarray, "T 4"]:
+    """(x0, y0, x1, y1) of each mask, x1 and y1 exclusive; zeros for an empty mask."""
+    if not rles:
+        return np.zeros((0, 4))
+    xywh = np.asarray(coco.toBbox([_coco(rle, height_px, width_px) for rle in rles]), dtype=float).reshape(-1, 4)
+    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+
+
+def from_coco(segmentation: Any, height_px: int, width_px: int) -> bytes | None:
+    """One entry of a `segmentations` list in any published spelling, as RLE bytes; None where absent.
+
+    Args:
+        segmentation: None, a list of polygons, or RLE with `counts` as str, bytes or list of run lengths.
+
+    Raises:
+        BadConfig: unknown spelling, or RLE of another size than the video.
+    """
+    if not segmentation:
+        return None
+    if isinstance(segmentation, list):
+        return coco.merge(coco.frPyObjects(segmentation, height_px, width_px))["counts"]
+    if not isinstance(segmentation, dict) or "counts" not in segmentation:
+        raise BadConfig(f"a segmentation is null, RLE or polygons, got {str(segmentation)[:60]!r}")
+    size = segmentation.get("size", [height_px, width_px])
+    if list(size) != [height_px, width_px]:
+        raise BadConfig(f"RLE of size {list(size)}, expected the video's [{height_px}, {width_px}] (height, width)")
+    counts = segmentation["counts"]
+    if isinstance(counts, list):
+        if sum(counts) != height_px * width_px:
+            raise BadConfig(f"RLE runs sum to {sum(counts)}, expected {height_px * width_px} (height times width)")
+        counts = coco.frPyObjects({"counts": counts, "size": [height_px, width_px]}, height_px, width_px)["counts"]
+    return counts.encode() if isinstance(counts, str) else counts
+
+
+def resize_logits(logits: Float[Tensor, "F N h w"], size: tuple[int, int]) -> Float[Tensor, "F N H W"]:
+    """Bilinear resize; half-pixel centres, so that a mask keeps its place at any size."""
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+def boxes_of(masks: Bool[Tensor, "*S H W"]) -> Float[Tensor, "*S 4"]:
+    """(x0, y0, x1, y1) in pixels of each mask, x1 and y1 exclusive; zeros for an empty mask."""
+    height, width = masks.shape[-2:]
+    columns, rows = masks.any(-2).int(), masks.any(-1).int()
+    x0, y0 = columns.argmax(-1), rows.argmax(-1)
+    x1, y1 = width - columns.flip(-1).argmax(-1), height - rows.flip(-1).argmax(-1)
+    return torch.stack([x0, y0, x1, y1], -1).float() * columns.any(-1, keepdim=True)
+
+
+def _coco(rle: bytes, height_px: int, width_px: int) -> dict[str, Any]:
+    return {"counts": rle, "size": [height_px, width_px]}

@@ -1,0 +1,191 @@
+"""The nouns that everything passes around, and the contract that every model keeps.
+
+Axes: F frames, B clips or videos side by side, L frames of a clip, A annotated objects of a clip,
+T tracks of one video, H and W pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Protocol, Self, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+
+class Config(BaseModel):
+    """Base of every config: frozen, unknown keys refused, field docstrings become descriptions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class BadConfig(ValueError):
+    """Something the user gave cannot work and the user can mend it. Raised before any expensive work.
+
+    The message says where, what was expected, what came, and what to do.
+    """
+
+
+class BadVideo(Exception):
+    """A video cannot be read, or not to its end. Becomes a row of the table `errors`; the run goes on.
+
+    Attributes:
+        code: a short, stable reason such as `not_a_video`, fit for GROUP BY.
+        frames_kept: how many frames were decoded before the damage.
+    """
+
+    def __init__(self, message: str, *, code: str, frames_kept: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+        self.frames_kept = frames_kept
+
+    def __reduce__(self) -> tuple:  # keeps its fields on the way back from a worker process
+        return _bad_video, (str(self), self.code, self.frames_kept)
+
+
+def _bad_video(message: str, code: str, frames_kept: int) -> BadVideo:
+    return BadVideo(message, code=code, frames_kept=frames_kept)
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """A video as the model must know it: its name and its own size in pixels, at which masks come out."""
+
+    video_id: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames of any videos in any order, at the model's input size. Normalisation is the model's business."""
+
+    pixels: UInt8[Tensor, "F 3 H W"]
+    """RGB, 0 to 255."""
+
+    def to(self, device: torch.device | str) -> "Frames":
+        return Frames(self.pixels.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class Clips:
+    """B training clips of L frames with up to A annotated objects, padded. One object keeps its slot for the clip."""
+
+    frames: UInt8[Tensor, "B L 3 H W"]
+    masks: Bool[Tensor, "B L A H W"]
+    boxes_px: Float[Tensor, "B L A 4"]
+    """(x0, y0, x1, y1) of the visible mask in input pixels; zeros where the object is not visible."""
+    labels: Int[Tensor, "B A"]
+    """Category index, 0 .. classes-1 in the order of the data set's categories; -1 in padding slots."""
+    visible: Bool[Tensor, "B L A"]
+    crowd: Bool[Tensor, "B A"]
+
+    def to(self, device: torch.device | str) -> "Clips":
+        return Clips(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Base of dataclasses of tensors that share their first axis: encoded frames, states of videos.
+
+    `rows[index]` picks rows, `Rows.join` stacks batches: that is how videos of different lengths
+    run side by side, one leaving and another entering between two steps.
+    """
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+    def __getitem__(self, rows: Sequence[int] | slice | Tensor) -> Self:
+        return type(self)(*(self._pick(getattr(self, field.name), rows) for field in fields(self)))
+
+    @staticmethod
+    def _pick(value: Tensor | tuple, rows: Sequence[int] | slice | Tensor) -> Tensor | tuple:
+        if isinstance(value, tuple):
+            picked = range(len(value))[rows] if isinstance(rows, slice) else (int(row) for row in rows)
+            return tuple(value[row] for row in picked)
+        return value[rows if isinstance(rows, slice | Tensor) else list(rows)]
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        columns = zip(*([getattr(part, field.name) for field in fields(cls)] for part in parts), strict=True)
+        return cls(*(sum(c, ()) if isinstance(c[0], tuple) else torch.cat(c) for c in columns))
+
+
+@dataclass(frozen=True)
+class Detections(Rows):
+    """N detection slots of F frames, best first; slots beyond the last detection are not `valid`."""
+
+    boxes_px: Float[Tensor, "F N 4"]
+    """(x0, y0, x1, y1) in pixels of the model's input."""
+    class_logits: Float[Tensor, "F N C"]
+    """Raw, background at index 0."""
+    mask_logits: Float[Tensor, "F N h w"]
+    """At the detector's mask resolution, not cropped."""
+    valid: Bool[Tensor, "F N"]
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """The tracks that are visible in one frame of one video."""
+
+    frame: int
+    """Index of the decoded frame, from 0. A model that looks ahead answers about an earlier frame."""
+    track_ids: list[int]
+    scores: list[float]
+    """Confidence of the track in this frame, 0 to 1."""
+    masks: Bool[Tensor, "T H W"]
+    """At the video's own size; no pixel belongs to two tracks unless the model allows overlap."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A model's last word about a track that has ended."""
+
+    track_id: int
+    category: int
+    """Category index, 0 .. classes-1."""
+    score: float
+    """The model's own video score, 0 to 1: what AP uses."""
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """What a model has to say about one video since it was last asked."""
+
+    sightings: list[Sighting]
+    verdicts: list[Verdict]
+    dropped_births: int = 0
+    """Detections that should have started a track and found no free slot."""
+
+
+Encoded = TypeVar("Encoded", bound=Rows)
+State = TypeVar("State", bound=Rows)
+
+
+class VideoModel(Protocol[Encoded, State]):
+    """What `jobs/` asks of every model; models are `nn.Module`s and keep no memory between calls."""
+
+    def frame_size(self, video: VideoInfo) -> tuple[int, int]:
+        """(height, width) that the frames of this video must be resized to."""
+        ...
+
+    def encode(self, frames: Frames) -> Encoded:
+        """The heavy part, one row per frame; no memory: frames of any videos, any order, one batch."""
+        ...
+
+    def start(self, videos: list[VideoInfo]) -> State:
+        """The state of videos of which no frame was seen, one row per video."""
+        ...
+
+    def step(self, encoded: Encoded, state: State) -> tuple[list[Tracks], State]:
+        """The next frame of each video: `encoded` and `state` have one row per video, in the same order."""
+        ...
+
+    def finish(self, state: State) -> list[Tracks]:
+        """What the model still owes these videos, one entry per video: late frames, verdicts of open tracks."""
+        ...
+
+    def loss(self, clips: Clips) -> dict[str, Tensor]:
+        """The training objective: one named, weighted scalar per term; their sum is minimised."""
+        ...

@@ -1,0 +1,359 @@
+"""Keys, markers and snapshots on any fsspec store: a folder, or a bucket of any S3-compatible server.
+
+Everything that is written lies under one root:
+
+    vis/v1/_plans/<plan_id>/{plan.parquet,spec.json}     what is to be done, frozen, named by its content
+    vis/v1/_work/<plan_id>/<shard>/<attempt>/*.parquet   what one attempt at one shard wrote
+    vis/v1/_commits/<plan_id>/<shard>.json               names the attempt that counts: the commit
+    vis/v1/_snapshots/<plan_id>.json                     the published result: its files, rows, digests, lineage
+    vis/v1/{evaluations,reports,models,runs,worlds}/     what the other jobs write
+
+No step needs a rename or a conditional put. An attempt writes under keys of its own; a marker may be overwritten by
+another complete attempt, and whichever it names is whole; two publishers of a plan each write a complete snapshot.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+import pyarrow.fs
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from fsspec.implementations.local import LocalFileSystem
+
+from jobs.settings import Settings
+from vis_models.types import BadConfig, Config
+
+LAYOUT = "vis/v1"
+
+
+class FileRef(Config):
+    """A file that was written once and is never changed."""
+
+    key: str
+    rows: int
+    size_bytes: int
+    sha256: str
+
+
+class Marker(Config):
+    """The commit of one shard: the four tables of the attempt that counts, and what it cost."""
+
+    plan_id: str
+    shard: str
+    attempt: str
+    files: dict[str, FileRef]
+    counts: dict[str, int]
+    """Videos by status, frames."""
+    seconds: dict[str, float]
+    """Busy seconds of each stage."""
+    created_at: str
+
+
+class Snapshot(Config):
+    """The published result of a plan. Readers find tables through snapshots and nowhere else."""
+
+    plan_id: str
+    archive: str
+    model_sha256: str
+    created_at: str
+    lineage: dict[str, str]
+    """The key-values that also stand in the footer of every file."""
+    tables: dict[str, tuple[FileRef, ...]]
+    counts: dict[str, int]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Store:
+    """The root under which a user's runs, models and tables lie."""
+
+    settings: Settings
+    fs: fsspec.AbstractFileSystem
+    root: str
+    """Path of the root as `fs` knows it: an absolute folder, or `bucket/prefix`."""
+
+    @classmethod
+    def open(cls, settings: Settings) -> "Store":
+        """Raises BadConfig: the root is no folder, the server refuses the credentials or has no such bucket."""
+        fs, root = _resolve(settings.store, settings)
+        store = cls(settings, fs, root)
+        if store.is_local:
+            if os.path.exists(root) and not os.path.isdir(root):
+                raise BadConfig(f"store {root} is a file, expected a folder or s3://bucket/prefix: set VIS_STORE")
+        else:
+            bucket, _, prefix = root.partition("/")
+            with _refusals(settings.store, settings):
+                fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
+        return store
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.fs, LocalFileSystem)
+
+    @cached_property
+    def arrow(self) -> pyarrow.fs.FileSystem:
+        """The same client for pyarrow, Ray and DuckDB; takes what `path` returns."""
+        return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self.fs))
+
+    def path(self, key: str) -> str:
+        if key.startswith("/") or ".." in key.split("/"):
+            raise ValueError(f"key {key!r} leaves the store")
+        return f"{self.root}/{key}"
+
+    def uri(self, key: str) -> str:
+        """What a person can use elsewhere: an absolute path or `s3://bucket/...`."""
+        return self.path(key) if self.is_local else f"s3://{self.path(key)}"
+
+    def open_source(self, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+        """(filesystem, path) of anything a user names: a local path or `s3://...`, with the same credentials."""
+        return _resolve(uri, self.settings)
+
+    def guard(self, uri: str) -> Any:
+        """`with store.guard(uri):` turns a refusal by the server of `uri` into a BadConfig that names the remedy."""
+        return _refusals(uri, self.settings)
+
+    def exists(self, key: str) -> bool:
+        with self.guard(self.uri(key)):
+            return self.fs.exists(self.path(key))
+
+    def list(self, prefix: str) -> Sequence[str]:
+        """Keys of all files under `prefix/`, sorted; unfinished files are left out."""
+        with self.guard(self.uri(prefix)):
+            found = self.fs.find(self.path(prefix.rstrip("/")) + "/")
+        keys = (path.removeprefix(self.root + "/") for path in found)
+        return sorted(key for key in keys if not key.rsplit("/", 1)[-1].startswith("."))
+
+    def read_bytes(self, key: str) -> bytes:
+        with self.guard(self.uri(key)):
+            return self.fs.cat_file(self.path(key))
+
+    def read_json(self, key: str) -> Any:
+        return json.loads(self.read_bytes(key))
+
+    def write_bytes(self, key: str, data: bytes) -> None:
+        """Whole or not at all."""
+        with self.create(key) as file:
+            file.write(data)
+
+    def write_json(self, key: str, value: Any) -> None:
+        self.write_bytes(key, json.dumps(value, indent=1, ensure_ascii=False).encode())
+
+    @contextmanager
+    def create(self, key: str) -> Iterator["Output"]:
+        """A file to write from start to end. A local one gets its name when it is whole."""
+        path = self.path(key)
+        hidden = f"{os.path.dirname(path)}/.{os.path.basename(path)}.{uuid.uuid4().hex}"
+        with self.guard(self.uri(key)):
+            if not self.is_local:
+                with self.fs.open(path, "wb") as file:
+                    yield Output(file)
+                return
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            try:
+                with open(hidden, "wb") as file:
+                    yield Output(file)
+                os.replace(hidden, path)
+            except BaseException:
+                Path(hidden).unlink(missing_ok=True)
+                raise
+
+    def local_copy(self, uri: str) -> Path:
+        """The folder or file `uri` on this machine: itself when it is local, else a copy under `settings.scratch`.
+
+        A copy is named by the digests of its files, so one that was made before is used again and never stale.
+
+        Raises:
+            BadConfig: nothing is there, or the server refuses.
+        """
+        fs, path = self.open_source(uri)
+        if isinstance(fs, LocalFileSystem):
+            return Path(path)
+        with self.guard(uri):
+            files = fs.find(path, detail=True)
+        if not files:
+            raise BadConfig(f"{uri} holds no file; check the name")
+        content = json.dumps([uri, [(name, info["ETag"]) for name, info in sorted(files.items())]])
+        digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+        target = self.settings.scratch.expanduser() / digest / os.path.basename(path)
+        if target.exists():
+            return target
+        arriving = target.parent.with_name(f"{digest}.{uuid.uuid4().hex}")
+        with self.guard(uri):
+            for file in files:
+                local = arriving / os.path.basename(path) / os.path.relpath(file, path)
+                local.parent.mkdir(parents=True, exist_ok=True)
+                fs.get_file(file, str(local.resolve()))
+        try:
+            os.rename(arriving, target.parent)
+        except OSError:  # another process brought the same copy first
+            if not target.exists():
+                raise
+        return target
+
+    # What is committed and published
+
+    def markers(self, plan_id: str) -> dict[str, Marker]:
+        """The commits of a plan by shard."""
+        keys = self.list(f"{LAYOUT}/_commits/{plan_id}")
+        found = (Marker.model_validate_json(self.read_bytes(key)) for key in keys)
+        return {marker.shard: marker for marker in found}
+
+    def commit(self, marker: Marker) -> None:
+        self.write_bytes(commit_key(marker.plan_id, marker.shard), marker.model_dump_json(indent=1).encode())
+
+    def snapshot(self, plan_id: str) -> Snapshot | None:
+        """The published result of a plan, or None."""
+        key = snapshot_key(plan_id)
+        return Snapshot.model_validate_json(self.read_bytes(key)) if self.exists(key) else None
+
+    def snapshots(self) -> Sequence[Snapshot]:
+        """Everything published, oldest first."""
+        found = [Snapshot.model_validate_json(self.read_bytes(key)) for key in self.list(f"{LAYOUT}/_snapshots")]
+        return sorted(found, key=lambda snapshot: (snapshot.created_at, snapshot.plan_id))
+
+    def publish(self, snapshot: Snapshot) -> None:
+        self.write_bytes(snapshot_key(snapshot.plan_id), snapshot.model_dump_json(indent=1).encode())
+
+
+def plan_key(plan_id: str, name: str) -> str:
+    return f"{LAYOUT}/_plans/{plan_id}/{name}"
+
+
+def work_key(plan_id: str, shard: str, attempt: str, name: str) -> str:
+    return f"{LAYOUT}/_work/{plan_id}/{shard}/{attempt}/{name}"
+
+
+def commit_key(plan_id: str, shard: str) -> str:
+    return f"{LAYOUT}/_commits/{plan_id}/{shard}.json"
+
+
+def snapshot_key(plan_id: str) -> str:
+    return f"{LAYOUT}/_snapshots/{plan_id}.json"
+
+
+class Output:
+    """A binary file being written, which knows its own size and digest."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self.size_bytes = 0
+
+    def write(self, data: Any) -> int:
+        data = memoryview(data)
+        self._digest.update(data)
+        self.size_bytes += data.nbytes
+        self._file.write(data)
+        return data.nbytes
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def close(self) -> None:
+        """The store closes the file, when it is whole."""
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+
+def now() -> str:
+    """The time as it stands in markers, snapshots and footers: UTC, sortable as text."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def code_version() -> str:
+    """The commit this code was checked out at (`-dirty` when files differ from it), else the installed version."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return version("vislake")
+
+
+def _resolve(uri: str, settings: Settings) -> tuple[fsspec.AbstractFileSystem, str]:
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme == "file":
+        path = os.path.abspath(os.path.expanduser(rest if separator else uri))
+        return LocalFileSystem(auto_mkdir=True), path
+    if scheme != "s3":
+        raise BadConfig(f"{uri} begins with {scheme}://, expected a local path or s3://bucket/prefix")
+    path = rest.strip("/")
+    if not path:
+        raise BadConfig(f"{uri} names no bucket, expected s3://bucket/prefix")
+    return _s3(settings), path
+
+
+def _s3(settings: Settings) -> fsspec.AbstractFileSystem:
+    config: dict[str, Any] = {"connect_timeout": 10, "read_timeout": 60}
+    if settings.s3_endpoint:  # servers that are not AWS: no bucket in the host name, no checksums that came in 2025
+        config |= {
+            "s3": {"addressing_style": "path"},
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
+        }
+    key, secret = settings.s3_access_key, settings.s3_secret_key
+    return fsspec.filesystem(
+        "s3",
+        key=key.get_secret_value() if key else None,
+        secret=secret.get_secret_value() if secret else None,
+        endpoint_url=settings.s3_endpoint,
+        client_kwargs={"region_name": settings.s3_region},
+        config_kwargs=config,
+        use_listings_cache=False,  # others write at the same time
+        default_block_size=8 * 2**20,  # s3fs reads ahead 50 MiB by default; films are read in small steps
+    )
+
+
+@contextmanager
+def _refusals(uri: str, settings: Settings) -> Iterator[None]:
+    """Server answers that a user can mend become BadConfig; its text never repeats what the server was sent."""
+    if not uri.startswith("s3://"):
+        try:
+            yield
+        except PermissionError as error:
+            where = error.filename or uri
+            raise BadConfig(
+                f"{where}: permission denied; expected a place that this user may read and write"
+            ) from error
+        return
+    server = settings.s3_endpoint or f"AWS S3 ({settings.s3_region})"
+    try:
+        yield
+    except NoCredentialsError:
+        raise BadConfig(
+            f"{uri}: no credentials for {server}; set VIS_S3_ACCESS_KEY and VIS_S3_SECRET_KEY, or the usual AWS sources"
+        ) from None
+    except PermissionError as error:
+        raise BadConfig(
+            f"{uri}: {server} refuses the credentials ({_reason(error)}); check VIS_S3_ACCESS_KEY, VIS_S3_SECRET_KEY "
+            "and that they may list, read and write this bucket"
+        ) from None
+    except FileNotFoundError as error:
+        if _reason(error) != "NoSuchBucket":
+            raise
+        raise BadConfig(f"{uri}: {server} has no bucket of this name; create it, or correct the name") from None
+    except BotoCoreError as error:
+        raise BadConfig(
+            f"{uri}: no answer from {server} ({type(error).__name__}); check VIS_S3_ENDPOINT and the network"
+        ) from None
+
+
+def _reason(error: BaseException) -> str:
+    cause = error.__cause__
+    return cause.response["Error"]["Code"] if isinstance(cause, ClientError) else type(error).__name__

@@ -1,0 +1,233 @@
+"""The four tables of a segmented archive: what each column means, how they are written, how they are read back.
+
+One flat row per video, per track, per mask, per error. Each column states its meaning, unit and range in the metadata
+of its field. Pixel coordinates have the origin at the top left corner of the image; boxes are (x0, y0, x1, y1) with
+x1, y1 exclusive. `rle` holds COCO compressed counts (column-major), as pycocotools reads them.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from jobs.settings import Settings
+from jobs.store import FileRef, Snapshot, Store
+from vis_models.types import BadConfig
+
+SCHEMA_VERSION = "1"
+ROW_GROUP_ROWS = {"videos": 122_880, "tracks": 122_880, "masks": 65_536, "errors": 122_880}
+ROW_GROUP_BYTES = 48 * 2**20
+
+
+def _column(name: str, kind: pa.DataType, meaning: str, unit: str = "", range: str = "", null: str = "") -> pa.Field:
+    """`null`: when the value is missing; empty when it never is."""
+    notes = {"meaning": meaning, "unit": unit, "range": range, "null": null}
+    return pa.field(name, kind, nullable=bool(null), metadata={key: note for key, note in notes.items() if note})
+
+
+_UNREAD = "the video could not be opened"
+_NO_CLOCK = "the source has no clock (a frame folder without a given rate)"
+_PLAN_ID = _column("plan_id", pa.string(), "the plan that made this row; joins tables of several plans")
+_VIDEO_ID = _column("video_id", pa.string(), "path below the archive, or the id of the manifest; unique in a plan")
+_BOX = [
+    _column(f"{edge}_px", pa.float32(), f"{meaning} edge of the box", "px", "0 to the video's size")
+    for edge, meaning in [("x0", "left"), ("y0", "top"), ("x1", "right"), ("y1", "bottom")]
+]
+
+VIDEOS = pa.schema([
+    _PLAN_ID,
+    _VIDEO_ID,
+    _column("uri", pa.string(), "where the video was read"),
+    _column("status", pa.string(), "how far it came; see the table errors", range="done, partial, failed"),
+    _column("content_id", pa.string(), "changes when the file changes"),
+    _column("container", pa.string(), "file format, `frames` for a folder of images", null=_UNREAD),
+    _column("codec", pa.string(), "video codec or image format", null=_UNREAD),
+    _column("width", pa.int32(), "as shown, after rotation", "px", ">= 1", _UNREAD),
+    _column("height", pa.int32(), "as shown, after rotation", "px", ">= 1", _UNREAD),
+    _column("fps_num", pa.int32(), "average frame rate, numerator", "1/s", ">= 1", _NO_CLOCK),
+    _column("fps_den", pa.int32(), "average frame rate, denominator", "1", ">= 1", _NO_CLOCK),
+    _column("vfr", pa.bool_(), "frames are not evenly spaced in time", null=_NO_CLOCK),
+    _column("n_frames", pa.int32(), "frames that were decoded", "1", ">= 0"),
+    _column("duration_s", pa.float64(), "end of the last decoded frame", "s", ">= 0", _NO_CLOCK),
+    _column("sampled_frames", pa.int32(), "frames that the model saw", "1", "0 to n_frames"),
+    _column("n_tracks", pa.int32(), "rows in the table tracks", "1", ">= 0"),
+    _column("n_low_score_tracks", pa.int32(), "tracks under min_score, not written", "1", ">= 0"),
+    _column("n_dropped_births", pa.int32(), "objects that found no free slot in the tracker", "1", ">= 0"),
+    _column("decode_ms", pa.int32(), "time in the decoder", "ms", ">= 0"),
+    _column("infer_ms", pa.int32(), "this video's share of the time in the model", "ms", ">= 0"),
+    _column("run_id", pa.string(), "the run that decoded it"),
+])  # fmt: skip
+
+TRACKS = pa.schema([
+    _PLAN_ID,
+    _VIDEO_ID,
+    _column("track_id", pa.int32(), "one object from first to last frame; unique in its video", "1", ">= 0"),
+    _column("category_id", pa.int16(), "id in the model's category list"),
+    _column("category", pa.string(), "name in the model's category list"),
+    _column("score", pa.float32(), "the model's own video score: what AP uses", "1", "0 to 1"),
+    _column("score_mean", pa.float32(), "mean of masks.score", "1", "0 to 1"),
+    _column("score_max", pa.float32(), "largest masks.score", "1", "0 to 1"),
+    _column("first_frame", pa.int32(), "frame_idx of the first mask", "1", ">= 0"),
+    _column("last_frame", pa.int32(), "frame_idx of the last mask", "1", ">= first_frame"),
+    _column("n_obs", pa.int32(), "masks of this track", "1", ">= 1"),
+    _column("start_s", pa.float64(), "time of the first mask", "s", ">= 0", _NO_CLOCK),
+    _column("end_s", pa.float64(), "time of the last mask", "s", ">= start_s", _NO_CLOCK),
+    _column("duration_s", pa.float64(), "end_s - start_s", "s", ">= 0", _NO_CLOCK),
+    _column("area_mean_px", pa.float32(), "mean of masks.area_px", "px", "> 0"),
+    _column("area_max_px", pa.float32(), "largest masks.area_px", "px", "> 0"),
+    *_BOX,
+    _column("gap_count", pa.int16(), "times it was out of sight between first_frame and last_frame", "1", ">= 0"),
+    _column("stitched", pa.bool_(), "joined from windows of a long video"),
+])  # fmt: skip
+
+MASKS = pa.schema([
+    _PLAN_ID,
+    _VIDEO_ID,
+    _column("track_id", pa.int32(), "see tracks.track_id", "1", ">= 0"),
+    _column("frame_idx", pa.int32(), "index of the decoded frame", "1", "0 to n_frames - 1"),
+    _column("time_s", pa.float64(), "when the frame is shown", "s", ">= 0", _NO_CLOCK),
+    _column("category_id", pa.int16(), "the category of the whole track"),
+    _column("score", pa.float32(), "confidence of the track in this frame", "1", "0 to 1"),
+    _column("area_px", pa.int32(), "pixels of the mask", "px", ">= 1"),
+    *_BOX,
+    _column("height_px", pa.int32(), "height of the mask's canvas: the video's", "px", ">= 1"),
+    _column("width_px", pa.int32(), "width of the mask's canvas: the video's", "px", ">= 1"),
+    _column("rle", pa.large_binary(), "the mask: COCO compressed counts, column-major"),
+])  # fmt: skip
+
+ERRORS = pa.schema([
+    _PLAN_ID,
+    _VIDEO_ID,
+    _column("uri", pa.string(), "where the video was read"),
+    _column("stage", pa.string(), "where it went wrong", range="open, decode"),
+    _column("code", pa.string(), "short and stable reason, fit for GROUP BY"),
+    _column("detail", pa.string(), "what was expected, what came, where, what to try"),
+    _column("attempt", pa.int16(), "which attempt at the shard met it", "1", ">= 1"),
+    _column("t0", pa.float64(), "time of the last good frame before the damage", "s", ">= 0", "no frame or no clock"),
+    _column("t1", pa.float64(), "time of the first good frame after it", "s", ">= t0", "nothing after it was read"),
+    _column("retryable", pa.bool_(), "the reason lies outside of the file: mend it and run again"),
+    _column("host", pa.string(), "machine that met it"),
+])  # fmt: skip
+
+SCHEMAS = {"videos": VIDEOS, "tracks": TRACKS, "masks": MASKS, "errors": ERRORS}
+SORTED_BY = {
+    "videos": ["video_id"],
+    "tracks": ["category_id", "video_id", "track_id"],
+    "masks": ["video_id", "track_id", "frame_idx"],
+    "errors": ["code", "video_id"],
+}
+FOOTER = {  # what the footer of every file says, beside the lineage of its run
+    "schema_version": SCHEMA_VERSION,
+    "coordinates": "pixels, origin at the top left corner of the image, boxes x0 y0 x1 y1 with x1 y1 exclusive",
+    "rle_encoding": "COCO compressed counts, column-major, canvas height_px x width_px",
+    "writer": f"pyarrow {pa.__version__}",
+}
+
+
+class TableWriter:
+    """Writes one file of one table, row group by row group."""
+
+    def __init__(self, output: Any, name: str, footer: dict[str, str]) -> None:
+        schema = SCHEMAS[name]
+        floats = [field.name for field in schema if field.type == pa.float32()]
+        self.rows = 0
+        self._limit = ROW_GROUP_ROWS[name]
+        self._schema = schema
+        self._waiting: list[pa.Table] = []
+        self._waiting_rows = self._waiting_bytes = 0
+        self._parquet = pq.ParquetWriter(
+            output,
+            schema.with_metadata(FOOTER | footer),
+            compression="zstd",
+            compression_level=3,
+            use_dictionary=[field.name for field in schema if field.type == pa.string()],
+            use_byte_stream_split=floats,
+            write_statistics=[field.name for field in schema if field.name != "rle"],
+            write_page_index=True,
+            sorting_columns=pq.SortingColumn.from_ordering(schema, [(key, "ascending") for key in SORTED_BY[name]]),
+        )
+
+    def write(self, rows: pa.Table) -> None:
+        """Rows in the order of SORTED_BY, after those already written."""
+        self._waiting.append(rows)
+        self.rows += rows.num_rows
+        self._waiting_rows += rows.num_rows
+        self._waiting_bytes += rows.nbytes
+        if self._waiting_rows >= self._limit or self._waiting_bytes >= ROW_GROUP_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Ends the row group."""
+        if self._waiting:
+            rows = pa.concat_tables(self._waiting).cast(self._schema)
+            self._waiting, self._waiting_rows, self._waiting_bytes = [], 0, 0
+            self._parquet.write_table(rows, row_group_size=self._limit)
+
+    def close(self) -> None:
+        self._parquet.close()
+
+
+@contextmanager
+def create(
+    store: Store, key: str, name: str, footer: dict[str, str], refs: dict[str, FileRef]
+) -> Iterator[TableWriter]:
+    """A new file of table `name`, sorted by the caller. When it is whole, `refs[name]` says what was written."""
+    with store.create(key) as output:
+        with closing(TableWriter(output, name, footer)) as writer:
+            yield writer
+            writer.flush()
+    refs[name] = FileRef(key=key, rows=writer.rows, size_bytes=output.size_bytes, sha256=output.sha256)
+
+
+def from_rows(name: str, rows: Iterable[dict[str, Any]]) -> pa.Table:
+    """A sorted table from dictionaries with one value per column; missing keys are null."""
+    table = pa.Table.from_pylist(list(rows), schema=SCHEMAS[name])
+    return table.sort_by([(key, "ascending") for key in SORTED_BY[name]])
+
+
+def open(root: str | Store, plan_id: str | None = None) -> dict[str, ds.Dataset]:
+    """The published tables under a store's root, by name: `open(".vis")["masks"]` is a pyarrow dataset.
+
+    Args:
+        root: a folder, `s3://bucket/prefix` (credentials from the settings), or an open store.
+        plan_id: one plan's tables; `latest` the plan published last; None the newest plan of each archive and model,
+            told apart by the column `plan_id`.
+
+    Raises:
+        BadConfig: nothing was published under this root, or not this plan.
+    """
+    store = root if isinstance(root, Store) else Store.open(Settings(store=root))
+    snapshots = choose(store, plan_id)
+    return {name: _dataset(store, name, snapshots) for name in SCHEMAS}
+
+
+def choose(store: Store, plan_id: str | None = None) -> Sequence[Snapshot]:
+    """The snapshots that `open` reads, oldest first."""
+    published = store.snapshots()
+    if not published:
+        raise BadConfig(f"{store.uri('')} has no published tables: run `vis segment` first, or set VIS_STORE")
+    if plan_id is None:
+        return list({(snapshot.archive, snapshot.model_sha256): snapshot for snapshot in published}.values())
+    if plan_id == "latest":
+        return published[-1:]
+    chosen = [snapshot for snapshot in published if snapshot.plan_id == plan_id]
+    if not chosen:
+        known = ", ".join(snapshot.plan_id for snapshot in published[-5:])
+        raise BadConfig(f"no published plan {plan_id} in {store.uri('')}, expected one of (newest last): {known}")
+    return chosen
+
+
+def categories(snapshot: Snapshot) -> dict[int, str]:
+    """Category id -> name of the model that made these tables."""
+    return {int(key): name for key, name in json.loads(snapshot.lineage["class_map_json"]).items()}
+
+
+def _dataset(store: Store, name: str, snapshots: Sequence[Snapshot]) -> ds.Dataset:
+    files = [store.path(ref.key) for snapshot in snapshots for ref in snapshot.tables[name] if ref.rows]
+    if not files:
+        return ds.dataset(SCHEMAS[name].empty_table())
+    return ds.dataset(files, schema=SCHEMAS[name], format="parquet", filesystem=store.arrow)

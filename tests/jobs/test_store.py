@@ -1,0 +1,168 @@
+import contextlib
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.settings import Settings
+from jobs.store import Marker, Snapshot, Store, code_version
+from vis_models.types import BadConfig
+
+pytestmark = pytest.mark.unit
+
+
+def marker(attempt: str) -> Marker:
+    return Marker(plan_id="p", shard="s", attempt=attempt, files={}, counts={}, seconds={}, created_at="2026")
+
+
+def snapshot(plan_id: str, created_at: str) -> Snapshot:
+    return Snapshot(
+        plan_id=plan_id,
+        archive="a",
+        model_sha256="m",
+        created_at=created_at,
+        lineage={},
+        tables={},
+        counts={},
+        seconds={},
+    )
+
+
+def test_what_is_written_is_read_back_and_listed(store: Store):
+    store.write_json("vis/v1/a/one.json", {"name": "視频", "n": 1})
+    store.write_bytes("vis/v1/b/two.bin", b"\x00\xff")
+    assert store.read_json("vis/v1/a/one.json") == {"name": "視频", "n": 1}
+    assert store.read_bytes("vis/v1/b/two.bin") == b"\x00\xff"
+    assert store.list("vis/v1") == ["vis/v1/a/one.json", "vis/v1/b/two.bin"]
+    assert store.list("vis/v1/nothing") == []
+    assert store.exists("vis/v1/a/one.json")
+    assert not store.exists("vis/v1/a/two.json")
+
+
+def test_pyarrow_reads_through_the_same_client(store: Store):
+    store.write_bytes("vis/v1/a", b"12345")
+    with store.arrow.open_input_file(store.path("vis/v1/a")) as file:
+        assert file.read_at(2, 3) == b"45"
+
+
+def test_the_marker_names_the_attempt_that_was_committed_last(store: Store):
+    assert store.markers("p") == {}
+    store.commit(marker("first"))
+    store.commit(marker("second"))
+    assert store.markers("p") == {"s": marker("second")}
+
+
+def test_snapshots_come_oldest_first(store: Store):
+    store.publish(snapshot("p1", "2026-02"))
+    store.publish(snapshot("p2", "2026-01"))
+    assert [s.plan_id for s in store.snapshots()] == ["p2", "p1"]
+    assert store.snapshot("p1") == snapshot("p1", "2026-02")
+    assert store.snapshot("p3") is None
+
+
+def test_an_output_knows_its_size_and_digest(store: Store):
+    with store.create("vis/v1/file") as output:
+        output.write(b"ab")
+        output.write(memoryview(b"c"))
+    assert output.size_bytes == 3
+    assert output.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # sha256("abc")
+    assert store.read_bytes("vis/v1/file") == b"abc"
+
+
+def test_a_local_file_that_was_not_finished_leaves_nothing(tmp_path: Path):
+    store = Store.open(Settings(store=str(tmp_path)))
+    store.write_bytes("vis/v1/file", b"old")
+    with contextlib.suppress(ZeroDivisionError), store.create("vis/v1/file") as output:
+        output.write(b"new")
+        output.write(1 // 0)
+    assert store.read_bytes("vis/v1/file") == b"old"
+    assert [path.name for path in (tmp_path / "vis/v1").iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("key", ["/etc/passwd", "../outside", "vis/../../outside"])
+def test_a_key_cannot_leave_the_store(store: Store, key: str):
+    with pytest.raises(ValueError, match="leaves the store"):
+        store.path(key)
+
+
+def test_a_store_that_is_a_file_is_refused(tmp_path: Path):
+    (tmp_path / "lake").write_text("")
+    with pytest.raises(BadConfig, match=r"lake is a file, expected a folder or s3://bucket/prefix"):
+        Store.open(Settings(store=str(tmp_path / "lake")))
+
+
+@pytest.mark.parametrize(("uri", "message"), [("gs://b/p", "expected a local path or s3://"), ("s3://", "no bucket")])
+def test_an_unknown_kind_of_store_is_refused(uri: str, message: str):
+    with pytest.raises(BadConfig, match=message):
+        Store.open(Settings(store=uri))
+
+
+def test_a_missing_bucket_is_named(s3_settings: Settings):
+    with pytest.raises(BadConfig, match=r"s3://no-such-bucket/x: .* has no bucket of this name; create it"):
+        Store.open(s3_settings.model_copy(update={"store": "s3://no-such-bucket/x"}))
+
+
+def test_a_server_that_does_not_answer_is_named(s3_settings: Settings):
+    with pytest.raises(BadConfig, match=r"no answer from http://127.0.0.1:9 .*VIS_S3_ENDPOINT"):
+        Store.open(s3_settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:9"}))
+
+
+@pytest.mark.parametrize("code", ["InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"])
+def test_refused_credentials_are_a_clear_error_without_the_secret(refusing_server: str, code: str):
+    settings = Settings(
+        store=f"s3://{code.lower()}/lake",
+        s3_endpoint=refusing_server,
+        s3_access_key="the-key",
+        s3_secret_key="a-secret-value",
+    )
+    with pytest.raises(BadConfig, match=rf"refuses the credentials \({code}\).*VIS_S3_SECRET_KEY") as refusal:
+        Store.open(settings)
+    assert "a-secret-value" not in repr(refusal.value)
+    assert refusal.value.__suppress_context__, "a traceback would show what was sent"
+
+
+def test_a_remote_folder_is_copied_once_and_again_when_it_changes(s3_settings: Settings, tmp_path: Path):
+    store = Store.open(s3_settings.model_copy(update={"scratch": tmp_path}))
+    store.write_bytes("vis/v1/models/m/card.json", b"{}")
+    store.write_bytes("vis/v1/models/m/deep/weights", b"1")
+    uri = store.uri("vis/v1/models/m")
+    copy = store.local_copy(uri)
+    assert copy.name == "m"
+    assert (copy / "card.json").read_bytes() == b"{}"
+    assert (copy / "deep/weights").read_bytes() == b"1"
+    assert store.local_copy(uri) == copy
+    store.write_bytes("vis/v1/models/m/deep/weights", b"2")
+    assert (store.local_copy(uri) / "deep/weights").read_bytes() == b"2"
+
+
+def test_a_local_folder_needs_no_copy(tmp_path: Path):
+    assert Store.open(Settings(store=str(tmp_path))).local_copy(str(tmp_path)) == tmp_path
+
+
+def test_the_code_version_is_a_commit_or_a_release():
+    assert len(code_version().removesuffix("-dirty")) == 40 or code_version()[0].isdigit()
+
+
+@pytest.fixture(scope="module")
+def refusing_server() -> Iterator[str]:
+    """Refuses everything, with the error code that the bucket's name spells."""
+
+    class Refuse(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = {code.lower(): code for code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied")}
+            code = known[self.path.split("/")[1].split("?")[0]]
+            body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+            self.send_response(403)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuse)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()

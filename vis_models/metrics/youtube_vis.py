@@ -1,0 +1,159 @@
+"""YouTube-VIS files as the evaluator reads them: ground truth and results in, tracks of one video at a time out.
+
+Source: youtubevos/cocoapi @ f3f9948a, `ytvos.py`. The reference computes a number for nearly any file and so does
+this; `defects` names the entries that make such a number meaningless.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from vis_models.masks import from_coco
+from vis_models.metrics.track_iou import Rle, mask_areas_px
+from vis_models.metrics.track_matching import Prediction, Truth, mean_area_px
+from vis_models.types import BadConfig
+
+Entry = dict[str, Any]
+KEYS = {
+    "videos": ("id", "height", "width", "file_names"),
+    "categories": ("id", "name"),
+    "annotations": ("id", "video_id", "category_id", "iscrowd", "areas", "segmentations"),
+}
+"""What the evaluator needs of a YouTube-VIS file."""
+
+
+class GroundTruth:
+    """An opened YouTube-VIS JSON; masks are decoded when a video is asked for.
+
+    Raises:
+        BadConfig: a key is missing, or there are no labels at all.
+    """
+
+    def __init__(self, content: Entry, name: str = "ground truth") -> None:
+        self.name = name
+        if not content.get("annotations"):
+            raise BadConfig(
+                f"{name}: nothing to score against, the file has no annotations. The labels of the official "
+                "YouTube-VIS and OVIS valid and test sets are not public: only their server scores them. "
+                "To score at home, hold out a part of train.json."
+            )
+        for key, wanted in KEYS.items():
+            for n, entry in enumerate(_key(content, key, name)):
+                for each in wanted:
+                    _key(entry, each, f"{name}: {key}[{n}]")
+        self.videos = {video["id"]: video for video in content["videos"]}
+        self.categories = {category["id"]: category["name"] for category in content["categories"]}
+        self.annotations: dict[int, list[Entry]] = defaultdict(list)
+        for annotation in content["annotations"]:
+            self.annotations[annotation["video_id"]].append(annotation)
+
+    def video_ids(self) -> list[int]:
+        """In the order in which the evaluator goes through the videos."""
+        return sorted(self.videos)
+
+    def length(self, video_id: int) -> int:
+        """Frames of a video. The key `length` is sometimes wrong, the list of files is what there is."""
+        return len(self.videos[video_id]["file_names"])
+
+    def truths(self, video_id: int) -> list[Truth]:
+        """The objects of one video, in the order of the file."""
+        annotations = self.annotations.get(video_id, [])
+        rles = [self._rles(annotation) for annotation in annotations]
+        return [
+            Truth(
+                rles=track,
+                areas_px=areas,
+                truth_id=annotation["id"],
+                category=annotation["category_id"],
+                mean_area_px=mean_area_px(annotation["areas"]),
+                crowd=bool(annotation["iscrowd"]),  # Rule: a key `ignore` has no effect
+            )
+            for annotation, track, areas in zip(annotations, rles, mask_areas_px(rles), strict=True)
+        ]
+
+    def predictions(self, results: Sequence[Entry]) -> list[Prediction]:
+        """The tracks of one video from the entries of a results file, in the order given."""
+        rles = [self._rles(entry) for entry in results]
+        return [
+            Prediction(track, areas, entry["category_id"], mean_area_px(areas), float(entry["score"]))
+            for entry, track, areas in zip(results, rles, mask_areas_px(rles), strict=True)
+        ]
+
+    def _rles(self, entry: Entry) -> list[Rle | None]:
+        video = self.videos[entry["video_id"]]
+        return [_rle(segmentation, [video["height"], video["width"]]) for segmentation in entry["segmentations"]]
+
+
+def _key(entry: Entry, key: str, where: str) -> Any:
+    if key not in entry:
+        raise BadConfig(f"{where} has no key {key!r}, got {sorted(entry)}. Is this a YouTube-VIS file?")
+    return entry[key]
+
+
+def _rle(segmentation: Any, video_size: list[int]) -> Rle | None:
+    """Rule: an RLE keeps the size that it states, even if the video has another one."""
+    size = list(segmentation["size"]) if isinstance(segmentation, dict) and segmentation else video_size
+    counts = from_coco(segmentation, *size)
+    return {"size": size, "counts": counts} if counts else None
+
+
+def results_by_video(truth: GroundTruth, results: Sequence[Entry], name: str = "results") -> dict[int, list[Entry]]:
+    """The entries of a results file by video, in the order of the file.
+
+    Raises:
+        BadConfig: a key is missing, or an entry belongs to a video that the ground truth does not have.
+    """
+    grouped: dict[int, list[Entry]] = defaultdict(list)
+    for n, entry in enumerate(results):
+        for key in ("video_id", "category_id", "score", "segmentations"):
+            _key(entry, key, f"{name}[{n}]")
+        grouped[entry["video_id"]].append(entry)
+    if strangers := sorted(set(grouped) - set(truth.videos)):
+        raise BadConfig(
+            f"{name}: {len(strangers)} video ids are not in {truth.name}, the first are {strangers[:5]}. "
+            f"Expected ids such as {truth.video_ids()[:3]}: were the results made for another data set?"
+        )
+    return grouped
+
+
+def defects(truth: GroundTruth, results: Sequence[Entry] = ()) -> list[str]:
+    """Entries that the reference scores without a word although the number means little, one line each."""
+    return [*_defects_of_truth(truth), *_defects_of_results(truth, results)]
+
+
+def _defects_of_truth(truth: GroundTruth) -> Iterator[str]:
+    seen: set[int] = set()
+    for video_id, annotations in truth.annotations.items():
+        for annotation in annotations:
+            where = f"{truth.name}: annotation {annotation['id']} of video {video_id}"
+            if video_id not in truth.videos:
+                yield f"{where}: no such video"
+                continue
+            if annotation["id"] == 0:
+                yield f"{where}: the reference counts whatever matches id 0 as wrong, number from 1"
+            if annotation["id"] in seen:
+                yield f"{where}: the id appears twice"
+            seen.add(annotation["id"])
+            yield from _defects_of_track(truth, annotation, where)
+            if len(annotation["areas"]) != truth.length(video_id):
+                yield f"{where}: {len(annotation['areas'])} areas for {truth.length(video_id)} frames"
+
+
+def _defects_of_results(truth: GroundTruth, results: Sequence[Entry]) -> Iterator[str]:
+    for n, entry in enumerate(results):
+        where = f"results[{n}] of video {entry['video_id']}"
+        yield from _defects_of_track(truth, entry, where)
+        if not 0 <= entry["score"] <= 1:
+            yield f"{where}: score {entry['score']}, expected 0 to 1"
+
+
+def _defects_of_track(truth: GroundTruth, entry: Entry, where: str) -> Iterator[str]:
+    video = truth.videos[entry["video_id"]]
+    if entry["category_id"] not in truth.categories:
+        yield f"{where}: no category {entry['category_id']}"
+    if len(entry["segmentations"]) != truth.length(entry["video_id"]):
+        yield f"{where}: {len(entry['segmentations'])} segmentations for {truth.length(entry['video_id'])} frames"
+    sizes = [s["size"] for s in entry["segmentations"] if isinstance(s, dict) and s]
+    if strange := [size for size in sizes if list(size) != [video["height"], video["width"]]]:
+        expected = [video["height"], video["width"]]
+        yield f"{where}: {len(strange)} masks are not of size {expected} (height, width), the first is {strange[0]}"

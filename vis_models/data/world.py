@@ -28,6 +28,8 @@ MIN_VISIBLE_PX = 8
 """A visible rest smaller than this counts as not visible: nobody could name it."""
 FIRST_INDEX = {"train": 0, "val": 1_000_000, "archive": 2_000_000}
 """Training, validation and archive never share a video, whatever their sizes."""
+MARKER = "world.json"
+"""Says which world a folder holds, and whether it is complete."""
 FRAMES_PER_SECOND = 10
 JPEG_QUALITY = 92
 
@@ -79,16 +81,17 @@ def write_youtube_vis(
         BadConfig: the folder holds something else.
     """
     counts = {"train": train, "val": val}
-    with _Marker(folder, config, counts) as todo:
-        for split, count in counts.items() if todo else ():
-            truth = _empty_truth(config)
-            for number in range(count):
-                video = draw_video(config, FIRST_INDEX[split] + number)
-                names = _write_frames(video, folder / split / "JPEGImages", f"{number:06d}")
-                _add_truth(truth, video, names)
-                if progress:
-                    progress(f"draw {split}", number + 1, count, {})
-            (folder / f"{split}.json").write_text(json.dumps(truth))
+    if _is_complete(folder, config, counts):
+        return
+    for split, count in counts.items():
+        truth = _empty_truth(config)
+        for number in range(count):
+            video = draw_video(config, FIRST_INDEX[split] + number)
+            _add_truth(truth, video, _write_frames(video, folder / split / "JPEGImages", f"{number:06d}"))
+            if progress:
+                progress(f"draw {split}", number + 1, count, {})
+        (folder / f"{split}.json").write_text(json.dumps(truth))
+    _write_marker(folder, config, counts, complete=True)
 
 
 def write_archive(config: WorldConfig, folder: Path, videos: int, progress: Progress | None = None) -> None:
@@ -97,40 +100,42 @@ def write_archive(config: WorldConfig, folder: Path, videos: int, progress: Prog
     Raises:
         BadConfig: the folder holds something else.
     """
-    with _Marker(folder, config, {"archive": videos}) as todo:
-        for number in range(videos if todo else 0):
-            scene = Scene(config, FIRST_INDEX["archive"] + number)
-            _write_film(folder / f"{number:06d}.mp4", (scene.frame(time)[0] for time in range(config.frames)), config)
-            if progress:
-                progress("draw archive", number + 1, videos, {})
+    counts = {"archive": videos}
+    if _is_complete(folder, config, counts):
+        return
+    for number in range(videos):
+        scene = Scene(config, FIRST_INDEX["archive"] + number)
+        _write_film(folder / f"{number:06d}.mp4", (scene.frame(time)[0] for time in range(config.frames)), config)
+        if progress:
+            progress("draw archive", number + 1, videos, {})
+    _write_marker(folder, config, counts, complete=True)
 
 
-class _Marker:
-    """`world.json`: says which world a folder holds and whether it is complete. Gives whether there is work to do."""
-
-    def __init__(self, folder: Path, config: WorldConfig, counts: dict[str, int]) -> None:
-        self.file = folder / "world.json"
-        self.plan = {"world_version": WORLD_VERSION, "config": config.model_dump(), "videos": counts}
-
-    def __enter__(self) -> bool:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        found = json.loads(self.file.read_text()) if self.file.exists() else None
-        if found == self.plan | {"complete": True}:
-            return False
-        if found not in (None, self.plan | {"complete": False}) or (not found and any(self.file.parent.iterdir())):
-            raise BadConfig(
-                f"{self.file.parent} is not empty and holds {found or 'no drawn world'}, expected an empty folder or "
-                f"{self.plan}. Name another folder, or delete this one."
-            )
-        self._write(complete=False)
+def _is_complete(folder: Path, config: WorldConfig, counts: dict[str, int]) -> bool:
+    """Whether nothing is left to do. A folder that is new, or was left half drawn, is marked as begun."""
+    file = folder / MARKER
+    found = file.read_text() if file.exists() else None
+    if found == _marker(config, counts, complete=True):
         return True
+    if found != _marker(config, counts, complete=False) and folder.exists() and any(folder.iterdir()):
+        raise BadConfig(
+            f"{folder} holds {'another drawn world: ' + found if found else 'other files'}, expected an empty folder "
+            f"or {_marker(config, counts, complete=True)}. Name another folder, or delete this one."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_marker(folder, config, counts, complete=False)
+    return False
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        if kind is None:
-            self._write(complete=True)
 
-    def _write(self, complete: bool) -> None:
-        self.file.write_text(json.dumps(self.plan | {"complete": complete}, indent=1))
+def _write_marker(folder: Path, config: WorldConfig, counts: dict[str, int], complete: bool) -> None:
+    unfinished = folder / f".{MARKER}"
+    unfinished.write_text(_marker(config, counts, complete))
+    unfinished.replace(folder / MARKER)
+
+
+def _marker(config: WorldConfig, counts: dict[str, int], complete: bool) -> str:
+    plan = {"world_version": WORLD_VERSION, "config": config.model_dump(), "videos": counts, "complete": complete}
+    return json.dumps(plan)
 
 
 def _write_frames(video: DrawnVideo, folder: Path, name: str) -> list[str]:
@@ -159,19 +164,26 @@ def _add_truth(truth: dict[str, Any], video: DrawnVideo, file_names: list[str]) 
     size = {"height": height, "width": width}
     truth["videos"].append({"id": video_id, **size, "length": length, "file_names": file_names})
     for track in video.tracks:
-        seen = track.masks.any((1, 2))
         rles = masks.encode(track.masks)
+        areas = masks.area_px(rles, height, width)
         boxes = masks.boxes_px(rles, height, width)
         boxes[:, 2:] -= boxes[:, :2]  # the format wants (x, y, width, height)
-        areas = masks.area_px(rles, height, width)
-        truth["annotations"].append({
-            "id": len(truth["annotations"]) + 1, "video_id": video_id, "category_id": track.category_id, "iscrowd": 0,
-            **size, "length": 1,
-            "segmentations": [{"size": [height, width], "counts": rle.decode()} if there else None
-                              for rle, there in zip(rles, seen, strict=True)],
-            "bboxes": [box.tolist() if there else None for box, there in zip(boxes, seen, strict=True)],
-            "areas": [area if there else None for area, there in zip(areas, seen, strict=True)],
-        })  # fmt: skip
+        truth["annotations"].append(
+            {
+                "id": len(truth["annotations"]) + 1,
+                "video_id": video_id,
+                "category_id": track.category_id,
+                "iscrowd": 0,
+                **size,
+                "length": 1,
+                "segmentations": [
+                    {"size": [height, width], "counts": rle.decode()} if area else None
+                    for rle, area in zip(rles, areas, strict=True)
+                ],
+                "bboxes": [box.tolist() if area else None for box, area in zip(boxes, areas, strict=True)],
+                "areas": [area or None for area in areas],
+            }
+        )
 
 
 def _write_film(file: Path, pictures: Iterator[UInt8[np.ndarray, "H W 3"]], config: WorldConfig) -> None:

@@ -12,11 +12,13 @@ from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFilter
 
 Points = Float[np.ndarray, "P 2"]
+RGB = Float[np.ndarray, "3"]
+"""0 to 255."""
 
 REACH = 1.5
 """A sprite covers -1.5 .. 1.5, so that a square's corner keeps clear of the border at any angle."""
 PATTERNS = ("plain", "stripes", "checks", "dots", "marble")
-RIM = 0.16
+RIM = 0.12
 """Width of an object's dark outline: keeps the silhouette readable on any ground."""
 
 
@@ -44,11 +46,16 @@ SHAPES: dict[str, tuple[Points, ...]] = {
     "disc": (circle(1),),
     "square": (polar([2**0.5] * 4) @ (np.array([[1, 1], [-1, 1]]) / 2**0.5),),
     "triangle": (polar([2 / 3**0.5] * 3),),
-    "star": (polar([1.05, 0.42] * 5),),
-    "cross": (cross(0.32),),
-    "ring": (circle(1), circle(0.55)),
+    "star": (polar([1.05, 0.5] * 5),),
+    "cross": (cross(0.34),),
+    "ring": (circle(1), circle(0.5)),
 }
 """Category name -> outline, then hole."""
+
+
+def reach_of(outline: tuple[Points, ...]) -> float:
+    """From the centre to the farthest point."""
+    return float(np.linalg.norm(outline[0], axis=1).max())
 
 
 @dataclass(frozen=True)
@@ -63,26 +70,33 @@ class Look:
     seed: int
 
     @classmethod
-    def random(cls, rng: Generator, ground: Float[np.ndarray, "3"], distance: float) -> Self:
-        """Any shape and texture whose main colour is at least `distance` (RGB, 0 to 255) from the ground's."""
+    def random(cls, rng: Generator, ground: RGB, distance: float) -> Self:
+        """Any shape and texture whose colours keep their distance (RGB, 0 to 255) from the ground's mean."""
         shape, pattern = str(rng.choice(list(SHAPES))), str(rng.choice(PATTERNS))
-        main = colour(rng, (0.45, 0.95), (0.55, 1.0))
-        while np.linalg.norm(main - ground) < distance:
-            main = colour(rng, (0.45, 0.95), (0.55, 1.0))
-        second = colour(rng, (0.2, 0.9), (0.5, 1.0))
-        return cls(shape, pattern, (tuple(main), tuple(0.35 * main + 0.65 * second)), rng.uniform(1.5, 3.0),
-                   rng.uniform(0, np.pi), int(rng.integers(2**31)))  # fmt: skip
+        main = colour(rng, (0.45, 0.95), (0.55, 1.0), ground, distance)
+        second = 0.3 * main + 0.7 * colour(rng, (0.2, 0.9), (0.5, 1.0), ground, distance)
+        cycles, angle, seed = rng.uniform(1.5, 3.0), rng.uniform(0, np.pi), int(rng.integers(2**31))
+        return cls(shape, pattern, (tuple(main), tuple(second)), cycles, angle, seed)
 
     def recoloured(self, rng: Generator, spread: float) -> Self:
         shift = rng.uniform(-spread, spread, 3)
         return replace(self, colours=tuple(tuple(np.clip(shade + shift, 0, 255)) for shade in self.colours))
 
 
-def colour(rng: Generator, saturation: tuple[float, float], value: tuple[float, float]) -> Float[np.ndarray, "3"]:
-    """A random RGB colour, 0 to 255, of any hue."""
-    hue = rng.uniform(0, 6) + np.array([0, 4, 2])
-    wheel = np.clip(np.abs(hue % 6 - 3) - 1, 0, 1)
-    return 255 * rng.uniform(*value) * (1 - rng.uniform(*saturation) * (1 - wheel))
+def colour(
+    rng: Generator,
+    saturation: tuple[float, float],
+    value: tuple[float, float],
+    ground: RGB | None = None,
+    distance: float = 0.0,
+) -> RGB:
+    """A random colour of any hue, drawn again until it is at least `distance` from `ground`."""
+    while True:
+        hue = rng.uniform(0, 6) + np.array([0, 4, 2])
+        wheel = np.clip(np.abs(hue % 6 - 3) - 1, 0, 1)
+        rgb = 255 * rng.uniform(*value) * (1 - rng.uniform(*saturation) * (1 - wheel))
+        if ground is None or np.linalg.norm(rgb - ground) >= distance:
+            return rgb
 
 
 def clouds(rng: Generator, height: int, width: int, cells: float) -> Float[np.ndarray, "H W"]:
@@ -144,8 +158,9 @@ def ground(rng: Generator, height: int, width: int, margin_px: int, clutter: int
     """The textured ground, `margin_px` wider than the frame on each side, with `clutter` blobs and lines on it."""
     tall, wide = height + 2 * margin_px, width + 2 * margin_px
     first, second = colour(rng, (0.1, 0.45), (0.3, 0.85)), colour(rng, (0.1, 0.45), (0.3, 0.85))
-    share = sum(weight * clouds(rng, tall, wide, cells) for weight, cells in ((0.6, 3), (0.25, 9), (0.15, 30)))
-    canvas = Image.fromarray(((1 - share[..., None]) * first + share[..., None] * second).astype(np.uint8))
+    noise = np.mean([clouds(rng, tall, wide, cells) for cells in (3, 8, 24)], axis=0)
+    share = np.clip(0.5 + 2 * (noise - 0.5), 0, 1)[..., None]
+    canvas = Image.fromarray(((1 - share) * first + share * second).astype(np.uint8))
     draw = ImageDraw.Draw(canvas)
     for _ in range(clutter):
         shade = tuple(int(v) for v in 0.5 * colour(rng, (0.1, 0.5), (0.3, 0.9)) + 0.25 * (first + second))

@@ -12,7 +12,7 @@ from numpy.random import Generator
 from PIL import Image, ImageFilter
 from pydantic import Field, field_validator
 
-from vis_models.data.world_paint import REACH, SHAPES, Look, blob, ground, sprite, stone
+from vis_models.data.world_paint import REACH, SHAPES, Look, blob, ground, reach_of, sprite, stone
 from vis_models.types import Config
 
 WORLD_VERSION = 1
@@ -60,6 +60,8 @@ class Level:
     crossing_chance: float
     """That an object's way leads through another one's place."""
     occluders: tuple[int, int]
+    occluder_size: tuple[float, float]
+    """Frame heights."""
     clutter: int
     camera_share: float
     shake: float
@@ -72,8 +74,38 @@ class Level:
 
 
 LEVELS = {
-    "easy": Level((1, 4), 1, 14.0, (0.006, 0.035), 0.5, (0, 1), 8, 0.35, 0.0, 0.15, 0.1, (0.85, 1.0), 110.0),
-    "hard": Level((3, 8), 2, 0.0, (0.015, 0.09), 0.8, (1, 3), 20, 0.7, 0.015, 0.3, 0.4, (0.35, 0.8), 60.0),
+    "easy": Level(
+        objects=(1, 4),
+        look_alike_thirds=1,
+        colour_spread=14.0,
+        speed=(0.01, 0.035),
+        crossing_chance=0.4,
+        occluders=(0, 1),
+        occluder_size=(0.2, 0.35),
+        clutter=8,
+        camera_share=0.35,
+        shake=0.0,
+        defocus_share=0.15,
+        motion_blur_share=0.1,
+        contrast=(0.85, 1.0),
+        colour_distance=110.0,
+    ),
+    "hard": Level(
+        objects=(3, 8),
+        look_alike_thirds=2,
+        colour_spread=0.0,
+        speed=(0.015, 0.09),
+        crossing_chance=0.8,
+        occluders=(1, 3),
+        occluder_size=(0.3, 0.5),
+        clutter=20,
+        camera_share=0.7,
+        shake=0.015,
+        defocus_share=0.3,
+        motion_blur_share=0.4,
+        contrast=(0.35, 0.8),
+        colour_distance=60.0,
+    ),
 }
 
 
@@ -116,6 +148,8 @@ class Thing:
 
     look: Look
     sprite: Image.Image
+    reach: float
+    """From its centre to its farthest point, in the shape's units."""
     path: Path
     size: float
     breath: float
@@ -135,8 +169,8 @@ class Thing:
     def patch(self, centre_px: Float[np.ndarray, "2"], time: float, height_px: int) -> tuple[Image.Image, tuple]:
         """The sprite turned and scaled, and the pixel where its top left corner belongs."""
         half_px = self.size_at(time) * height_px / 2
-        corner = np.floor(centre_px - half_px * 2**0.5 - 1).astype(int)
-        side = int(np.ceil(half_px * 2 * 2**0.5 + 3))
+        corner = np.floor(centre_px - half_px * self.reach - 1).astype(int)
+        side = int(np.ceil(2 * half_px * self.reach + 3))
         angle = self.angle + self.spin * time
         zoom = self.sprite.width / (2 * REACH * half_px)
         turn = zoom * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -161,28 +195,27 @@ class Scene:
         self.occluders = self._occluders(rng)
         self.defocus_px = rng.uniform(0.5, 1.0) * config.height / 96 * (rng.random() < level.defocus_share)
         self.shutter = rng.uniform(0.5, 0.9) * (rng.random() < level.motion_blur_share)
-        self.contrast = rng.uniform(*level.contrast)
+        contrast = rng.uniform(*level.contrast)
+        self.tones = [round(128 + contrast * (value - 128)) for value in range(256)] * 3
 
     def frame(self, time: int) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
         """The picture, and who owns each pixel: 1 is the first object, 0 nobody."""
         owner = Image.new("L", (self.config.width, self.config.height))
         picture = self._draw(time, owner)
         if self.shutter:  # an open shutter shows the mean of a few moments; the truth is the middle one
-            moments = [self._draw(time + self.shutter * part) for part in (-0.5, -0.25, 0.25, 0.5)]
-            picture = Image.fromarray(np.mean([picture, *moments], axis=0).astype(np.uint8))
+            before, after = self._draw(time - self.shutter / 3), self._draw(time + self.shutter / 3)
+            picture = Image.blend(Image.blend(before, after, 0.5), picture, 1 / 3)
         if self.defocus_px:
-            picture = picture.filter(ImageFilter.GaussianBlur(self.defocus_px))
-        contrast = [round(128 + self.contrast * (value - 128)) for value in range(256)]
-        return np.asarray(picture.point(contrast * 3)), np.asarray(owner)
+            picture = picture.filter(ImageFilter.BoxBlur(self.defocus_px))
+        return np.asarray(picture.point(self.tones)), np.asarray(owner)
 
     def _draw(self, time: float, owner: Image.Image | None = None) -> Image.Image:
         height, width = self.config.height, self.config.width
-        camera = self.camera.at(time)
-        x_px, y_px = camera * height + self.margin_px
-        view = (1, 0, x_px, 0, 1, y_px)
-        picture = self.ground.transform((width, height), Image.Transform.AFFINE, view, Image.Resampling.BILINEAR)
+        camera_px = np.round(self.camera.at(time) * height)  # whole pixels: the ground is cropped, not resampled
+        x_px, y_px = (int(value) + self.margin_px for value in camera_px)
+        picture = self.ground.crop((x_px, y_px, x_px + width, y_px + height))
         for number, thing in enumerate([*self.objects, *self.occluders], start=1):
-            patch, corner = thing.patch(self._on_screen(thing, time, camera) * height, time, height)
+            patch, corner = thing.patch(self._on_screen(thing, time, camera_px / height) * height, time, height)
             picture.paste(patch, corner, patch)
             if owner is not None:
                 solid = patch.getchannel("A").point(SOLID)
@@ -223,8 +256,17 @@ class Scene:
     def _thing(self, rng: Generator, look: Look, size: float, path: Path) -> Thing:
         breath = min(rng.uniform(0, 0.25), SIZES[1] / size - 1, 1 - SIZES[0] / size)  # never leaves SIZES
         side_px = int(np.ceil(1.5 * REACH * size * self.config.height))
-        image = sprite(look, SHAPES[look.shape], side_px)
-        return Thing(look, image, path, size, breath, rng.uniform(0, 2 * np.pi), rng.uniform(-0.12, 0.12))
+        outline = SHAPES[look.shape]
+        return Thing(
+            look,
+            sprite(look, outline, side_px),
+            reach_of(outline),
+            path,
+            size,
+            breath,
+            rng.uniform(0, 2 * np.pi),
+            rng.uniform(-0.12, 0.12),
+        )
 
     def _path(self, rng: Generator, others: list[Thing]) -> Path:
         """Through a random place in the frame, or through another object's place at a time in the middle."""
@@ -249,10 +291,12 @@ class Scene:
         for _ in range(rng.integers(self.level.occluders[0], self.level.occluders[1] + 1)):
             when = rng.uniform(0.25, 0.75) * self.config.frames
             place = self.objects[rng.integers(len(self.objects))].path.at(when)
-            size = rng.uniform(0.3, 0.5)
+            size = rng.uniform(*self.level.occluder_size)
             look, outline = stone(rng), blob(rng)
             image = sprite(look, outline, int(np.ceil(1.5 * REACH * size * self.config.height)), rim=0)
-            things.append(Thing(look, image, Path(place, when, still, still, 1.0), size, 0.0, 0.0, 0.0))
+            things.append(
+                Thing(look, image, reach_of(outline), Path(place, when, still, still, 1.0), size, 0.0, 0.0, 0.0)
+            )
         return things
 
 

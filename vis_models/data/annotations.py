@@ -1,0 +1,255 @@
+"""Reader of the YouTube-VIS format: 2019, 2021 and OVIS differ by what their JSON says, and only that is believed.
+
+Format: `videos {id, height, width, file_names}`, `categories {id, name}`, `annotations {id, video_id, category_id,
+iscrowd, segmentations[T]}`, T = len(file_names). A segmentation is null where the object is not visible, else
+compressed RLE, RLE with a list of counts, or polygons. Sizes come from the video, never from the annotation.
+"""
+
+import gzip
+import hashlib
+import json
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from pydantic import Field
+
+from vis_models import masks
+from vis_models.data.json_entries import FORMAT_REMEDY, Entry, complaint, unique
+from vis_models.types import Config
+
+
+class Category(Config):
+    """What the data set calls a kind of object. Ids are the data set's own: they need not count from 1."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class TrackLabel:
+    """One object through one video."""
+
+    track_id: int
+    """The annotation's id, unique in the data set."""
+    category_id: int
+    crowd: bool
+    rles: tuple[bytes | None, ...]
+    """One per frame at the video's size (COCO compressed counts); None where it is not visible."""
+
+
+@dataclass(frozen=True)
+class AnnotatedVideo:
+    """One video: where its frames are and what is in them."""
+
+    video_id: int
+    height: int
+    width: int
+    file_names: tuple[str, ...]
+    """One per frame, in order, below `frames_dir`. The frames need not be consecutive frames of the film."""
+    frames_dir: Path
+    tracks: tuple[TrackLabel, ...]
+
+    def read_frame(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        """Frame `index` as RGB.
+
+        Raises:
+            BadConfig: the file is missing, is no picture, or has another size than the video.
+        """
+        file = self.frames_dir / self.file_names[index]
+        where = f"{file} (video {self.video_id}, frame {index})"
+        try:
+            with Image.open(file) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+        except OSError as error:
+            remedy = "Copy the frames of the data set again, or name the folder that has them."
+            raise complaint(where, "a picture", str(error), remedy) from error
+        if pixels.shape[:2] != (self.height, self.width):
+            expected, got = (f"{width}x{height} px" for height, width in ((self.height, self.width), pixels.shape[:2]))
+            remedy = "Are these the frames of another release of the data set?"
+            raise complaint(where, expected, got, remedy)
+        return pixels
+
+
+@dataclass(frozen=True)
+class VideoSet:
+    """A data set, or one side of a split of it."""
+
+    categories: tuple[Category, ...]
+    """In the order of the JSON; a model's class index is the place in this order."""
+    videos: tuple[AnnotatedVideo, ...]
+    source: str = ""
+    """The file it was read from, for messages and provenance."""
+
+    @property
+    def has_labels(self) -> bool:
+        """False for `valid.json` and `test.json` as published: their labels are not public."""
+        return any(video.tracks for video in self.videos)
+
+    def require_labels(self) -> None:
+        """Raises BadConfig when there is nothing to learn from or to score against."""
+        if not self.has_labels:
+            remedy = (
+                "YouTube-VIS and OVIS publish no labels of valid and test: hold out a part of train instead, "
+                "or send results.json to the server of the benchmark."
+            )
+            raise complaint(self.source, "annotations", f"{len(self.videos)} videos without any", remedy)
+
+    def check_frames(self) -> None:
+        """Raises BadConfig when a frame file is missing or empty, before any expensive work."""
+        files = ((video, video.frames_dir / name) for video in self.videos for name in video.file_names)
+        missing = [(video, file) for video, file in files if not file.is_file() or not file.stat().st_size]
+        if missing:
+            video, file = missing[0]
+            total = sum(len(video.file_names) for video in self.videos)
+            raise complaint(
+                f"{self.source}: video {video.video_id}",
+                f"a frame at {file}",
+                f"no file, or an empty one; so for {len(missing)} of {total} frames",
+                "Copy the frames of the data set again, or name the folder that has them (`frames`).",
+            )
+
+
+def read_youtube_vis(json_path: Path | str, frames_dir: Path | str | None = None) -> VideoSet:
+    """Read and check a JSON (or .json.gz) of the YouTube-VIS format.
+
+    Args:
+        json_path: with or without annotations, see `VideoSet.has_labels`.
+        frames_dir: what `file_names` are relative to; by default `JPEGImages` where the releases have it, beside
+            the JSON or in the folder beside it that has its name.
+
+    Raises:
+        BadConfig: no such file, broken JSON, or an entry that contradicts the format or another entry.
+    """
+    path = Path(json_path)
+    whole = Entry(_load(path), str(path))
+    names = {number: entry.text("name") for number, entry in unique(whole.entries("categories")).items()}
+    videos = {number: _video(number, entry) for number, entry in unique(whole.entries("videos")).items()}
+    tracks: dict[int, list[TrackLabel]] = {number: [] for number in videos}
+    labels = whole.entries("annotations") if whole.value.get("annotations") else []
+    for number, entry in unique(labels).items():
+        video = videos[entry.reference("video_id", videos)]
+        tracks[video.video_id].append(
+            TrackLabel(
+                track_id=number,
+                category_id=entry.reference("category_id", names),
+                crowd=bool(entry.value.get("iscrowd")),
+                rles=_rles(entry, video),
+            )
+        )
+    root = Path(frames_dir) if frames_dir else _guess_frames_dir(path, videos)
+    return VideoSet(
+        categories=tuple(Category(id=number, name=name) for number, name in names.items()),
+        videos=tuple(replace(video, frames_dir=root, tracks=tuple(tracks[number])) for number, video in videos.items()),
+        source=str(path),
+    )
+
+
+def _video(number: int, entry: Entry) -> AnnotatedVideo:
+    """A checked entry of `videos`, still without its frames and tracks."""
+    height, width, names = entry.integer("height"), entry.integer("width"), entry.list("file_names")
+    if min(height, width) < 1:
+        raise complaint(entry.where, "a size in pixels", f"{width}x{height}", FORMAT_REMEDY)
+    if not names or not all(isinstance(name, str) and _stays_inside(name) for name in names):
+        raise complaint(f"{entry.where}, file_names", "relative paths, at least one", f"{names[:3]}", FORMAT_REMEDY)
+    if entry.value.get("length", len(names)) != len(names):
+        got = f"{len(names)} of them"
+        raise complaint(entry.where, f"{entry.value['length']} file_names (its length)", got, FORMAT_REMEDY)
+    return AnnotatedVideo(number, height, width, tuple(names), frames_dir=Path(), tracks=())
+
+
+def _stays_inside(name: str) -> bool:
+    path = PurePosixPath(name.replace("\\", "/"))
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]
+
+
+def _rles(entry: Entry, video: AnnotatedVideo) -> tuple[bytes | None, ...]:
+    """The masks of one annotation; every list that has one item per frame must have exactly that many."""
+    where = f"{entry.where} of video {video.video_id}"
+    for key in ("segmentations", "bboxes", "areas"):
+        if key == "segmentations" or entry.value.get(key):  # the other two are not needed, but must not contradict
+            items = len(entry.list(key))
+            if items != len(video.file_names):
+                expected = f"{len(video.file_names)} {key}, one per frame"
+                raise complaint(where, expected, str(items), "Mend the list: its items cannot be given to frames.")
+    rles = []
+    for frame, segmentation in enumerate(entry.list("segmentations")):
+        try:
+            rles.append(masks.from_coco(segmentation, video.height, video.width))
+        except Exception as error:  # pycocotools raises bare Exception for what it does not understand
+            expected = f"null or a mask of {video.width}x{video.height} px"
+            remedy = "Convert this mask, or the whole file, to the size of the video's frames."
+            raise complaint(f"{where}, frame {frame}", expected, str(error), remedy) from error
+    return tuple(rles)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    again = "Copy the file again; it may be cut off."
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = json.load(file)
+    except FileNotFoundError as error:
+        raise complaint(str(path), "a YouTube-VIS JSON", "no such file", "Check the path.") from error
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise complaint(str(path), "a YouTube-VIS JSON", f"{type(error).__name__}: {error}", again) from error
+    if not isinstance(content, dict):
+        remedy = "A list is how results are written: give the annotation file."
+        raise complaint(str(path), "an object with videos and categories", f"a {type(content).__name__}", remedy)
+    return content
+
+
+def _guess_frames_dir(path: Path, videos: dict[int, AnnotatedVideo]) -> Path:
+    """The first place that has the first frame; else the first place, for `check_frames` to complain about."""
+    name = path.name.split(".")[0]
+    places = [path.parent / name / "JPEGImages", path.parent / "JPEGImages", path.parent / name, path.parent]
+    first = next((video.file_names[0] for video in videos.values()), "")
+    return next((place for place in places if (place / first).is_file()), places[0])
+
+
+RGNN_FIRST_HELD_ID = 2019
+"""Johnander et al. hold out the videos of YouTube-VIS 2019 train with ids from here: 200 of those of 1280x720."""
+
+
+class HoldOut(Config):
+    """A rule that splits a labelled set."""
+
+    rule: Literal["rgnn", "hash"] = "hash"
+    """`rgnn`: only videos of 1280x720 px, ids from 2019 are held out (1867 and 200 of YouTube-VIS 2019 train).
+    `hash`: a share of the videos, by their names."""
+    share: float = Field(0.1, gt=0, lt=1)
+    """Of `hash`: how many are held out, about."""
+
+
+def hold_out(videos: VideoSet, rule: HoldOut) -> tuple[VideoSet, VideoSet]:
+    """The videos to train on, and those held out for scoring."""
+    if rule.rule == "rgnn":
+        usable = tuple(video for video in videos.videos if (video.width, video.height) == (1280, 720))
+        held = {video.video_id for video in usable if video.video_id >= RGNN_FIRST_HELD_ID}
+    else:
+        usable = videos.videos
+        held = {video.video_id for video in usable if _place(video) < rule.share}
+    return (
+        replace(videos, videos=tuple(video for video in usable if video.video_id not in held)),
+        replace(videos, videos=tuple(video for video in usable if video.video_id in held)),
+    )
+
+
+def split_hash(*parts: VideoSet) -> str:
+    """Names a split: equal when and only when every part has the same videos, in whatever order."""
+    content = [sorted((video.video_id, _name(video)) for video in part.videos) for part in parts]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _place(video: AnnotatedVideo) -> float:
+    """0 to 1, the same on every machine and in every release that has this video, whatever its id there."""
+    return int.from_bytes(hashlib.sha256(_name(video).encode()).digest()[:8]) / 2**64
+
+
+def _name(video: AnnotatedVideo) -> str:
+    """The folder of its frames; the id where the frames of all videos share one."""
+    folder = PurePosixPath(video.file_names[0]).parent.name
+    return folder or str(video.video_id)

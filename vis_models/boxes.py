@@ -43,10 +43,10 @@ def fast_nms(boxes: Float[Tensor, "*S K 4"], threshold: float) -> Bool[Tensor, "
     one matrix instead of a loop. Source: Bolya et al., "YOLACT", ICCV 2019, section 3.4 (Fast NMS).
     """
     overlap = iou(boxes, boxes).triu(diagonal=1)
-    return overlap.amax(-2) <= threshold
+    return ~(overlap > threshold).any(-2)
 
 
-def greedy_nms(boxes: Float[Tensor, "K 4"], threshold: float) -> Bool[Tensor, "K"]:
+def greedy_nms(boxes: Float[Tensor, "K 4"], threshold: float) -> Bool[Tensor, " K"]:
     """Which boxes survive the classic rule, for boxes sorted by falling score: fallen boxes do not suppress."""
     overlap = (iou(boxes, boxes).triu(diagonal=1) > threshold).cpu()
     kept = torch.ones(len(boxes), dtype=torch.bool)

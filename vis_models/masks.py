@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pycocotools import mask as coco
 from torch import Tensor
 
@@ -27,10 +27,39 @@ def encode(masks: Bool[Tensor, "T H W"] | Bool[np.ndarray, "T H W"]) -> list[byt
 
 def decode(rle: bytes, height_px: int, width_px: int) -> Bool[np.ndarray, "H W"]:
     """The mask of one RLE. Raises ValueError when the runs do not fit the size."""
-    try:
-        return coco.decode(_coco(rle, height_px, width_px)).astype(bool)
-    except ValueError as error:
-        raise ValueError(f"RLE of {len(rle)} bytes does not describe a {width_px}x{height_px} px mask") from error
+    runs_px = run_lengths(rle)
+    if runs_px.sum() != height_px * width_px:  # pycocotools would return memory it never wrote
+        raise ValueError(
+            f"the runs of the RLE sum to {runs_px.sum()}, expected {height_px * width_px} (height x width)"
+        )
+    return coco.decode(_coco(rle, height_px, width_px)).astype(bool)
+
+
+def run_lengths(rle: bytes) -> Int[np.ndarray, " R"]:
+    """Lengths of the runs in pixels, background first. Raises ValueError for bytes that are no RLE.
+
+    COCO writes a run as 5-bit digits, lowest first, bit 5 says that more follow, bit 4 of the last one is the sign;
+    from the fourth run on it is the difference from the run two before.
+    """
+    digits = np.frombuffer(rle, np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero((digits & 32) == 0)
+    first = np.concatenate([[0], last[:-1] + 1])
+    if (
+        not len(last)
+        or last[-1] != len(digits) - 1
+        or digits.min() < 0
+        or digits.max() > 63
+        or (last - first).max() > 6
+    ):
+        raise ValueError(f"{rle[:20]!r} is no COCO RLE")
+    place = np.arange(len(digits)) - np.repeat(first, last - first + 1)
+    runs = np.add.reduceat((digits & 31) << 5 * place, first)
+    runs -= np.where(digits[last] & 16, 1 << 5 * (last - first + 1), 0)
+    for parity in (1, 2):
+        runs[parity::2] = runs[parity::2].cumsum()
+    if runs.min() < 0:
+        raise ValueError(f"{rle[:20]!r} is no COCO RLE: a run has negative length")
+    return runs
 
 
 def area_px(rles: list[bytes], height_px: int, width_px: int) -> list[int]:
@@ -53,7 +82,7 @@ def from_coco(segmentation: Any, height_px: int, width_px: int) -> bytes | None:
         segmentation: None, a list of polygons, or RLE with `counts` as str, bytes or list of run lengths.
 
     Raises:
-        BadConfig: unknown spelling, or RLE of another size than the video.
+        BadConfig: unknown spelling, RLE of another size than the video, or runs that do not fill it.
     """
     if not segmentation:
         return None
@@ -66,14 +95,23 @@ def from_coco(segmentation: Any, height_px: int, width_px: int) -> bytes | None:
         raise BadConfig(f"RLE of size {list(size)}, expected the video's [{height_px}, {width_px}] (height, width)")
     counts = segmentation["counts"]
     if isinstance(counts, list):
-        if sum(counts) != height_px * width_px:
-            raise BadConfig(f"RLE runs sum to {sum(counts)}, expected {height_px * width_px} (height times width)")
+        if not all(isinstance(run, int) and run >= 0 for run in counts):
+            raise BadConfig(f"RLE runs are lengths in pixels, got {str(counts)[:60]}")
         counts = coco.frPyObjects({"counts": counts, "size": [height_px, width_px]}, height_px, width_px)["counts"]
-    return counts.encode() if isinstance(counts, str) else counts
+    rle = counts.encode() if isinstance(counts, str) else counts
+    try:
+        total_px = run_lengths(rle).sum()
+    except ValueError as error:
+        raise BadConfig(str(error)) from error
+    if total_px != height_px * width_px:
+        raise BadConfig(f"RLE runs sum to {total_px}, expected {height_px * width_px} (height times width)")
+    return rle
 
 
 def resize_logits(logits: Float[Tensor, "F N h w"], size: tuple[int, int]) -> Float[Tensor, "F N H W"]:
     """Bilinear resize; half-pixel centres, so that a mask keeps its place at any size."""
+    if not logits.numel():
+        return logits.new_zeros(*logits.shape[:2], *size)
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 

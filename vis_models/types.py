@@ -69,23 +69,6 @@ class Frames:
 
 
 @dataclass(frozen=True)
-class Clips:
-    """B training clips of L frames with up to A annotated objects, padded. One object keeps its slot for the clip."""
-
-    frames: UInt8[Tensor, "B L 3 H W"]
-    masks: Bool[Tensor, "B L A H W"]
-    boxes_px: Float[Tensor, "B L A 4"]
-    """(x0, y0, x1, y1) of the visible mask in input pixels; zeros where the object is not visible."""
-    labels: Int[Tensor, "B A"]
-    """Category index, 0 .. classes-1 in the order of the data set's categories; -1 in padding slots."""
-    visible: Bool[Tensor, "B L A"]
-    crowd: Bool[Tensor, "B A"]
-
-    def to(self, device: torch.device | str) -> "Clips":
-        return Clips(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
-
-
-@dataclass(frozen=True)
 class Rows:
     """Base of dataclasses of tensors that share their first axis: encoded frames, states of videos.
 
@@ -106,10 +89,38 @@ class Rows:
             return tuple(value[row] for row in picked)
         return value[rows if isinstance(rows, slice | Tensor) else list(rows)]
 
+    def to(self, device: torch.device | str) -> Self:
+        move = (getattr(self, field.name) for field in fields(self))
+        return type(self)(*(v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in move))
+
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
         columns = zip(*([getattr(part, field.name) for field in fields(cls)] for part in parts), strict=True)
         return cls(*(sum(c, ()) if isinstance(c[0], tuple) else torch.cat(c) for c in columns))
+
+
+@dataclass(frozen=True)
+class Objects(Rows):
+    """The annotated objects of B clips of L frames, padded to A slots. One object keeps its slot for the clip."""
+
+    masks: Bool[Tensor, "B L A H W"]
+    boxes_px: Float[Tensor, "B L A 4"]
+    """(x0, y0, x1, y1) of the visible mask in pixels of the model's input; zeros where it is not visible."""
+    visible: Bool[Tensor, "B L A"]
+    labels: Int[Tensor, "B A"]
+    """Category index, 0 .. classes-1 in the order of the data set's categories; -1 in padding slots."""
+    crowd: Bool[Tensor, "B A"]
+
+
+@dataclass(frozen=True)
+class Clips:
+    """B training clips of L frames at the model's input size, and what is in them."""
+
+    frames: UInt8[Tensor, "B L 3 H W"]
+    objects: Objects
+
+    def to(self, device: torch.device | str) -> "Clips":
+        return Clips(self.frames.to(device, non_blocking=True), self.objects.to(device))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,257 @@
+"""Complete, named training runs. A recipe is a function that returns everything that decides the result.
+
+A variant is a recipe rebuilt, and checked again, with fields changed: `vis train --set stages.0.iterations=500`.
+What depends on the machine (workers, GPUs, where data lies) is not here but in `jobs/settings.py`.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+
+from vis_models.data.annotations import HoldOut
+from vis_models.data.clips import Augmentation
+from vis_models.data.world import WorldConfig
+from vis_models.layers.backbones import ResNetConfig
+from vis_models.rgnn import RgnnConfig
+from vis_models.types import BadConfig, Config
+from vis_models.yolact import YolactConfig
+
+
+class WorldData(Config):
+    """A drawn data set, made on the spot."""
+
+    world: WorldConfig = WorldConfig()
+    train_videos: PositiveInt
+    val_videos: PositiveInt
+
+
+class Stage(Config):
+    """One run of gradient descent over one part of the model."""
+
+    name: str
+    part: Literal["detector", "whole"]
+    """Whose `loss` is minimised: `detector` or the model itself."""
+    iterations: PositiveInt
+    batch_size: PositiveInt
+    """Clips of an iteration over all workers together."""
+    clip_length: PositiveInt = 1
+    """Frames of a clip; 1 trains on single frames."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: PositiveFloat
+    drops: tuple[float, ...] = ()
+    """Shares of the iterations after which the learning rate is divided by 5."""
+    cosine: bool = False
+    """Let the learning rate fall to zero along a cosine instead."""
+    warm_up: NonNegativeInt = 0
+    """Iterations in which it rises from zero."""
+    weight_decay: float = Field(1e-4, ge=0)
+    clip_gradient: PositiveFloat | None = None
+    """Largest L2 norm of the gradient; None leaves it."""
+    augmentation: Augmentation = Augmentation()
+    precision: Literal["bf16", "fp32"] = "bf16"
+    cached_copies: NonNegativeInt = 0
+    """Encode so many augmented copies of each video once and train from them; 0 encodes every clip anew.
+    For stages whose encoder is frozen."""
+    checkpoint_every: PositiveInt = 1000
+    """Iterations."""
+
+
+class TrainJob(Config):
+    """A training run from data to registered model."""
+
+    recipe: str
+    model: Literal["rgnn"] = "rgnn"
+    config: RgnnConfig
+    """Its `num_classes` follows the data set."""
+    data: str | None = None
+    """Folder (or `s3://...`) with `train.json` in the YouTube-VIS format and its frames; None draws `world`."""
+    world: WorldData | None = None
+    hold_out: HoldOut | None = None
+    """Which videos of `train.json` are for validation; None takes `val.json`."""
+    init: str | None = None
+    """Checkpoint the detector starts from: torchvision ResNet, YOLACT, or a model folder's `model.safetensors`."""
+    stages: tuple[Stage, ...]
+    gate_ap50: float = Field(0.0, ge=0, le=1)
+    """Mask AP50 on single validation frames that the detector must reach before stage 2 is worth its cost."""
+    gate_frames: PositiveInt = 500
+    """Validation frames that decide, spread evenly."""
+    seed: NonNegativeInt = 0
+
+
+def rgnn_r18_world_demo() -> TrainJob:
+    """Six minutes on two cores, for `make demo`: a ResNet-18 layout at half width and one block a stage.
+
+    vis train --recipe rgnn_r18_world_demo
+    """
+    return _world_easy("rgnn_r18_world_demo", detector_iterations=4500, tracker_iterations=700, train_videos=500)
+
+
+def rgnn_r18_world_tiny() -> TrainJob:
+    """The same road in seconds, for tests and CI: it runs every step and learns next to nothing.
+
+    vis train --recipe rgnn_r18_world_tiny
+    """
+    job = _world_easy("rgnn_r18_world_tiny", detector_iterations=60, tracker_iterations=10, train_videos=24)
+    world = WorldData(world=WorldConfig(frames=12), train_videos=24, val_videos=8)
+    return job.model_copy(update={"gate_ap50": 0.0, "gate_frames": 16, "world": world})
+
+
+def rgnn_r18_world_easy() -> TrainJob:
+    """The easy world in earnest, at most 40 minutes on two cores.
+
+    vis train --recipe rgnn_r18_world_easy
+    """
+    return _world_easy("rgnn_r18_world_easy", detector_iterations=24000, tracker_iterations=3000, train_videos=2000)
+
+
+def rgnn_r50_ytvis2019() -> TrainJob:
+    """The paper's RGNN on ResNet-50: YouTube-VIS 2019, AP 35.3 published on its validation server.
+
+    vis train --recipe rgnn_r50_ytvis2019 --data /data/youtube-vis-2019 --init yolact_resnet50_54_800000.pth
+
+    Stage 1 is the paper's without OpenImages, which the paper mixes in.
+    """
+    augmentation = Augmentation(scale=(0.475, 1.0))  # of 720x1280, so that 342 to 720 px high
+    return TrainJob(
+        recipe="rgnn_r50_ytvis2019",
+        config=RgnnConfig(detector=YolactConfig(dropout=0.1)),
+        hold_out=HoldOut(rule="rgnn"),
+        stages=(
+            Stage(
+                name="detector",
+                part="detector",
+                iterations=120 * 933,
+                batch_size=8,
+                learning_rate=5e-5,
+                drops=(0.5, 0.75),
+                augmentation=augmentation,
+                checkpoint_every=933,
+            ),
+            Stage(
+                name="tracker",
+                part="whole",
+                iterations=150 * 633,
+                batch_size=4,
+                clip_length=10,
+                learning_rate=2e-4,
+                augmentation=augmentation,
+                checkpoint_every=633,
+            ),
+        ),
+        gate_ap50=0.3,
+    )
+
+
+RECIPES: dict[str, Callable[[], TrainJob]] = {
+    recipe.__name__: recipe
+    for recipe in (rgnn_r18_world_demo, rgnn_r18_world_tiny, rgnn_r18_world_easy, rgnn_r50_ytvis2019)
+}
+
+
+def build(recipe: str, changes: dict[str, Any] | None = None) -> TrainJob:
+    """A recipe with fields changed, by dotted path: `{"stages.0.iterations": 500}`.
+
+    Raises:
+        BadConfig: unknown recipe, unknown field, or a value out of range.
+    """
+    if recipe not in RECIPES:
+        raise BadConfig(f"unknown recipe {recipe!r}, expected one of: {', '.join(RECIPES)}")
+    job = RECIPES[recipe]().model_dump()
+    for path, value in (changes or {}).items():
+        _set(job, path, value)
+    try:
+        return TrainJob.model_validate(job)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BadConfig(f"recipe {recipe}: {where}: {first['msg']}, got {first['input']!r}") from None
+
+
+def _set(job: Any, path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    place = job
+    for part in parents:
+        place = _member(place, part, path)
+    if isinstance(place, tuple | list):
+        raise BadConfig(f"{path}: name the field after the number, as in stages.0.iterations")
+    if not isinstance(place, dict) or last not in place:
+        known = ", ".join(place) if isinstance(place, dict) else "no fields"
+        raise BadConfig(f"unknown config key {path!r}: expected one of {known}")
+    place[last] = value
+
+
+def _member(place: Any, part: str, path: str) -> Any:
+    if isinstance(place, dict) and part in place:
+        return place[part]
+    if isinstance(place, tuple | list) and part.isdigit() and int(part) < len(place):
+        return place[int(part)]
+    known = ", ".join(place) if isinstance(place, dict) else f"0 to {len(place) - 1}" if place else "nothing"
+    raise BadConfig(f"unknown config key {path!r}: {part!r} is not one of {known}")
+
+
+def _world_easy(name: str, detector_iterations: int, tracker_iterations: int, train_videos: int) -> TrainJob:
+    """The easy world at 96x160 with a detector that two cores can train."""
+    height, width = 96, 160
+    detector = YolactConfig(
+        num_classes=6,
+        image_size=(height, width),
+        backbone=ResNetConfig(depth=18, width=32, blocks=(1, 1, 1, 1)),
+        channels=64,
+        prototypes=24,
+        prototype_channels=32,
+        prototype_upsamples=2,
+        prior_scales=((10.0, 18.0), (24.0, 36.0), (48.0, 64.0)),
+        prior_ratios=(1.0,),
+        prior_aspect=width / height,
+        prior_denominator=(width * height) ** 0.5,
+        class_weight=3.0,
+        semantic_weight=10.0,
+        masks_per_image=16,
+    )
+    config = RgnnConfig(
+        detector=detector,
+        detections=8,
+        tracks=10,
+        embedding=64,
+        bottleneck=16,
+        appearance=64,
+        loss_stride=2,
+        dropout=0.0,
+    )
+    augmentation = Augmentation(horizontal_flip=0.5, vertical_flip=0.5, swap_colours=True)
+    return TrainJob(
+        recipe=name,
+        config=config,
+        world=WorldData(world=WorldConfig(height=height, width=width), train_videos=train_videos, val_videos=150),
+        stages=(
+            Stage(
+                name="detector",
+                part="detector",
+                iterations=detector_iterations,
+                batch_size=8,
+                optimizer="adamw",
+                learning_rate=4e-3,
+                cosine=True,
+                warm_up=detector_iterations // 20,
+                clip_gradient=10.0,
+                augmentation=augmentation,
+            ),
+            Stage(
+                name="tracker",
+                part="whole",
+                iterations=tracker_iterations,
+                batch_size=8,
+                clip_length=10,
+                optimizer="adamw",
+                learning_rate=2e-3,
+                cosine=True,
+                warm_up=tracker_iterations // 20,
+                clip_gradient=10.0,
+                augmentation=augmentation,
+                precision="fp32",
+                cached_copies=2,
+            ),
+        ),
+        gate_ap50=0.5,
+    )

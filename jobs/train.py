@@ -1,0 +1,516 @@
+"""Frames and labels in, a registered model out: two stages of gradient descent on Ray Train.
+
+One road: `prepare_data` -> `train_stage` (detector) -> `check_gate` -> `train_stage` (tracker) -> `register`.
+Everything of a run lies under `vis/v1/runs/<run_id>/`; running the same id again goes on where it stopped:
+a finished stage is read from its `done.json`, an unfinished one continues from its last checkpoint.
+"""
+
+import json
+import math
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train.torch import TorchTrainer, get_device, prepare_model
+from safetensors.torch import load_file, save_file
+from tensorboardX import SummaryWriter
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from jobs.cluster import Workers, cluster
+from jobs.recipes import Stage, TrainJob
+from jobs.settings import Settings
+from jobs.store import LAYOUT, Store, code_version
+from vis_models.checkpoints import ModelCard, build, config_hash, initialise, save_model
+from vis_models.data.annotations import VideoSet, hold_out, read_youtube_vis, split_hash
+from vis_models.data.clips import ClipSet, collate
+from vis_models.data.encoded import encode_copies
+from vis_models.data.world import WORLD_VERSION, write_youtube_vis
+from vis_models.metrics.detector import frame_mask_ap
+from vis_models.types import BadConfig
+
+WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.pt"
+REPORT_EVERY_S = 1.0
+Progress = Callable[[str, int, int, dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where a run's data set lies, and its name in provenance."""
+
+    uri: str
+    name: str
+
+
+def train(job: TrainJob, settings: Settings, run_id: str, progress: Progress | None = None) -> ModelCard:
+    """Train a recipe and register the model under the run's name.
+
+    Raises:
+        BadConfig: data that does not fit, or a detector below the gate.
+    """
+    report = progress or (lambda *_: None)
+    store = Store.open(settings)
+    freeze(job, store, run_id)
+    data = prepare_data(job, settings, report)
+    done: dict[str, Any] = {}
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # how long a checkpoint waits for its answer
+    with cluster(settings) as workers:
+        for stage in job.stages:
+            done = train_stage(job, stage, data, settings, workers, run_id, done.get("weights"), report)
+            if stage.part == "detector":
+                check_gate(job, done["metrics"])
+    return register(job, settings, run_id, data, done)
+
+
+def freeze(job: TrainJob, store: Store, run_id: str) -> None:
+    """Write the run's spec, or make sure that a run of this name has the same one."""
+    key = f"{LAYOUT}/runs/{run_id}/spec.json"
+    spec = json.loads(job.model_dump_json())
+    if not store.exists(key):
+        store.write_json(key, spec)
+    elif store.read_json(key) != spec:
+        raise BadConfig(
+            f"run {run_id} was started with another recipe or other fields, see {store.uri(key)}. "
+            "Resume it without changes (`vis train --resume`), or start a new run."
+        )
+
+
+def resumable(settings: Settings, run_id: str) -> TrainJob:
+    """The job of an earlier run. Raises BadConfig when there is none of this name."""
+    store = Store.open(settings)
+    key = f"{LAYOUT}/runs/{run_id}/spec.json"
+    if not store.exists(key):
+        names = sorted({key.split("/")[3] for key in store.list(f"{LAYOUT}/runs") if key.endswith("/spec.json")})
+        raise BadConfig(f"no run {run_id!r} in {store.uri(f'{LAYOUT}/runs')}, expected one of: {', '.join(names)}")
+    return TrainJob.model_validate(store.read_json(key))
+
+
+def prepare_data(job: TrainJob, settings: Settings, progress: Progress) -> Data:
+    """Find the data set, or draw it.
+
+    A drawn world lies in the store when that is a folder, and else in the scratch folder, from where every worker
+    of this machine reads it; the seed makes the same bytes anywhere.
+    """
+    if job.data:
+        return Data(job.data, job.data)
+    if not job.world:
+        raise BadConfig(
+            f"recipe {job.recipe} draws no data: give a folder in the YouTube-VIS format with `--data`, "
+            "holding train.json and the frames under train/JPEGImages"
+        )
+    world = job.world
+    name = f"{world.world.level}-v{WORLD_VERSION}-{config_hash(world.model_dump())}"
+    folder = world_folder(settings) / name
+    write_youtube_vis(world.world, folder, world.train_videos, world.val_videos, progress)
+    return Data(str(folder), f"world {name}")
+
+
+def world_folder(settings: Settings) -> Path:
+    """Where drawn data sets lie on this machine."""
+    store = Store.open(settings)
+    return Path(store.path(f"{LAYOUT}/worlds")) if store.is_local else settings.scratch.expanduser() / "worlds"
+
+
+def read_data(job: TrainJob, data: Data, store: Store) -> tuple[VideoSet, VideoSet]:
+    """Training and validation videos, checked."""
+    folder = store.local_copy(data.uri)
+    train_json = folder / "train.json"
+    if not train_json.is_file():
+        raise BadConfig(f"{data.uri} holds no train.json: expected a data set in the YouTube-VIS format")
+    videos = read_youtube_vis(train_json)
+    if job.hold_out:
+        train_set, val_set = hold_out(videos, job.hold_out)
+    elif (folder / "val.json").is_file():
+        train_set, val_set = videos, read_youtube_vis(folder / "val.json")
+    else:
+        raise BadConfig(
+            f"{data.uri} holds no val.json and recipe {job.recipe} holds no videos of train.json out: "
+            'set the rule, as in `--set hold_out=\'{"rule": "hash", "share": 0.1}\'`'
+        )
+    for part in (train_set, val_set):
+        part.require_labels()
+    return train_set, val_set
+
+
+def train_stage(
+    job: TrainJob,
+    stage: Stage,
+    data: Data,
+    settings: Settings,
+    workers: Workers,
+    run_id: str,
+    start: str | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Run one stage to its end on the workers of `settings`, or return what an earlier run of it reached.
+
+    Returns:
+        `weights`, the key of its final weights in the store, and `metrics` of its end.
+    """
+    store = Store.open(settings)
+    folder = f"{LAYOUT}/runs/{run_id}/{stage.name}"
+    if store.exists(f"{folder}/done.json"):
+        return store.read_json(f"{folder}/done.json")
+    if stage.batch_size % workers.count:
+        raise BadConfig(
+            f"stage {stage.name} has batch_size {stage.batch_size}, which {workers.count} workers cannot share evenly: "
+            "choose another number of workers (VIS_WORKERS)"
+        )
+    train_set, _ = read_data(job, data, store)  # complains here, before a worker starts
+    train_set.check_frames()
+    board = Board.options(num_cpus=0).remote()  # type: ignore[attr-defined]
+
+    def work() -> None:
+        train_on_worker(job, stage, data, settings, workers, folder, start, board)
+
+    trainer = TorchTrainer(
+        work,
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers.count,
+            use_gpu=workers.device == "cuda",
+            resources_per_worker={"CPU": workers.cpus} | ({"GPU": 1} if workers.device == "cuda" else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name=stage.name,
+            storage_path=store.path(f"{LAYOUT}/runs/{run_id}"),
+            storage_filesystem=store.arrow,
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            failure_config=ray.train.FailureConfig(max_failures=8),
+        ),
+    )
+    with _relay(board, stage, progress):
+        result = trainer.fit()
+    if result.checkpoint is None or result.metrics is None:
+        raise RuntimeError(f"stage {stage.name} of run {run_id} ended without a checkpoint")
+    weights = f"{folder}/{WEIGHTS}"
+    with result.checkpoint.as_directory() as checkpoint:
+        store.write_bytes(weights, (Path(checkpoint) / WEIGHTS).read_bytes())
+    done = {"weights": weights, "metrics": result.metrics}
+    store.write_json(f"{folder}/done.json", done)
+    return done
+
+
+def check_gate(job: TrainJob, metrics: dict[str, float]) -> None:
+    """Raises BadConfig when the detector is too weak for stage 2 to be worth its cost."""
+    reached = metrics["mask_ap50"]
+    if reached < job.gate_ap50:
+        raise BadConfig(
+            f"the detector of {job.recipe} reached mask AP50 {reached:.3f} on validation frames, the gate is "
+            f"{job.gate_ap50:.3f}. Train it longer (--set stages.0.iterations=...), start from pretrained weights "
+            "(--init), or lower gate_ap50 if you know why."
+        )
+
+
+def register(job: TrainJob, settings: Settings, run_id: str, data: Data, done: dict[str, Any]) -> ModelCard:
+    """Copy the final weights into `models/<run_id>/` with a card that says where they come from."""
+    store = Store.open(settings)
+    train_set, val_set = read_data(job, data, store)
+    model = build(job.model, sized(job, train_set))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / WEIGHTS).write_bytes(store.read_bytes(done["weights"]))
+        model.load_state_dict(load_file(folder / WEIGHTS))
+        card = save_model(
+            folder / run_id,
+            model,
+            ModelCard(
+                name=run_id,
+                model=job.model,
+                config=sized(job, train_set),
+                classes=train_set.categories,
+                recipe=job.recipe,
+                run_id=run_id,
+                commit=code_version(),
+                data=f"{data.name}, split {split_hash(train_set, val_set)}",
+                command=" ".join(["vis", *sys.argv[1:]]),
+                created_at=datetime.now(UTC),
+                metrics={key: value for key, value in done["metrics"].items() if key != "iteration"},
+            ),
+        )
+        for name in ("model.safetensors", "card.json"):  # the card last: a folder without one is no model
+            store.write_bytes(f"{LAYOUT}/models/{run_id}/{name}", (folder / run_id / name).read_bytes())
+    return card
+
+
+def sized(job: TrainJob, videos: VideoSet) -> dict[str, Any]:
+    """The model's config with as many classes as the data set has."""
+    config = job.config.model_dump(mode="json")
+    config["detector"]["num_classes"] = len(videos.categories)
+    return config
+
+
+# ---- on a worker ---------------------------------------------------------------------------------------------------
+
+
+def train_on_worker(
+    job: TrainJob,
+    stage: Stage,
+    data: Data,
+    settings: Settings,
+    workers: Workers,
+    folder: str,
+    start: str | None,
+    board: Any,
+) -> None:
+    """One of the workers of a stage, from first iteration to last checkpoint."""
+    store = Store.open(settings)
+    rank = ray.train.get_context().get_world_rank()
+    torch.set_num_threads(workers.cpus)
+    device = get_device()
+    train_set, val_set = read_data(job, data, store)
+    torch.manual_seed(job.seed)
+    model = build(job.model, sized(job, train_set))
+    if start:
+        model.load_state_dict(_tensors(store, start))
+    elif job.init:
+        say(board, rank, {"note": str(initialise(model.detector, store.local_copy(job.init)))})
+    else:
+        say(board, rank, {"note": f"no --init: {job.recipe} starts from random weights"})
+    model.to(device, memory_format=torch.channels_last)
+    part = model.detector if stage.part == "detector" else model
+    part.train()
+    if stage.part == "detector":
+        part.requires_grad_(True)
+    optimizer = _optimizer(stage, part)
+    first = _restore(model, optimizer)
+    share = (rank, workers.count)
+    batches, losses = _batches(job, stage, model, part, train_set, share, device, first, board)
+    module = prepare_model(losses, parallel_strategy="ddp" if workers.count > 1 else None)
+    events = Events(store, folder, rank)
+    watch = Stopwatch()
+    for iteration, batch in enumerate(batches, start=first):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(stage, iteration)
+        torch.manual_seed(hash((job.seed, rank, iteration)))  # dropout is the same again after a resume
+        with torch.autocast(device.type, torch.bfloat16, enabled=stage.precision == "bf16"):
+            terms = module(*batch)
+            loss = sum(terms.values())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if stage.clip_gradient:
+            nn.utils.clip_grad_norm_(part.parameters(), stage.clip_gradient)
+        optimizer.step()
+        done = iteration + 1
+        if watch.due() or done == stage.iterations:
+            values = {name: float(term) for name, term in terms.items()}
+            if not math.isfinite(sum(values.values())):
+                raise FloatingPointError(f"loss of {job.recipe}, stage {stage.name}, iteration {done}: {values}")
+            say(board, rank, {"done": done, "loss": sum(values.values()), "it_per_s": watch.rate(done - first)})
+            events.write(done, values | {"learning_rate": learning_rate(stage, iteration)})
+        if done % stage.checkpoint_every == 0 or done == stage.iterations:
+            metrics: dict[str, float] = {"iteration": done, "loss": float(loss)}
+            if done == stage.iterations and stage.part == "detector" and rank == 0:
+                say(board, rank, {"note": f"scoring the detector on {job.gate_frames} validation frames"})
+                metrics |= frame_mask_ap(model.detector, val_set, job.gate_frames, device)
+                events.write(done, metrics)
+            events.flush()
+            _checkpoint(model, optimizer, done, metrics, rank)
+
+
+def learning_rate(stage: Stage, iteration: int) -> float:
+    """Of one iteration: warm-up, then constant, in drops, or along a cosine."""
+    if iteration < stage.warm_up:
+        return stage.learning_rate * (iteration + 1) / stage.warm_up
+    share = iteration / stage.iterations
+    if stage.cosine:
+        past = (iteration - stage.warm_up) / max(stage.iterations - stage.warm_up, 1)
+        return stage.learning_rate * (1 + math.cos(math.pi * past)) / 2
+    return stage.learning_rate / 5 ** sum(share >= drop for drop in stage.drops)
+
+
+class Losses(nn.Module):
+    """A loss as a module's `forward`, which is what data-parallel training wraps."""
+
+    def __init__(self, part: nn.Module, loss: Callable[..., dict[str, Tensor]]) -> None:
+        super().__init__()
+        self.part = part
+        self.loss = loss
+
+    def forward(self, *batch: Any) -> dict[str, Tensor]:
+        return self.loss(*batch)
+
+
+def _batches(
+    job: TrainJob,
+    stage: Stage,
+    model: Any,
+    part: Any,
+    train_set: VideoSet,
+    share: tuple[int, int],
+    device: torch.device,
+    first: int,
+    board: Any,
+) -> tuple[Iterator[tuple], Losses]:
+    """This worker's share of every global batch from iteration `first` on, and the loss that takes it.
+
+    Without cached copies sample n of a run is the same for any number of workers.
+    """
+    rank, workers = share
+    clips = ClipSet(train_set, stage.clip_length, job.config.detector.image_size, stage.augmentation, job.seed)
+    each = stage.batch_size // workers
+    if stage.cached_copies:
+        model.eval()
+        cached = encode_copies(
+            clips,
+            stage.cached_copies,
+            lambda one: model.encode_clips(one.to(device)),
+            share,
+            lambda done, total: say(board, rank, {"encoded": done, "of": total}),
+        )
+        part.train()
+
+        def from_cache() -> Iterator[tuple]:
+            for iteration in range(first, stage.iterations):
+                encoded, objects = cached.batch(range(iteration * each, (iteration + 1) * each))
+                yield encoded.to(device), objects.to(device)
+
+        return from_cache(), Losses(part, part.encoded_loss)
+
+    samples = [
+        range(iteration * stage.batch_size + rank * each, iteration * stage.batch_size + (rank + 1) * each)
+        for iteration in range(first, stage.iterations)
+    ]
+    loader = DataLoader(
+        clips,  # type: ignore[arg-type]  # any object with __getitem__ will do beside a batch sampler
+        batch_sampler=samples,
+        collate_fn=collate,
+        num_workers=max(torch.get_num_threads() - 1, 1) if device.type == "cuda" else 0,
+    )
+    return ((clip.to(device),) for clip in loader), Losses(part, part.loss)
+
+
+def _optimizer(stage: Stage, part: nn.Module) -> torch.optim.Optimizer:
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[stage.optimizer]
+    trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
+    return kind(trained, lr=stage.learning_rate, weight_decay=stage.weight_decay, fused=True)
+
+
+def _restore(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Go on from this stage's last checkpoint, if there is one. Returns the next iteration."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return 0
+    with checkpoint.as_directory() as folder:
+        model.load_state_dict(load_file(Path(folder) / WEIGHTS))
+        saved = torch.load(Path(folder) / OPTIMIZER, weights_only=True)
+    optimizer.load_state_dict(saved["optimizer"])
+    return saved["iteration"]
+
+
+def _checkpoint(
+    model: nn.Module, optimizer: torch.optim.Optimizer, iteration: int, metrics: dict[str, float], rank: int
+) -> None:
+    """Report to Ray Train, which waits for all workers; the first one brings the files."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = None
+        if rank == 0:
+            state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+            save_file(state, Path(folder) / WEIGHTS)
+            torch.save({"optimizer": optimizer.state_dict(), "iteration": iteration}, Path(folder) / OPTIMIZER)
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+        ray.train.report(metrics, checkpoint=checkpoint)
+
+
+def _tensors(store: Store, key: str) -> dict[str, Tensor]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / WEIGHTS
+        path.write_bytes(store.read_bytes(key))
+        return load_file(path)
+
+
+class Events:
+    """TensorBoard event files of a stage, copied to the store with every checkpoint."""
+
+    def __init__(self, store: Store, folder: str, rank: int) -> None:
+        self.store, self.folder = store, folder
+        self.local = Path(tempfile.mkdtemp(prefix="vis-events-"))
+        self.writer = SummaryWriter(str(self.local)) if rank == 0 else None
+
+    def write(self, iteration: int, values: dict[str, float]) -> None:
+        if self.writer:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, iteration)
+
+    def flush(self) -> None:
+        if self.writer:
+            self.writer.flush()
+            for file in self.local.iterdir():
+                self.store.write_bytes(f"{self.folder}/events/{file.name}", file.read_bytes())
+
+
+class Stopwatch:
+    """When it is time to say something, and how fast it goes."""
+
+    def __init__(self) -> None:
+        self.start = self.last = time.monotonic()
+
+    def due(self) -> bool:
+        now = time.monotonic()
+        if now - self.last < REPORT_EVERY_S:
+            return False
+        self.last = now
+        return True
+
+    def rate(self, iterations: int) -> float:
+        return iterations / max(time.monotonic() - self.start, 1e-9)
+
+
+# ---- what the workers say, back to the driver ----------------------------------------------------------------------
+
+
+@ray.remote
+class Board:
+    """Where the first worker writes how far it is, and the driver reads it."""
+
+    def __init__(self) -> None:
+        self.notes: list[dict[str, Any]] = []
+
+    def write(self, note: dict[str, Any]) -> None:
+        self.notes.append(note)
+
+    def take(self) -> list[dict[str, Any]]:
+        notes, self.notes = self.notes, []
+        return notes
+
+
+def say(board: Any, rank: int, note: dict[str, Any]) -> None:
+    if rank == 0:
+        board.write.remote(note)
+
+
+@contextmanager
+def _relay(board: Any, stage: Stage, progress: Progress) -> Iterator[None]:
+    """Pass on what the workers say while the driver waits for them."""
+    over = threading.Event()
+
+    def pass_on() -> None:
+        for note in ray.get(board.take.remote()):
+            if "encoded" in note:
+                progress(f"encode for {stage.name}", note["encoded"], note["of"], {})
+            else:
+                info = {key: value for key, value in note.items() if key != "done"}
+                progress(f"train {stage.name}", note.get("done", 0), stage.iterations, info)
+
+    def listen() -> None:
+        while not over.wait(0.5):
+            pass_on()
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        over.set()
+        listener.join()
+        pass_on()

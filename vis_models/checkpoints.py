@@ -1,0 +1,216 @@
+"""Model folders of the house, and published checkpoints in their own layouts.
+
+A model folder is `model.safetensors` and `card.json`; loading one runs no code from outside. Published
+checkpoints are read with `torch.load(weights_only=True)` and renamed key by key; what did not fit is reported.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vis_models.data.annotations import Category
+from vis_models.types import BadConfig, Config
+from vis_models.zoo import MODELS
+
+WEIGHTS, CARD = "model.safetensors", "card.json"
+
+
+class ModelCard(Config):
+    """Where a model comes from: enough to repeat it."""
+
+    name: str
+    """Name of the registered model: the run that made it."""
+    model: str
+    """Key of `zoo.MODELS`."""
+    config: dict[str, Any]
+    """Of the model's config class."""
+    classes: tuple[Category, ...]
+    """In the order of the model's outputs; ids are the data set's."""
+    recipe: str = ""
+    run_id: str = ""
+    commit: str = ""
+    """Of the code that trained it."""
+    data: str = ""
+    """Data set and the hash of its annotations."""
+    command: str = ""
+    created_at: datetime
+    metrics: dict[str, float] = Field(default_factory=dict)
+    sha256: str = ""
+    """Of `model.safetensors`; filled in when saved."""
+
+
+def save_model(folder: Path, model: nn.Module, card: ModelCard) -> ModelCard:
+    """Write a model folder; the card comes back with the digest of the weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
+    card = card.model_copy(update={"sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()})
+    (folder / CARD).write_text(card.model_dump_json(indent=2))
+    return card
+
+
+def read_card(folder: Path) -> ModelCard:
+    """The card of a model folder. Raises BadConfig when the folder is not one."""
+    path = folder / CARD
+    try:
+        return ModelCard.model_validate_json(path.read_text())
+    except FileNotFoundError:
+        raise BadConfig(
+            f"{folder} is not a model folder: no {CARD} in it. A model folder holds {WEIGHTS} and {CARD}; "
+            "`vis models` lists the registered ones."
+        ) from None
+    except ValidationError as error:
+        raise BadConfig(f"{path} is not a model card: {error.errors()[0]['msg']}. Copy the folder again.") from None
+
+
+def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:
+    """Build the model of a folder, ready to infer.
+
+    Raises:
+        BadConfig: unknown model, weights that are damaged or of another shape, class list of another length.
+    """
+    card = read_card(folder)
+    model = build(card.model, card.config)
+    expected = card.config.get("detector", card.config).get("num_classes")
+    if expected != len(card.classes):
+        raise BadConfig(
+            f"{folder / CARD}: the config has {expected} classes, the class list {len(card.classes)}. "
+            "They must come from one training run: copy the folder again."
+        )
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    if card.sha256 and digest != card.sha256:
+        raise BadConfig(
+            f"{folder / WEIGHTS} has sha256 {digest[:12]}..., its card says {card.sha256[:12]}...: "
+            "weights and card are not from the same model. Copy the folder again."
+        )
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (SafetensorError, RuntimeError) as error:
+        why = str(error)[:300]
+        raise BadConfig(f"{folder / WEIGHTS} does not fit its card: {why}. Copy the folder again.") from None
+    return model.to(device).eval(), card
+
+
+def build(name: str, config: dict[str, Any]) -> nn.Module:
+    """A model of the zoo with fresh weights. Raises BadConfig for an unknown name or config key."""
+    if name not in MODELS:
+        raise BadConfig(f"unknown model {name!r}, expected one of {', '.join(sorted(MODELS))}")
+    config_class, model_class = MODELS[name]
+    try:
+        return model_class(config_class.model_validate(config))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BadConfig(f"config of model {name!r}: {where}: {first['msg']}, got {first['input']!r}") from None
+
+
+@dataclass
+class LoadReport:
+    """What became of the keys of a checkpoint that was made elsewhere."""
+
+    layout: str
+    loaded: int = 0
+    missing: list[str] = field(default_factory=list)
+    """Ours, not in the file: they keep their fresh weights."""
+    unexpected: list[str] = field(default_factory=list)
+    """The file's, not in ours."""
+    reshaped: list[str] = field(default_factory=list)
+    """Of another shape, as for another class count: they keep their fresh weights."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.layout} checkpoint: {self.loaded} tensors loaded, {len(self.missing)} of ours not in it, "
+            f"{len(self.unexpected)} of it unused, {len(self.reshaped)} of another shape {self.reshaped or ''}"
+        ).rstrip()
+
+
+def initialise(detector: nn.Module, path: Path) -> LoadReport:
+    """Start a `Yolact` from a published file: torchvision ResNet, YOLACT, or a model folder's weights.
+
+    Raises:
+        BadConfig: the file is missing, holds code instead of tensors, or no key of a known layout.
+    """
+    state = read_tensors(path)
+    layout, renamed = _rename(state)
+    if layout is None:
+        raise BadConfig(
+            f"{path}: unknown layout, keys such as {', '.join(sorted(state)[:3])}. "
+            "Known: torchvision ResNet (layer1.0.conv1.weight), YOLACT (backbone.layers.0...), ours (detector...)."
+        )
+    ours = detector.state_dict()
+    report = LoadReport(layout, missing=[key for key in ours if key not in renamed])
+    fitting = {}
+    for key, tensor in renamed.items():
+        if key not in ours:
+            report.unexpected.append(key)
+        elif ours[key].shape != tensor.shape:
+            report.reshaped.append(key)
+        else:
+            fitting[key] = tensor
+    if not any("conv" in key or "weight" in key for key in fitting):
+        raise BadConfig(f"{path}: no tensor fits this model. {report}")
+    detector.load_state_dict(fitting, strict=False)
+    report.loaded = len(fitting)
+    return report
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by key, wrappers such as `state_dict` and `module.` taken off."""
+    if not path.is_file():
+        raise BadConfig(f"no checkpoint at {path}: give the path of a .pth or .safetensors file")
+    try:
+        if path.suffix == ".safetensors":
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files fail in many ways; none of them may run code
+        raise BadConfig(f"{path} cannot be read as a checkpoint of tensors: {str(error)[:200]}") from None
+    for wrapper in ("state_dict", "model", "net"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    tensors = {key.removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise BadConfig(f"{path} holds no tensors")
+    return tensors
+
+
+def _rename(state: dict[str, Tensor]) -> tuple[str | None, dict[str, Tensor]]:
+    """The layout of a checkpoint and its tensors under the names of `Yolact`."""
+    if "layer1.0.conv1.weight" in state:
+        keys = {key: f"backbone.{key}" for key in state if not key.startswith("fc.")}
+        return "torchvision ResNet", {new: state[old] for old, new in keys.items()}
+    if "backbone.layers.0.0.conv1.weight" in state:
+        return "YOLACT", {new: state[old] for old in state if (new := _from_yolact(old)) is not None}
+    if any(key.startswith("detector.backbone.") for key in state):
+        own = {key.removeprefix("detector."): tensor for key, tensor in state.items() if key.startswith("detector.")}
+        return "vislake", own
+    return None, {}
+
+
+def _from_yolact(key: str) -> str | None:
+    """Our name for a key of YOLACT's published weights; None for the ones that nothing reads."""
+    if re.match(r"backbone\.layer\d|fpn\.downsample_layers\.[2-9]", key):
+        return None
+    key = re.sub(r"^backbone\.layers\.(\d+)\.", lambda found: f"backbone.layer{int(found[1]) + 1}.", key)
+    return key.replace("prediction_layers.0.", "head.")
+
+
+def describe(card: ModelCard) -> str:
+    """The card in one line, for lists and logs."""
+    metrics = "  ".join(f"{name} {value:.3f}" for name, value in card.metrics.items())
+    return f"{card.name}  {card.model}  {len(card.classes)} classes  {card.created_at:%Y-%m-%d %H:%M}  {metrics}"
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """A short, stable name for a config."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]

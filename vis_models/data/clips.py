@@ -1,0 +1,196 @@
+"""Training clips: which frames, how they are changed, and how they become tensors. All pure functions.
+
+Sample `n` of a run depends on the seed and on `n` alone: a run can resume anywhere, and any number of
+workers sees the same global batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, UInt8
+from PIL import Image
+from pydantic import Field
+
+from vis_models import masks as mask_ops
+from vis_models.data.annotations import AnnotatedVideo, VideoSet
+from vis_models.types import BadConfig, Clips, Config, Objects
+
+
+class Augmentation(Config):
+    """Random changes of a clip, the same for all its frames."""
+
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Isotropic scale, drawn uniformly: 1 fits the whole frame into the model's input."""
+    horizontal_flip: float = Field(0.5, ge=0, le=1)
+    """Probability."""
+    vertical_flip: float = Field(0.0, ge=0, le=1)
+    """Probability; for worlds without up and down."""
+    swap_colours: bool = False
+    """Permute the colour channels; for worlds where colour means nothing."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One draw of an augmentation: resize to `scaled`, put its corner at `corner`, cut to `target`, flip, recolour."""
+
+    scaled: tuple[int, int]
+    """(height, width) after scaling."""
+    corner: tuple[int, int]
+    """(row, column) of the scaled frame's corner in the result; negative where it is cropped."""
+    target: tuple[int, int]
+    """(height, width) of the result; zeros around a frame that is smaller."""
+    flip_x: bool = False
+    flip_y: bool = False
+    channels: tuple[int, int, int] = (0, 1, 2)
+
+
+def draw_change(
+    rng: np.random.Generator, config: Augmentation, source: tuple[int, int], target: tuple[int, int]
+) -> Change:
+    """Draw one change for frames of size `source` (height, width) that become `target`.
+
+    At scale 1 with one aspect ratio the frame is resized to the target as a whole. Otherwise a frame larger than the
+    target is cropped at random, a smaller one is centred (Johnander et al., section C.2).
+    """
+    scale = rng.uniform(*config.scale)
+    fit = max(target[0] / source[0], target[1] / source[1])
+    scaled = tuple(max(1, round(side * fit * scale)) for side in source)
+    if config.scale == (1.0, 1.0):
+        scaled = target  # the aspect is not kept, as at inference
+    corner = tuple(
+        -int(rng.integers(0, have - want + 1)) if have > want else (want - have) // 2
+        for have, want in zip(scaled, target, strict=True)
+    )
+    return Change(
+        scaled=(scaled[0], scaled[1]),
+        corner=(corner[0], corner[1]),
+        target=target,
+        flip_x=bool(rng.random() < config.horizontal_flip),
+        flip_y=bool(rng.random() < config.vertical_flip),
+        channels=tuple(rng.permutation(3).tolist()) if config.swap_colours else (0, 1, 2),
+    )
+
+
+def change_frame(frame: UInt8[np.ndarray, "H W 3"], change: Change) -> UInt8[np.ndarray, "h w 3"]:
+    """Apply a change to a picture, bilinear."""
+    if frame.shape[:2] != change.scaled:
+        frame = np.asarray(Image.fromarray(frame).resize(change.scaled[::-1], Image.Resampling.BILINEAR))
+    return np.ascontiguousarray(_place(frame, change)[..., change.channels])
+
+
+def change_mask(mask: Bool[np.ndarray, "H W"], change: Change) -> Bool[np.ndarray, "h w"]:
+    """Apply the same change to a mask, nearest."""
+    if mask.shape != change.scaled:
+        mask = np.asarray(Image.fromarray(mask).resize(change.scaled[::-1], Image.Resampling.NEAREST))
+    return _place(mask, change)
+
+
+def _place(array: np.ndarray, change: Change) -> np.ndarray:
+    (row, column), (height, width) = change.corner, change.target
+    if array.shape[:2] != change.target:
+        cut = array[max(-row, 0) : height - row, max(-column, 0) : width - column]
+        array = np.zeros((height, width, *array.shape[2:]), array.dtype)
+        array[max(row, 0) : max(row, 0) + cut.shape[0], max(column, 0) : max(column, 0) + cut.shape[1]] = cut
+    if change.flip_x:
+        array = array[:, ::-1]
+    return array[::-1] if change.flip_y else array
+
+
+@dataclass(frozen=True)
+class ClipSet:
+    """Endless, seeded stream of clips: `clips[n]` is sample n of the run, whatever was asked before.
+
+    Every pass over the videos is a new permutation; each visit draws a start frame and a change.
+    """
+
+    videos: VideoSet
+    length: int
+    """L, frames of a clip."""
+    size: tuple[int, int]
+    """(height, width) of the model's input."""
+    augmentation: Augmentation
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not self.usable:
+            longest = max((len(video.file_names) for video in self.videos.videos), default=0)
+            raise BadConfig(
+                f"no video has the {self.length} frames that a clip needs: the data set has "
+                f"{len(self.videos.videos)} videos, the longest of {longest} frames. Use shorter clips or other data."
+            )
+
+    @cached_property
+    def usable(self) -> list[AnnotatedVideo]:
+        return [video for video in self.videos.videos if len(video.file_names) >= self.length and video.tracks]
+
+    def __getitem__(self, n: int) -> Clips:
+        usable = self.usable
+        turn, place = divmod(n, len(usable))
+        video = usable[np.random.default_rng([self.seed, 0, turn]).permutation(len(usable))[place]]
+        rng = np.random.default_rng([self.seed, 1, n])
+        start = int(rng.integers(0, len(video.file_names) - self.length + 1))
+        change = draw_change(rng, self.augmentation, (video.height, video.width), self.size)
+        return load_clip(self.videos, video, range(start, start + self.length), change)
+
+
+def load_clip(videos: VideoSet, video: AnnotatedVideo, frames: range, change: Change) -> Clips:
+    """One clip (B = 1). Objects whose centre leaves the picture are dropped, frame by frame."""
+    pictures = [change_frame(video.read_frame(index), change) for index in frames]
+    index_of = {category.id: index for index, category in enumerate(videos.categories)}
+    size = (len(frames), len(video.tracks), *change.target)
+    masks = np.zeros(size, dtype=bool)
+    for slot, track in enumerate(video.tracks):
+        for row, index in enumerate(frames):
+            if track.rles[index] is not None:
+                mask = mask_ops.decode(track.rles[index], video.height, video.width)
+                if _centre_stays(mask, change):
+                    masks[row, slot] = change_mask(mask, change)
+    tensor = torch.from_numpy(masks)
+    objects = Objects(
+        masks=tensor[None],
+        boxes_px=mask_ops.boxes_of(tensor)[None],
+        visible=tensor.any(-1).any(-1)[None],
+        labels=torch.tensor([[index_of[track.category_id] for track in video.tracks]]),
+        crowd=torch.tensor([[track.crowd for track in video.tracks]]),
+    )
+    return Clips(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)[None], objects)
+
+
+def _centre_stays(mask: Bool[np.ndarray, "H W"], change: Change) -> bool:
+    """Whether the centre of the object's box is still in the picture after the change."""
+    for axis in (0, 1):
+        along = np.flatnonzero(mask.any(1 - axis))
+        if not len(along):
+            return False
+        centre = (along[0] + along[-1] + 1) / 2 * change.scaled[axis] / mask.shape[axis] + change.corner[axis]
+        if not 0 <= centre < change.target[axis]:
+            return False
+    return True
+
+
+def collate(clips: Sequence[Clips]) -> Clips:
+    """Clips side by side."""
+    return Clips(torch.cat([clip.frames for clip in clips]), join_objects([clip.objects for clip in clips]))
+
+
+def join_objects(parts: Sequence[Objects]) -> Objects:
+    """Objects of clips side by side, their slots padded to the largest number."""
+    slots = max(part.labels.shape[1] for part in parts)
+    return Objects.join([_padded(part, slots) for part in parts])
+
+
+def _padded(objects: Objects, slots: int) -> Objects:
+    more = slots - objects.labels.shape[1]
+    if not more:
+        return objects
+    return Objects(
+        masks=F.pad(objects.masks, [0, 0, 0, 0, 0, more]),
+        boxes_px=F.pad(objects.boxes_px, [0, 0, 0, more]),
+        visible=F.pad(objects.visible, [0, more]),
+        labels=F.pad(objects.labels, [0, more], value=-1),
+        crowd=F.pad(objects.crowd, [0, more]),
+    )

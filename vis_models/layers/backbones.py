@@ -1,0 +1,119 @@
+"""ResNet with torchvision's parameter names, so that its published weights load as they are.
+
+Source: He et al., "Deep residual learning for image recognition", CVPR 2016, with the stride in the
+3x3 convolution of a bottleneck (torchvision's "v1.5"). Used by every model of the house.
+"""
+
+from typing import Literal
+
+from jaxtyping import Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from vis_models.types import Config
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+
+
+class ResNetConfig(Config):
+    """Depth and size of a residual network."""
+
+    depth: Literal[18, 34, 50, 101] = 50
+    """18 and 34 are made of basic blocks, 50 and 101 of bottlenecks."""
+    width: PositiveInt = 64
+    """Channels of the stem; 64 as published. Smaller nets for CPUs keep the layout."""
+    blocks: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] | None = None
+    """Residual blocks of each stage; None: as published for the depth."""
+    stem_pool: bool = True
+    """Max-pool after the first convolution; without it every stride is halved, for small objects in small frames."""
+
+    @property
+    def stride(self) -> int:
+        """Of C3, the first map that comes out."""
+        return 8 if self.stem_pool else 4
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _conv(in_channels, channels, 3, stride)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = _conv(channels, channels, 3)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(in_channels, channels, stride)
+
+    def forward(self, x: Float[Tensor, "F _ _ _"]) -> Float[Tensor, "F _ _ _"]:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride), 1x1 convolutions and a shortcut; four times as many channels come out."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _conv(in_channels, channels, 1)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = _conv(channels, channels, 3, stride)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = _conv(channels, 4 * channels, 1)
+        self.bn3 = nn.BatchNorm2d(4 * channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(in_channels, 4 * channels, stride)
+
+    def forward(self, x: Float[Tensor, "F _ _ _"]) -> Float[Tensor, "F _ _ _"]:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(nn.Module):
+    """Normalised images in, C3, C4, C5 out (strides 8, 16, 32 as published); `channels` lists their widths."""
+
+    def __init__(self, config: ResNetConfig) -> None:
+        super().__init__()
+        block = BasicBlock if config.depth in (18, 34) else Bottleneck
+        width = config.width
+        self.conv1 = _conv(3, width, 7, stride=2)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if config.stem_pool else nn.Identity()
+        in_channels = width
+        for stage, count in enumerate(config.blocks or BLOCKS[config.depth]):
+            out = width * 2**stage
+            layers = []
+            for index in range(count):
+                layers.append(block(in_channels, out, stride=2 if stage and not index else 1))
+                in_channels = out * block.expansion
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
+        self.channels = tuple(width * 2**stage * block.expansion for stage in (1, 2, 3))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(
+        self, x: Float[Tensor, "F 3 H W"]
+    ) -> tuple[Float[Tensor, "F _ _ _"], Float[Tensor, "F _ _ _"], Float[Tensor, "F _ _ _"]]:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        c3 = self.layer2(self.layer1(x))
+        c4 = self.layer3(c3)
+        return c3, c4, self.layer4(c4)
+
+
+def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(_conv(in_channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels))

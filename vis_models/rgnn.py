@@ -1,0 +1,685 @@
+"""RGNN: tracks that a graph network associates, starts and scores, frame by frame.
+
+Source: Johnander et al., "Video instance segmentation with recurrent graph neural networks",
+GCPR 2021, over the detector of `yolact.py`. Equation and table numbers are the paper's. Where the
+authors' released code differs there is a named switch with the values `paper` and `released`.
+
+Axes: B videos side by side, F frames, L frames of a clip, M track slots, N detection slots,
+D channels of an embedding, A channels of an appearance, C classes with background at 0.
+"""
+
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from math import log, pi
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, UInt8
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from vis_models import boxes as box_ops
+from vis_models.losses import lovasz_softmax
+from vis_models.masks import resize_logits
+from vis_models.types import Clips, Config, Frames, Objects, Rows, Sighting, Tracks, Verdict, VideoInfo
+from vis_models.yolact import Yolact, YolactConfig
+
+FREE, SEEN, KEPT = 0, 1, 2  # a slot is free; its track has a detection in this frame; it lives on without one
+BACKGROUND_LOGIT = 10.0  # of every pixel, against which detections and tracks compete
+NO_MASK_LOGIT = -20.0
+
+
+class RgnnConfig(Config):
+    """RGNN; defaults are the paper's settings."""
+
+    detector: YolactConfig = YolactConfig()
+    detections: PositiveInt = 16
+    """N: detections of a frame that enter the graph."""
+    tracks: PositiveInt = 24
+    """M: tracks that a video can hold."""
+    embedding: PositiveInt = 128
+    """D: channels of every node and edge."""
+    bottleneck: PositiveInt = 32
+    """Inner width of gates and residual blocks."""
+    bottleneck_layers: Literal[2, 3] = 3
+    """Linears of a residual block of the graph: 3 in the paper (Table 3), 2 as released."""
+    gnn_blocks: PositiveInt = 2
+    gnn_residual: bool = True
+    """A residual stage after each block."""
+    appearance: PositiveInt = 512
+    """A: channels of an appearance, half of them from C4, half from C5."""
+    initial_variance_logit: float = -7.0
+    """softplus of it is the variance of a new track's appearance."""
+    variance_cross_term: Literal["paper", "released", "exact"] = "paper"
+    """Weight of the squared surprise in the variance update: k(1-v)/(k+v), kv/(k+v) or v(1-k)."""
+    birth_appearance: Literal["paper", "released"] = "paper"
+    """paper: a new track takes the detection's appearance; released: it is updated towards it from zero."""
+    inactive_box: Literal["zero", "last"] = "zero"
+    """The box with which a track without detection is compared: none, or where it was last."""
+    duplicate_target: Literal["class", "background"] = "class"
+    """What the score of a second track on one object is trained to: the object's class, or background."""
+    min_score: float = Field(0.03, ge=0, le=1)
+    """Detections below never enter the graph."""
+    nms_iou: float = Field(0.7, ge=0, le=1)
+    init_train_logit: float = -1.0
+    """Logit above which a detection starts a track; the paper's 0.31 and 0.13 are softplus of these."""
+    init_test_logit: float = -2.0
+    keep_active_logit: float = -1.0
+    """Logit from which a track takes its best detection."""
+    slot_recycling: bool = False
+    """A birth without a free slot takes that of the least likely track out of sight. For long videos."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of backbone channels dropped before the appearance in stage 2."""
+    frame_weights: tuple[PositiveFloat, ...] = tuple(round(0.285 * 0.8**k, 6) for k in range(10, 0, -1))
+    """Weight of each frame of a clip in the score loss; a shorter clip takes the last ones."""
+    match_weight: PositiveFloat = 4.0
+    loss_stride: PositiveInt = 1
+    """Pixels of the input per pixel of the segmentation loss; 1 as in the paper."""
+
+
+@dataclass(frozen=True)
+class RgnnEncoded(Rows):
+    """What the frozen part says about F frames: detections and what to compute their appearance from."""
+
+    boxes_px: Float[Tensor, "F N 4"]
+    class_logits: Float[Tensor, "F N C"]
+    mask_logits: Float[Tensor, "F N h w"]
+    valid: Bool[Tensor, "F N"]
+    pooled_c4: Float[Tensor, "F N+1 _"]
+    """A constant 1 and C4, averaged under each detection's mask; the last row is the whole frame."""
+    pooled_c5: Float[Tensor, "F N+1 _"]
+
+
+@dataclass(frozen=True)
+class RgnnState(Rows):
+    """The memory of B videos: everything that one frame hands to the next."""
+
+    size_px: Int[Tensor, "B 2"]
+    """(height, width) of the video itself."""
+    frame: Int[Tensor, " B"]
+    """Index of the next frame."""
+    births: Int[Tensor, " B"]
+    """Tracks started so far: the next track id."""
+    status: Int[Tensor, "B M"]
+    """FREE, SEEN or KEPT."""
+    track_id: Int[Tensor, "B M"]
+    boxes_px: Float[Tensor, "B M 4"]
+    embedding: Float[Tensor, "B M D"]
+    """tau, the output of the gate."""
+    cell: Float[Tensor, "B M D"]
+    mean: Float[Tensor, "B M A"]
+    variance: Float[Tensor, "B M A"]
+    class_logits: Float[Tensor, "B M C"]
+    empty_embedding: Float[Tensor, "B D"]
+    """tau_0, the empty track."""
+    empty_cell: Float[Tensor, "B D"]
+    empty_mean: Float[Tensor, "B A"]
+    empty_variance: Float[Tensor, "B A"]
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What one frame decided, as training and reporting need it."""
+
+    existing: Bool[Tensor, "B M"]
+    """Tracks at the start of the frame."""
+    match_logits: Float[Tensor, "B M N"]
+    init_logits: Float[Tensor, "B N"]
+    detection: Int[Tensor, "B M"]
+    """The detection each SEEN track took, its initialiser for a new one; 0 elsewhere."""
+    born: Bool[Tensor, "B M"]
+    ended: Bool[Tensor, "B M"]
+    """Tracks whose slot was taken over."""
+    dropped: Int[Tensor, " B"]
+
+
+class Rgnn(nn.Module):
+    """A `VideoModel`. The detector is frozen here: `Yolact.loss` trains it in stage 1, `Rgnn.loss` the rest."""
+
+    def __init__(self, config: RgnnConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.detector = Yolact(config.detector)
+        _, c4, c5 = self.detector.backbone.channels
+        D, A = config.embedding, config.appearance
+        num_classes = config.detector.num_classes + 1
+        self.appearance_c4 = nn.Linear(c4, A // 2)
+        self.appearance_c5 = nn.Linear(c5, A - A // 2)
+        self.appearance = Residual(A, A // 4, layers=3)
+        self.blocks = nn.ModuleList(GnnBlock(config, first=index == 0) for index in range(config.gnn_blocks))
+        self.match_head = _head(D, 1, bias=-2.1)
+        self.init_head = _head(D, 1, bias=-2.1)
+        self.gate = Gate(D)
+        self.empty_gate = Gate(D)
+        self.class_head = nn.Linear(D, num_classes)
+        self.kappa_head = nn.Linear(D, 1)
+        self.nu_head = nn.Linear(D, 1)
+        self.variance_head = _head(D, 1, bias=config.initial_variance_logit)
+        self.mask_embedding = nn.Linear(D, 16)
+        self.mask_net = nn.Sequential(
+            nn.Conv2d(18, 16, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(16, 1, 3, padding=1)
+        )
+        self.detector.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Rgnn":
+        """The frozen detector stays in evaluation mode: its batch statistics do not move."""
+        super().train(mode)
+        self.detector.eval()
+        return self
+
+    # ---- the contract ----------------------------------------------------------------------------------------
+
+    def frame_size(self, video: VideoInfo) -> tuple[int, int]:
+        return self.config.detector.image_size
+
+    @torch.no_grad()
+    def encode(self, frames: Frames) -> RgnnEncoded:
+        return self.describe(frames.pixels)
+
+    @torch.no_grad()
+    def start(self, videos: list[VideoInfo]) -> RgnnState:
+        sizes = torch.tensor([(video.height, video.width) for video in videos]).view(-1, 2)
+        return self.blank(len(videos), sizes)
+
+    @torch.no_grad()
+    def step(self, encoded: RgnnEncoded, state: RgnnState) -> tuple[list[Tracks], RgnnState]:
+        new, decisions = self.advance(encoded, state, self.config.init_test_logit)
+        seen = new.status == SEEN
+        where = seen.nonzero()
+        logits = self.weigh_masks(encoded, decisions.detection, new.embedding, where)
+        confidence = 1 - new.class_logits.softmax(-1)[..., 0]
+        counts, sizes, slots = seen.sum(1).tolist(), state.size_px.tolist(), where[:, 1].tolist()
+        frames, ids, scores = state.frame.tolist(), new.track_id.tolist(), confidence.tolist()
+        dropped, tracks, first = decisions.dropped.tolist(), [], 0
+        for row, count in enumerate(counts):
+            own = slots[first : first + count]
+            masks = one_object_per_pixel(resize_logits(logits[None, first : first + count], sizes[row])[0])
+            sighting = Sighting(frames[row], [ids[row][m] for m in own], [scores[row][m] for m in own], masks)
+            verdicts = self._verdicts(state, row, decisions.ended[row])
+            tracks.append(Tracks([sighting], verdicts, dropped[row]))
+            first += count
+        return tracks, new
+
+    @torch.no_grad()
+    def finish(self, state: RgnnState) -> list[Tracks]:
+        return [Tracks([], self._verdicts(state, row, state.status[row] != FREE)) for row in range(len(state))]
+
+    def _verdicts(self, state: RgnnState, row: int, which: Bool[Tensor, " M"]) -> list[Verdict]:
+        """Class and score of tracks as their last frame saw them."""
+        if not which.any():
+            return []
+        score, category = state.class_logits[row, which].softmax(-1)[:, 1:].max(-1)
+        ids = state.track_id[row, which]
+        return [Verdict(*word) for word in zip(ids.tolist(), category.tolist(), score.tolist(), strict=True)]
+
+    def loss(self, clips: Clips) -> dict[str, Tensor]:
+        return self.encoded_loss(*self.encode_clips(clips))
+
+    # ---- one frame -------------------------------------------------------------------------------------------
+
+    def describe(self, pixels: UInt8[Tensor, "F 3 H W"]) -> RgnnEncoded:
+        """Detections of F frames, and the features under them.
+
+        Differs from the released order, not in value: features are pooled first and projected later
+        (`_appearances`), which is the same by linearity and leaves nothing to train in here.
+        """
+        output = self.detector(pixels)
+        config = self.config
+        found = self.detector.detect(output, config.detections, config.min_score, config.nms_iou)
+        inside = box_map(found.boxes_px, found.mask_logits.shape[-2:], config.detector.image_size)
+        score = (found.mask_logits + 10 * inside).masked_fill(~found.valid[..., None, None], -1e4)
+        _, c4, c5 = output.features
+        return RgnnEncoded(
+            boxes_px=found.boxes_px,
+            class_logits=found.class_logits,
+            mask_logits=found.mask_logits,
+            valid=found.valid,
+            pooled_c4=mask_pool(c4.float(), score),
+            pooled_c5=mask_pool(c5.float(), score),
+        )
+
+    def blank(self, videos: int, size_px: Int[Tensor, "B 2"]) -> RgnnState:
+        """The state before the first frame."""
+        config, like = self.config, self.class_head.weight
+        M, D, A = config.tracks, config.embedding, config.appearance
+        variance = F.softplus(torch.tensor(config.initial_variance_logit)).item()
+        whole = {"dtype": torch.long, "device": like.device}
+        return RgnnState(
+            size_px=size_px.to(like.device),
+            frame=torch.zeros(videos, **whole),
+            births=torch.zeros(videos, **whole),
+            status=torch.full((videos, M), FREE, **whole),
+            track_id=torch.full((videos, M), -1, **whole),
+            boxes_px=like.new_zeros(videos, M, 4),
+            embedding=like.new_zeros(videos, M, D),
+            cell=like.new_zeros(videos, M, D),
+            mean=like.new_zeros(videos, M, A),
+            variance=like.new_full((videos, M, A), variance),
+            class_logits=like.new_zeros(videos, M, config.detector.num_classes + 1),
+            empty_embedding=like.new_zeros(videos, D),
+            empty_cell=like.new_zeros(videos, D),
+            empty_mean=like.new_zeros(videos, A),
+            empty_variance=like.new_full((videos, A), variance),
+        )
+
+    def advance(self, encoded: RgnnEncoded, state: RgnnState, init_logit: float) -> tuple[RgnnState, Decisions]:
+        """The next frame of B videos, masks apart: graph, decisions, memory (sections 3.1 to 3.4)."""
+        looks, scene = self._appearances(encoded)
+        first = (state.frame == 0)[:, None]
+        state = replace(state, empty_mean=torch.where(first, scene, state.empty_mean))
+        existing = state.status != FREE
+        graph = self._graph(encoded, looks, state, existing)
+        for block in self.blocks:
+            graph = block(graph)
+        match_logits = self.match_head(graph.edges).squeeze(-1)
+        init_logits = self.init_head(graph.empty_edges).squeeze(-1)
+        births = self._births(encoded, state, init_logits, init_logit)
+        match = match_logits.detach().masked_fill(~encoded.valid[:, None], -torch.inf)
+        best, detection = match.max(-1)
+        seen = existing & (best >= self.config.keep_active_logit)
+        status = torch.where(seen, SEEN, torch.where(existing, KEPT, FREE))
+        status = torch.where(births.born, SEEN, status)
+        detection = torch.where(births.born, births.detection, torch.where(seen, detection, 0))
+        decisions = Decisions(
+            existing, match_logits, init_logits, detection, births.born, births.born & existing, births.dropped
+        )
+        return self._remember(encoded, state, graph, decisions, status, looks, scene), decisions
+
+    def _appearances(self, encoded: RgnnEncoded) -> tuple[Float[Tensor, "B N A"], Float[Tensor, "B A"]]:
+        """Appearance of each detection and of the whole frame."""
+        halves = []
+        for layer, pooled in ((self.appearance_c4, encoded.pooled_c4), (self.appearance_c5, encoded.pooled_c5)):
+            constant, features = pooled[..., :1], pooled[..., 1:]
+            features = F.dropout1d(features.transpose(1, 2), self.config.dropout, self.training).transpose(1, 2)
+            halves.append(F.linear(features, layer.weight) + constant * layer.bias)
+        joined = torch.cat(halves, -1)
+        return self.appearance(joined[:, :-1]) * encoded.valid[..., None], joined[:, -1]
+
+    def _graph(
+        self, encoded: RgnnEncoded, looks: Float[Tensor, "B N A"], state: RgnnState, existing: Bool[Tensor, "B M"]
+    ) -> "Graph":
+        """Nodes are tracks and detections; an edge holds how alike they look and how much they overlap."""
+        height, width = self.config.detector.image_size
+        box = encoded.boxes_px * encoded.boxes_px.new_tensor([2 / width, 2 / height] * 2) - 1
+        compared = existing if self.config.inactive_box == "last" else existing & (state.status == SEEN)
+        overlap = box_ops.iou(state.boxes_px * compared[..., None], encoded.boxes_px)
+        alike = self._alike(looks[:, None], state.mean[:, :, None], state.variance[:, :, None])
+        empty_alike = self._alike(looks, state.empty_mean[:, None], state.empty_variance[:, None])
+        return Graph(
+            tracks=state.embedding * existing[..., None],
+            empty=state.empty_embedding,
+            detections=torch.cat([encoded.class_logits, box], -1),
+            edges=torch.stack([alike, 2 * overlap - 1], -1),
+            empty_edges=empty_alike[..., None],
+            track_mask=existing,
+            detection_mask=encoded.valid,
+        )
+
+    def _alike(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        """Log-likelihood of an appearance under a track's Gaussian, scaled as released; always in float32."""
+        x, mean, variance = x.float(), mean.float(), variance.float()
+        likelihood = -0.5 * (x.shape[-1] * log(2 * pi) + (variance.log() + (x - mean) ** 2 / variance).sum(-1))
+        return -4 + 0.01 * likelihood
+
+    def _births(
+        self, encoded: RgnnEncoded, state: RgnnState, init_logits: Float[Tensor, "B N"], threshold: float
+    ) -> "Births":
+        """Detections that start tracks, best first, each in the next slot that may be taken."""
+        wanted = encoded.valid & (init_logits.detach() > threshold)
+        cost = torch.where(state.status == FREE, 0.0, torch.inf)
+        if self.config.slot_recycling:
+            foreground = 1 - state.class_logits.softmax(-1)[..., 0]
+            cost = torch.where(state.status == KEPT, 1 + foreground, cost)
+        slot_rank = cost.sort(dim=1, stable=True).indices.argsort(1)
+        birth_rank = wanted.cumsum(1) - 1
+        usable = cost < torch.inf
+        pairs = usable[:, :, None] & wanted[:, None] & (slot_rank[:, :, None] == birth_rank[:, None])
+        dropped = wanted.sum(1) - pairs.any(1).sum(1)
+        return Births(born=pairs.any(2), detection=pairs.int().argmax(2), dropped=dropped)
+
+    def _remember(
+        self,
+        encoded: RgnnEncoded,
+        state: RgnnState,
+        graph: "Graph",
+        decisions: Decisions,
+        status: Int[Tensor, "B M"],
+        looks: Float[Tensor, "B N A"],
+        scene: Float[Tensor, "B A"],
+    ) -> RgnnState:
+        """Gate, class scores and appearance of every track after the frame; free slots stay zero."""
+        born, seen, alive = decisions.born[..., None], (status == SEEN)[..., None], (status != FREE)[..., None]
+        taken = decisions.detection
+        x = torch.where(born, _pick(graph.detections, taken), graph.tracks)
+        embedding, cell = self.gate(x, state.embedding * ~born, state.cell * ~born)
+        embedding, cell = embedding * alive, cell * alive
+        empty_embedding, empty_cell = self.empty_gate(graph.empty, state.empty_embedding, state.empty_cell)
+        look = _pick(looks, taken)
+        start = F.softplus(torch.tensor(self.config.initial_variance_logit)).item()
+        old_mean = torch.where(born, 0.0, state.mean)
+        old_variance = torch.where(born, start, state.variance)
+        mean, variance = self._update_appearance(embedding, look, old_mean, old_variance)
+        if self.config.birth_appearance == "paper":
+            mean, variance = torch.where(born, look, mean), torch.where(born, start, variance)
+        empty_mean, empty_variance = self._update_appearance(
+            empty_embedding, scene, state.empty_mean, state.empty_variance
+        )
+        # ids follow the detections' scores, whatever slots the births found
+        order = ((taken[:, :, None] > taken[:, None]) & decisions.born[:, None]).sum(2)
+        return replace(
+            state,
+            frame=state.frame + 1,
+            births=state.births + decisions.born.sum(1),
+            status=status,
+            track_id=torch.where(decisions.born, state.births[:, None] + order, state.track_id),
+            boxes_px=torch.where(seen, _pick(encoded.boxes_px, taken), state.boxes_px),
+            embedding=embedding,
+            cell=cell,
+            mean=torch.where(seen, mean, state.mean),
+            variance=torch.where(seen, variance, state.variance),
+            class_logits=self.class_head(embedding).float(),
+            empty_embedding=empty_embedding,
+            empty_cell=empty_cell,
+            empty_mean=empty_mean,
+            empty_variance=empty_variance,
+        )
+
+    def _update_appearance(
+        self, embedding: Tensor, x: Tensor, mean: Tensor, variance: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """One scalar each of trust in mean and variance, and of the new variance, moves the Gaussian towards x."""
+        kappa, nu = self.kappa_head(embedding).sigmoid(), self.nu_head(embedding).sigmoid()
+        sample = F.softplus(self.variance_head(embedding).float())
+        surprise = (x - mean) ** 2
+        cross = {
+            "paper": kappa * (1 - nu) / (kappa + nu),
+            "released": kappa * nu / (kappa + nu),
+            "exact": nu * (1 - kappa),
+        }[self.config.variance_cross_term]
+        return kappa * x + (1 - kappa) * mean, nu * sample + (1 - nu) * variance + cross * surprise
+
+    def weigh_masks(
+        self,
+        encoded: RgnnEncoded,
+        detection: Int[Tensor, "F M"],
+        embedding: Float[Tensor, "F M D"],
+        where: Int[Tensor, "T 2"],
+    ) -> Float[Tensor, "T h w"]:
+        """Mask logits of the tracks at (row, slot) `where`: their detection's mask, reweighted by what they are."""
+        row, slot = where.unbind(1)
+        taken = detection[row, slot]
+        raw = encoded.mask_logits[row, taken]
+        inside = box_map(encoded.boxes_px[row, taken][:, None], raw.shape[-2:], self.config.detector.image_size)
+        words = F.relu(self.mask_embedding(embedding[row, slot]))[:, :, None, None].expand(-1, -1, *raw.shape[-2:])
+        return self.mask_net(torch.cat([raw[:, None], inside, words], 1)).squeeze(1).float()
+
+    # ---- training --------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode_clips(self, clips: Clips) -> tuple[RgnnEncoded, Objects]:
+        """The half of the loss without weights to train: B*L encoded frames, and masks at the loss's resolution."""
+        objects, stride = clips.objects, self.config.loss_stride
+        if stride > 1:
+            small = F.avg_pool2d(objects.masks.flatten(0, 1).float(), stride) > 0.5
+            objects = replace(objects, masks=small.unflatten(0, objects.masks.shape[:2]))
+        return self.describe(clips.frames.flatten(0, 1)), objects
+
+    def encoded_loss(self, encoded: RgnnEncoded, objects: Objects) -> dict[str, Tensor]:
+        """Stage 2 from encoded frames, B*L rows with the frames of a clip in a row (section 3.5).
+
+        Nothing is divided by the number of tracks or detections, as in the paper.
+        """
+        videos, length = objects.visible.shape[:2]
+        state = self.blank(videos, torch.zeros(videos, 2, dtype=torch.long))
+        identity = torch.full_like(state.status, -1)  # annotation of each track, -1 for background
+        weights = state.embedding.new_tensor(self.config.frame_weights[-length:])
+        terms = {name: state.embedding.new_zeros(()) for name in ("score", "match", "init")}
+        seen, owners, detections, embeddings = [], [], [], []
+        for frame in range(length):
+            now = encoded[torch.arange(frame, videos * length, length, device=identity.device)]
+            truth = match_annotations(now, objects.boxes_px[:, frame], objects.visible[:, frame] & ~objects.crowd)
+            state, decisions = self.advance(now, state, self.config.init_train_logit)
+            owner = first_owner(identity, decisions.existing)
+            match, init = self._decision_terms(now, decisions, truth, identity, owner)
+            terms["match"] += self.config.match_weight * match / (videos * length)
+            terms["init"] += init / (videos * length)
+            score = self._score_term(state, decisions.existing, identity, owner, objects.labels)
+            terms["score"] += weights[frame] * score / videos
+            identity = torch.where(decisions.born, truth.gather(1, decisions.detection), identity)
+            seen.append(state.status == SEEN)
+            owners.append(torch.where(first_owner(identity, state.status != FREE), identity, -1))
+            detections.append(decisions.detection)
+            embeddings.append(state.embedding)
+        rows = [torch.stack(column, 1).flatten(0, 1) for column in (seen, owners, detections, embeddings)]
+        terms["seg"] = self._segmentation_term(encoded, objects.masks.flatten(0, 1), *rows)
+        return terms
+
+    def _decision_terms(
+        self,
+        encoded: RgnnEncoded,
+        decisions: Decisions,
+        truth: Int[Tensor, "B N"],
+        identity: Int[Tensor, "B M"],
+        owner: Bool[Tensor, "B M"],
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """A detection belongs to the first track of its annotation, and starts a track where there is none."""
+        known = owner[:, :, None] & (truth[:, None] == identity[:, :, None])
+        pairs = decisions.existing[:, :, None] & encoded.valid[:, None]
+        new = (truth >= 0) & ~known.any(1)
+        match = F.binary_cross_entropy_with_logits(decisions.match_logits, known.float(), reduction="none")
+        init = F.binary_cross_entropy_with_logits(decisions.init_logits, new.float(), reduction="none")
+        return (match * pairs).sum(), (init * encoded.valid).sum()
+
+    def _score_term(
+        self,
+        state: RgnnState,
+        scored: Bool[Tensor, "B M"],
+        identity: Int[Tensor, "B M"],
+        owner: Bool[Tensor, "B M"],
+        labels: Int[Tensor, "B A"],
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy of the tracks that the frame found: their object's class, or background."""
+        real = owner if self.config.duplicate_target == "background" else identity >= 0
+        target = torch.where(real, labels.gather(1, identity.clamp(min=0)) + 1, 0)
+        loss = F.cross_entropy(state.class_logits.flatten(0, 1), target.flatten(), reduction="none")
+        return (loss.view_as(target) * scored).sum()
+
+    def _segmentation_term(
+        self,
+        encoded: RgnnEncoded,
+        truth: Bool[Tensor, "F A H W"],
+        seen: Bool[Tensor, "F M"],
+        owners: Int[Tensor, "F M"],
+        detection: Int[Tensor, "F M"],
+        embedding: Float[Tensor, "F M D"],
+    ) -> Float[Tensor, ""]:
+        """Lovasz-softmax of background and tracks against the annotations that tracks own, over all frames at once."""
+        where = seen.nonzero()
+        logits = encoded.mask_logits.new_full((*seen.shape, *encoded.mask_logits.shape[-2:]), NO_MASK_LOGIT)
+        logits = logits.index_put(where.unbind(1), self.weigh_masks(encoded, detection, embedding, where))
+        logits = torch.cat([torch.full_like(logits[:, :1], BACKGROUND_LOGIT), logits], 1)
+        slots = torch.arange(1, seen.shape[1] + 1, device=seen.device)
+        annotations = torch.arange(truth.shape[1], device=seen.device)
+        slot = ((owners[:, :, None] == annotations) * slots[:, None]).amax(1)  # (F, A), 0 where no track owns it
+        labels = (truth * slot[..., None, None]).amax(1)
+        return lovasz_softmax(resize_logits(logits, (labels.shape[-2], labels.shape[-1])).softmax(1), labels)
+
+
+@dataclass(frozen=True)
+class Births:
+    """Which slots get a new track, from which detection, and how many found none."""
+
+    born: Bool[Tensor, "B M"]
+    detection: Int[Tensor, "B M"]
+    dropped: Int[Tensor, " B"]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Tracks and detections with an edge between each two; the empty track, tau_0, has edges of its own."""
+
+    tracks: Float[Tensor, "B M _"]
+    empty: Float[Tensor, "B _"]
+    detections: Float[Tensor, "B N _"]
+    edges: Float[Tensor, "B M N _"]
+    empty_edges: Float[Tensor, "B N _"]
+    track_mask: Bool[Tensor, "B M"]
+    detection_mask: Bool[Tensor, "B N"]
+
+
+class GnnBlock(nn.Module):
+    """Eq. (1): edges from their ends, then nodes from their updated edges, then a residual stage on each."""
+
+    def __init__(self, config: RgnnConfig, first: bool) -> None:
+        super().__init__()
+        D, inner = config.embedding, config.bottleneck
+        detection = config.detector.num_classes + 1 + 4 if first else D
+        self.edge = _edge_net(D + detection + (2 if first else D), config, first)
+        self.empty_edge = _edge_net(D + detection + (1 if first else D), config, first)
+        self.empty = nn.Linear(2 * D, D)
+        self.track = nn.Linear(2 * D, D)
+        self.detection = nn.Linear(detection + D, D)
+        names = ("empty", "track", "detection", "detection_from_empty")
+        self.gates = nn.ModuleDict({name: MessageGate(D, inner) for name in names})
+        parts = [field.name for field in fields(Graph) if "mask" not in field.name]
+        self.residuals = nn.ModuleDict(
+            {p: Residual(D, inner, config.bottleneck_layers) for p in parts} if config.gnn_residual else {}
+        )
+
+    def forward(self, graph: Graph) -> Graph:
+        there, here = graph.track_mask[:, :, None], graph.detection_mask[..., None]
+        M, N = graph.edges.shape[1:3]
+        tracks = graph.tracks[:, :, None].expand(-1, -1, N, -1)
+        detections = graph.detections[:, None].expand(-1, M, -1, -1)
+        edges = self.edge(torch.cat([tracks, detections, graph.edges], -1))
+        empty = graph.empty[:, None].expand(-1, N, -1)
+        empty_edges = self.empty_edge(torch.cat([empty, graph.detections, graph.empty_edges], -1))
+        active = (there & here[:, None, :, 0])[..., None]
+        to_empty = (self.gates["empty"](empty_edges) * here).sum(1)
+        to_tracks = (self.gates["track"](edges) * active).sum(2)
+        to_detections = (self.gates["detection"](edges) * active).sum(1)
+        to_detections = to_detections + self.gates["detection_from_empty"](empty_edges) * here
+        new = replace(
+            graph,
+            tracks=F.relu(self.track(torch.cat([graph.tracks, to_tracks], -1))),
+            empty=F.relu(self.empty(torch.cat([graph.empty, to_empty], -1))),
+            detections=F.relu(self.detection(torch.cat([graph.detections, to_detections], -1))),
+            edges=edges,
+            empty_edges=empty_edges,
+        )
+        return replace(new, **{part: stage(getattr(new, part)) for part, stage in self.residuals.items()})
+
+
+class MessageGate(nn.Module):
+    """g(e) * e: what of an edge reaches the node."""
+
+    def __init__(self, channels: int, inner: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(channels, inner), nn.ReLU(inplace=True), nn.Linear(inner, channels))
+
+    def forward(self, edges: Float[Tensor, "*S D"]) -> Float[Tensor, "*S D"]:
+        return self.net(edges).sigmoid() * edges
+
+
+class Residual(nn.Module):
+    """ReLU(x + h(x)) with a bottleneck of two or three linears (Table 3)."""
+
+    def __init__(self, channels: int, inner: int, layers: int) -> None:
+        super().__init__()
+        widths = [channels] + [inner] * (layers - 1) + [channels]
+        linears = [nn.Linear(a, b) for a, b in pairwise(widths)]
+        self.layers = nn.ModuleList(linears)
+
+    def forward(self, x: Float[Tensor, "*S D"]) -> Float[Tensor, "*S D"]:
+        y = x
+        for linear in self.layers[:-1]:
+            y = F.relu(linear(y))
+        return F.relu(x + self.layers[-1](y))
+
+
+class Gate(nn.Module):
+    """Eq. (2): an LSTM's gates with the graph network in the place of its linear layer (Eq. 3)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.x = nn.Linear(channels, 4 * channels)
+        self.previous = nn.Linear(channels, 4 * channels)
+
+    def forward(
+        self, x: Float[Tensor, "*S D"], previous: Float[Tensor, "*S D"], cell: Float[Tensor, "*S D"]
+    ) -> tuple[Float[Tensor, "*S D"], Float[Tensor, "*S D"]]:
+        forget, enter, leave, candidate = (self.x(x) + self.previous(previous)).chunk(4, -1)
+        cell = forget.sigmoid() * cell + enter.sigmoid() * candidate.tanh()
+        return leave.sigmoid() * cell.tanh(), cell
+
+
+def match_annotations(
+    encoded: RgnnEncoded, boxes_px: Float[Tensor, "B A 4"], visible: Bool[Tensor, "B A"]
+) -> Int[Tensor, "B N"]:
+    """The annotation of each detection, -1 for background: overlap above one half, one detection per annotation."""
+    overlap = box_ops.iou(encoded.boxes_px, boxes_px) * (encoded.valid[..., None] & visible[:, None])
+    value, annotation = overlap.max(-1)
+    mine = torch.arange(overlap.shape[-1], device=overlap.device) == annotation[..., None]
+    contest = torch.where(mine & (overlap > 0.5), overlap, -1.0)
+    primary = contest.argmax(1).gather(1, annotation) == torch.arange(overlap.shape[1], device=overlap.device)
+    return torch.where(primary & (value > 0.5), annotation, -1)
+
+
+def first_owner(identity: Int[Tensor, "B M"], alive: Bool[Tensor, "B M"]) -> Bool[Tensor, "B M"]:
+    """Tracks with an annotation that no earlier slot has."""
+    known = alive & (identity >= 0)
+    same = (identity[:, :, None] == identity[:, None]) & known[:, None]
+    return known & ~same.tril(-1).any(2)
+
+
+def one_object_per_pixel(logits: Float[Tensor, "T H W"]) -> Bool[Tensor, "T H W"]:
+    """The mask of each track: pixels where it beats the background and every other track."""
+    background = torch.full_like(logits[:1], BACKGROUND_LOGIT) if len(logits) else logits.new_ones(1, *logits.shape[1:])
+    winner = torch.cat([background, logits]).argmax(0)
+    return winner == torch.arange(1, len(logits) + 1, device=logits.device)[:, None, None]
+
+
+def box_map(
+    boxes_px: Float[Tensor, "F N 4"], size: tuple[int, int], image_size: tuple[int, int]
+) -> Float[Tensor, "F N h w"]:
+    """1 where a point of the map lies inside the box; points reach from edge to edge of the image, as released."""
+    ys = torch.linspace(0, image_size[0], size[0], device=boxes_px.device)
+    xs = torch.linspace(0, image_size[1], size[1], device=boxes_px.device)
+    x0, y0, x1, y1 = boxes_px[..., None].unbind(-2)
+    across = (xs >= x0) & (xs <= x1)
+    down = (ys >= y0) & (ys <= y1)
+    return (down[..., :, None] & across[..., None, :]).float()
+
+
+def mask_pool(features: Float[Tensor, "F K h w"], score: Float[Tensor, "F N hs ws"]) -> Float[Tensor, "F _ _"]:
+    """A constant 1 and the features, averaged under each mask and, last row, over the frame: (F, N+1, 1+K).
+
+    Detections compete for each pixel, by a softmax with the background at a constant logit.
+    """
+    score = resize_logits(score, tuple(features.shape[-2:]))
+    share = torch.cat([torch.full_like(score[:, :1], BACKGROUND_LOGIT), score], 1).softmax(1)[:, 1:]
+    weight = share / (share.sum((-2, -1), keepdim=True) + 1e-4)
+    whole = torch.full_like(features[:, :1], 1 / features[0, 0].numel())
+    weight = torch.cat([weight, whole], 1)
+    features = torch.cat([torch.ones_like(features[:, :1]), features], 1)
+    return torch.einsum("fnhw,fkhw->fnk", weight, features)
+
+
+def _edge_net(in_channels: int, config: RgnnConfig, first: bool) -> nn.Sequential:
+    D = config.embedding
+    layers: list[nn.Module] = [nn.Linear(in_channels, D), nn.ReLU(inplace=True)]
+    if first:
+        layers.append(Residual(D, config.bottleneck, config.bottleneck_layers))
+    return nn.Sequential(*layers)
+
+
+def _head(in_channels: int, out_channels: int, bias: float) -> nn.Linear:
+    linear = nn.Linear(in_channels, out_channels)
+    nn.init.xavier_uniform_(linear.weight)
+    nn.init.constant_(linear.bias, bias)
+    return linear
+
+
+def _pick(values: Float[Tensor, "B N K"], index: Int[Tensor, "B M"]) -> Float[Tensor, "B M K"]:
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))

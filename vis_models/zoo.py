@@ -1,0 +1,10 @@
+"""The models of the house by name: each name is a config class and the `VideoModel` it builds."""
+
+from torch import nn
+
+from vis_models.rgnn import Rgnn, RgnnConfig
+from vis_models.types import Config
+
+MODELS: dict[str, tuple[type[Config], type[nn.Module]]] = {
+    "rgnn": (RgnnConfig, Rgnn),
+}

@@ -62,17 +62,15 @@ class AnnotatedVideo:
         """
         file = self.frames_dir / self.file_names[index]
         where = f"{file} (video {self.video_id}, frame {index})"
+        remedy = "Copy the frames of the data set again, or name the folder that has those of this release."
         try:
             with Image.open(file) as picture:
-                pixels = np.asarray(picture.convert("RGB"))
-        except OSError as error:
-            remedy = "Copy the frames of the data set again, or name the folder that has them."
+                if picture.size != (self.width, self.height):  # before anything of that size is allocated
+                    got = f"{picture.width}x{picture.height}"
+                    raise complaint(where, f"{self.width}x{self.height} px", got, remedy)
+                return np.asarray(picture.convert("RGB"))
+        except (OSError, Image.DecompressionBombError) as error:
             raise complaint(where, "a picture", str(error), remedy) from error
-        if pixels.shape[:2] != (self.height, self.width):
-            expected, got = (f"{width}x{height} px" for height, width in ((self.height, self.width), pixels.shape[:2]))
-            remedy = "Are these the frames of another release of the data set?"
-            raise complaint(where, expected, got, remedy)
-        return pixels
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Shapes live in their own units: the upright silhouette fills -1 .. 1 on its long
 """
 
 from dataclasses import dataclass, replace
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float
@@ -43,12 +42,12 @@ def cross(arm: float) -> Points:
 
 
 SHAPES: dict[str, tuple[Points, ...]] = {
-    "disc": (circle(1),),
+    "disc": (circle(1.0),),
     "square": (polar([2**0.5] * 4) @ (np.array([[1, 1], [-1, 1]]) / 2**0.5),),
     "triangle": (polar([2 / 3**0.5] * 3),),
     "star": (polar([1.05, 0.5] * 5),),
     "cross": (cross(0.34),),
-    "ring": (circle(1), circle(0.5)),
+    "ring": (circle(1.0), circle(0.5)),
 }
 """Category name -> outline, then hole."""
 
@@ -70,7 +69,7 @@ class Look:
     seed: int
 
     @classmethod
-    def random(cls, rng: Generator, ground: RGB, distance: float) -> Self:
+    def random(cls, rng: Generator, ground: RGB, distance: float) -> "Look":
         """Any shape and texture whose colours keep their distance (RGB, 0 to 255) from the ground's mean."""
         shape, pattern = str(rng.choice(list(SHAPES))), str(rng.choice(PATTERNS))
         main = colour(rng, (0.45, 0.95), (0.55, 1.0), ground, distance)
@@ -78,7 +77,7 @@ class Look:
         cycles, angle, seed = rng.uniform(1.5, 3.0), rng.uniform(0, np.pi), int(rng.integers(2**31))
         return cls(shape, pattern, (tuple(main), tuple(second)), cycles, angle, seed)
 
-    def recoloured(self, rng: Generator, spread: float) -> Self:
+    def recoloured(self, rng: Generator, spread: float) -> "Look":
         shift = rng.uniform(-spread, spread, 3)
         return replace(self, colours=tuple(tuple(np.clip(shade + shift, 0, 255)) for shade in self.colours))
 
@@ -154,11 +153,15 @@ def stone(rng: Generator) -> Look:
     return Look("blob", "marble", (tuple(first), tuple(second)), 3.0, 0.0, int(rng.integers(2**31)))
 
 
-def ground(rng: Generator, height: int, width: int, margin_px: int, clutter: int) -> Image.Image:
-    """The textured ground, `margin_px` wider than the frame on each side, with `clutter` blobs and lines on it."""
+def ground(rng: Generator, height: int, width: int, margin_px: int, clutter: int) -> tuple[Image.Image, RGB]:
+    """The textured ground, `margin_px` wider than the frame on each side, and its mean colour.
+
+    Args:
+        clutter: how many blobs and lines lie on it.
+    """
     tall, wide = height + 2 * margin_px, width + 2 * margin_px
     first, second = colour(rng, (0.1, 0.45), (0.3, 0.85)), colour(rng, (0.1, 0.45), (0.3, 0.85))
-    noise = np.mean([clouds(rng, tall, wide, cells) for cells in (3, 8, 24)], axis=0)
+    noise = np.mean([clouds(rng, tall, wide, cells) for cells in (3.0, 8.0, 24.0)], axis=0)
     share = np.clip(0.5 + 2 * (noise - 0.5), 0, 1)[..., None]
     canvas = Image.fromarray(((1 - share) * first + share * second).astype(np.uint8))
     draw = ImageDraw.Draw(canvas)
@@ -171,4 +174,4 @@ def ground(rng: Generator, height: int, width: int, margin_px: int, clutter: int
         else:
             away = rng.uniform(-0.5, 0.5, 2) * height
             draw.line([tuple(centre), tuple(centre + away)], fill=shade, width=max(1, round(height / 60)))
-    return canvas.filter(ImageFilter.GaussianBlur(height / 160))
+    return canvas.filter(ImageFilter.GaussianBlur(height / 160)), (first + second) / 2

@@ -23,6 +23,8 @@ SIZES = (0.1, 0.4)
 """Longer side of an object's upright silhouette, in frame heights."""
 OFF_STAGE = 0.4
 """How far outside the frame an object goes before it may come back on the other side."""
+SOLID = [255 * (alpha >= 128) for alpha in range(256)]
+"""Opacity -> mask: a pixel is an object's where the object covers at least half of it."""
 
 
 class WorldConfig(Config):
@@ -61,7 +63,7 @@ class Level:
     """That an object's way leads through another one's place."""
     occluders: tuple[int, int]
     occluder_size: tuple[float, float]
-    """Frame heights."""
+    """Times the size of the object in whose way it is."""
     clutter: int
     camera_share: float
     shake: float
@@ -81,7 +83,7 @@ LEVELS = {
         speed=(0.01, 0.035),
         crossing_chance=0.4,
         occluders=(0, 1),
-        occluder_size=(0.2, 0.35),
+        occluder_size=(1.1, 1.5),
         clutter=8,
         camera_share=0.35,
         shake=0.0,
@@ -97,7 +99,7 @@ LEVELS = {
         speed=(0.015, 0.09),
         crossing_chance=0.8,
         occluders=(1, 3),
-        occluder_size=(0.3, 0.5),
+        occluder_size=(1.4, 2.2),
         clutter=20,
         camera_share=0.7,
         shake=0.015,
@@ -187,10 +189,10 @@ class Scene:
         self.config = config
         self.level = level = LEVELS[config.level]
         self.aspect = config.width / config.height
-        rng = np.random.default_rng([WORLD_VERSION, config.seed, index])
+        rng, ground_rng = (np.random.default_rng([WORLD_VERSION, config.seed, index, part]) for part in (0, 1))
         self.camera = self._camera(rng)
         self.margin_px = int(np.ceil(self.camera.reach * config.height)) + 1
-        self.ground = ground(rng, config.height, config.width, self.margin_px, level.clutter)
+        self.ground, self.ground_colour = ground(ground_rng, config.height, config.width, self.margin_px, level.clutter)
         self.objects = self._objects(rng, alike=index % 3 < level.look_alike_thirds)
         self.occluders = self._occluders(rng)
         self.defocus_px = rng.uniform(0.5, 1.0) * config.height / 96 * (rng.random() < level.defocus_share)
@@ -201,7 +203,7 @@ class Scene:
     def frame(self, time: int) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
         """The picture, and who owns each pixel: 1 is the first object, 0 nobody."""
         owner = Image.new("L", (self.config.width, self.config.height))
-        picture = self._draw(time, owner)
+        picture = self._draw(float(time), owner)
         if self.shutter:  # an open shutter shows the mean of a few moments; the truth is the middle one
             before, after = self._draw(time - self.shutter / 3), self._draw(time + self.shutter / 3)
             picture = Image.blend(Image.blend(before, after, 0.5), picture, 1 / 3)
@@ -237,36 +239,27 @@ class Scene:
         return Camera(pan, rng.uniform(24, 60), rng.uniform(0, 2 * np.pi), shake)
 
     def _objects(self, rng: Generator, alike: bool) -> list[Thing]:
-        """From back to front. Where some are alike they come first, and one of their ways leads through another's."""
+        """From back to front. Look-alikes copy one object's look and nearly its size."""
         least, most = self.level.objects
         count = int(rng.integers(max(least, 1 + alike), most + 1))
         copies = int(rng.integers(2, max(2, count // 2) + 1)) if alike else 1
-        mean_ground = np.asarray(self.ground, np.float32).mean((0, 1))
         things: list[Thing] = []
         for number in range(count):
             if 0 < number < copies:
                 look = things[0].look.recoloured(rng, self.level.colour_spread)
                 size = float(np.clip(things[0].size * rng.uniform(0.85, 1.15), *SIZES))
             else:
-                look = Look.random(rng, mean_ground, self.level.colour_distance)
+                look = Look.random(rng, self.ground_colour, self.level.colour_distance)
                 size = rng.uniform(*SIZES)
             things.append(self._thing(rng, look, size, self._path(rng, things)))
-        return things
+        return [things[place] for place in rng.permutation(count)]
 
     def _thing(self, rng: Generator, look: Look, size: float, path: Path) -> Thing:
         breath = min(rng.uniform(0, 0.25), SIZES[1] / size - 1, 1 - SIZES[0] / size)  # never leaves SIZES
-        side_px = int(np.ceil(1.5 * REACH * size * self.config.height))
+        side_px = int(np.ceil(1.5 * REACH * size * self.config.height))  # finer than any frame will show it
         outline = SHAPES[look.shape]
-        return Thing(
-            look,
-            sprite(look, outline, side_px),
-            reach_of(outline),
-            path,
-            size,
-            breath,
-            rng.uniform(0, 2 * np.pi),
-            rng.uniform(-0.12, 0.12),
-        )
+        angle, spin = rng.uniform(0, 2 * np.pi), rng.uniform(-0.12, 0.12)
+        return Thing(look, sprite(look, outline, side_px), reach_of(outline), path, size, breath, angle, spin)
 
     def _path(self, rng: Generator, others: list[Thing]) -> Path:
         """Through a random place in the frame, or through another object's place at a time in the middle."""
@@ -286,19 +279,13 @@ class Scene:
 
     def _occluders(self, rng: Generator) -> list[Thing]:
         """Stones in the way of objects; they stand still in the scene."""
-        things = []
-        still = np.zeros(2)
+        things, still = [], np.zeros(2)
         for _ in range(rng.integers(self.level.occluders[0], self.level.occluders[1] + 1)):
             when = rng.uniform(0.25, 0.75) * self.config.frames
-            place = self.objects[rng.integers(len(self.objects))].path.at(when)
-            size = rng.uniform(*self.level.occluder_size)
+            hidden = self.objects[rng.integers(len(self.objects))]
+            path = Path(hidden.path.at(when), when, still, still, period=1.0)
+            size = hidden.size * rng.uniform(*self.level.occluder_size)
             look, outline = stone(rng), blob(rng)
-            image = sprite(look, outline, int(np.ceil(1.5 * REACH * size * self.config.height)), rim=0)
-            things.append(
-                Thing(look, image, reach_of(outline), Path(place, when, still, still, 1.0), size, 0.0, 0.0, 0.0)
-            )
+            image = sprite(look, outline, int(np.ceil(1.5 * REACH * size * self.config.height)), rim=0.0)
+            things.append(Thing(look, image, reach_of(outline), path, size, breath=0.0, angle=0.0, spin=0.0))
         return things
-
-
-SOLID = [255 * (alpha >= 128) for alpha in range(256)]
-"""A pixel is an object's where the object covers at least half of it."""

@@ -23,9 +23,6 @@ from pycocotools import mask as coco
 Rle = dict[str, Any]
 """`size` [height, width] in px and `counts`, COCO's compressed runs: what pycocotools takes."""
 
-MASKS_PER_CALL = 255
-"""`pycocotools.mask.area` (2.0.11) keeps the number of masks in a uint8 and raises OverflowError beyond."""
-
 
 @dataclass(frozen=True)
 class MaskTrack:
@@ -34,14 +31,6 @@ class MaskTrack:
     rles: Sequence[Rle | None]
     areas_px: Float[np.ndarray, " T"]
     """Area of each mask, 0 where there is none."""
-
-
-def mask_areas_px(tracks: Sequence[Sequence[Rle | None]]) -> list[Float[np.ndarray, " _"]]:
-    """Area of each mask of each track, counted from the runs; 0 where there is no mask."""
-    masks = [rle for track in tracks for rle in track if rle]
-    calls = (masks[start : start + MASKS_PER_CALL] for start in range(0, len(masks), MASKS_PER_CALL))
-    counted = iter([area for call in calls for area in coco.area(call).tolist()])
-    return [np.array([next(counted) if rle else 0 for rle in track], dtype=float) for track in tracks]
 
 
 def overlap_px(

@@ -8,8 +8,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from vis_models.masks import from_coco
-from vis_models.metrics.track_iou import Rle, mask_areas_px
+from vis_models.metrics.run_lengths import measure_px
+from vis_models.metrics.track_iou import Rle
 from vis_models.metrics.track_matching import Prediction, Truth, mean_area_px
 from vis_models.types import BadConfig
 
@@ -56,32 +60,54 @@ class GroundTruth:
         return len(self.videos[video_id]["file_names"])
 
     def truths(self, video_id: int) -> list[Truth]:
-        """The objects of one video, in the order of the file."""
+        """The objects of one video, in the order of the file. Raises BadConfig: a mask is no RLE and no polygon."""
         annotations = self.annotations.get(video_id, [])
-        rles = [self._rles(annotation) for annotation in annotations]
         return [
             Truth(
-                rles=track,
+                rles=rles,
                 areas_px=areas,
                 truth_id=annotation["id"],
                 category=annotation["category_id"],
                 mean_area_px=mean_area_px(annotation["areas"]),
                 crowd=bool(annotation["iscrowd"]),  # Rule: a key `ignore` has no effect
             )
-            for annotation, track, areas in zip(annotations, rles, mask_areas_px(rles), strict=True)
+            for annotation, (rles, areas) in zip(annotations, self._tracks(annotations), strict=True)
         ]
 
     def predictions(self, results: Sequence[Entry]) -> list[Prediction]:
-        """The tracks of one video from the entries of a results file, in the order given."""
-        rles = [self._rles(entry) for entry in results]
+        """The tracks of one video from the entries of a results file, in the order given. Raises as `truths` does."""
         return [
-            Prediction(track, areas, entry["category_id"], mean_area_px(areas), float(entry["score"]))
-            for entry, track, areas in zip(results, rles, mask_areas_px(rles), strict=True)
+            Prediction(rles, areas, entry["category_id"], mean_area_px(areas), float(entry["score"]))
+            for entry, (rles, areas) in zip(results, self._tracks(results), strict=True)
         ]
+
+    def _tracks(self, entries: Sequence[Entry]) -> list[tuple[list[Rle | None], Float[np.ndarray, " T"]]]:
+        """Masks of each track of one video and their areas."""
+        tracks = [self._rles(entry) for entry in entries]
+        masks = [(n, frame, rle) for n, track in enumerate(tracks) for frame, rle in enumerate(track) if rle]
+        areas = [np.zeros(len(track)) for track in tracks]
+        for (n, frame, rle), area, canvas in zip(
+            masks, *measure_px([rle["counts"] for _, _, rle in masks]), strict=True
+        ):
+            if canvas != rle["size"][0] * rle["size"][1]:
+                raise BadConfig(f"{_place(entries[n], frame)}: the runs of the RLE do not fill its size {rle['size']}")
+            areas[n][frame] = area
+        return list(zip(tracks, areas, strict=True))
 
     def _rles(self, entry: Entry) -> list[Rle | None]:
         video = self.videos[entry["video_id"]]
-        return [_rle(segmentation, [video["height"], video["width"]]) for segmentation in entry["segmentations"]]
+        rles: list[Rle | None] = []
+        for frame, segmentation in enumerate(entry["segmentations"]):
+            try:
+                rles.append(_rle(segmentation, [video["height"], video["width"]]))
+            except BadConfig as error:
+                raise BadConfig(f"{_place(entry, frame)}: {error}") from error
+        return rles
+
+
+def _place(entry: Entry, frame: int) -> str:
+    track = f"annotation {entry['id']}" if "id" in entry else f"the result with score {entry['score']}"
+    return f"{track} of video {entry['video_id']}, frame {frame}"
 
 
 def _key(entry: Entry, key: str, where: str) -> Any:
@@ -92,9 +118,12 @@ def _key(entry: Entry, key: str, where: str) -> Any:
 
 def _rle(segmentation: Any, video_size: list[int]) -> Rle | None:
     """Rule: an RLE keeps the size that it states, even if the video has another one."""
-    size = list(segmentation["size"]) if isinstance(segmentation, dict) and segmentation else video_size
-    counts = from_coco(segmentation, *size)
-    return {"size": size, "counts": counts} if counts else None
+    if not segmentation:
+        return None
+    if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), str) and "size" in segmentation:
+        return {"size": list(segmentation["size"]), "counts": segmentation["counts"].encode()}
+    size = list(segmentation.get("size", video_size)) if isinstance(segmentation, dict) else video_size
+    return {"size": size, "counts": from_coco(segmentation, *size)}
 
 
 def results_by_video(truth: GroundTruth, results: Sequence[Entry], name: str = "results") -> dict[int, list[Entry]]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from vis_models.metrics.track_iou import MASKS_PER_CALL, MaskTrack, mask_areas_px, overlap_px
+from vis_models.metrics.track_iou import MaskTrack, overlap_px
 
 pytestmark = pytest.mark.unit
 
@@ -30,12 +30,6 @@ def test_a_frame_whose_masks_differ_in_size_adds_to_neither_sum():
     mixed = MaskTrack([*track(wide[:1]).rles, *track(tall).rles], np.array([6.0, 6.0]))
     intersection, union = overlap_px([track(wide)], [mixed])
     assert (intersection.item(), union.item()) == (6, 6)
-
-
-def test_more_masks_than_one_call_takes_are_all_measured():
-    bitmaps = np.arange(2 * MASKS_PER_CALL)[:, None, None] >= np.arange(600).reshape(1, 20, 30)
-    (areas,) = mask_areas_px([track(bitmaps).rles])
-    assert areas.tolist() == [n + 1 for n in range(2 * MASKS_PER_CALL)]
 
 
 def track(bitmaps: np.ndarray) -> MaskTrack:

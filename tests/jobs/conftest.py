@@ -1,14 +1,20 @@
-"""A small S3 server and a store, for tests of the jobs."""
+"""A small S3 server, a store, and a small labelled data set with published tables, for tests of the jobs."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import boto3
+import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
+from PIL import Image
 
+from jobs import tables
 from jobs.settings import Settings
-from jobs.store import Store
+from jobs.store import FileRef, Snapshot, Store
+from vis_models import masks
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +46,168 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "folder":
         return Store.open(Settings(store=str(tmp_path / "lake")))
     return Store.open(request.getfixturevalue("s3_settings"))
+
+
+@dataclass(frozen=True)
+class LabelledLake:
+    """A data set of four drawn videos and the published tables of a made-up model that saw them."""
+
+    settings: Settings
+    data: Path
+    """`val.json`; frames beside it."""
+    results: list[dict]
+    """The same tracks as a results file."""
+
+    @property
+    def store(self) -> Store:
+        return Store.open(self.settings)
+
+    def write(self, name: str, content: object) -> str:
+        """A JSON file beside the labels."""
+        path = self.data.parent / name
+        path.write_text(json.dumps(content))
+        return str(path)
+
+    def labels(self) -> dict:
+        return json.loads(self.data.read_text())
+
+
+FRAMES, HEIGHT, WIDTH = 6, 48, 64
+OBJECTS = {1: ["square"], 2: ["square", "disc"], 3: ["disc"], 4: ["square"]}
+"""Category of each object of each video; the frames of video 4 are lost."""
+
+
+@pytest.fixture
+def labelled_lake(tmp_path: Path) -> LabelledLake:
+    """Video 1 is segmented perfectly, the disc of video 2 in half of the frames, 3 mistaken, 4 unreadable."""
+    return draw_lake(tmp_path)
+
+
+def draw_lake(folder: Path, disc: str = "disc", error: str = "video 4 is not there") -> LabelledLake:
+    categories = {1: "square", 2: disc}
+    labels: dict = {
+        "videos": [],
+        "annotations": [],
+        "categories": [{"id": i, "name": n} for i, n in categories.items()],
+    }
+    results, rows = [], {name: [] for name in tables.SCHEMAS}
+    for video, shapes in OBJECTS.items():
+        names = [f"{video:04d}/{frame:05d}.jpg" for frame in range(FRAMES)]
+        labels["videos"].append({"id": video, "height": HEIGHT, "width": WIDTH, "file_names": names})
+        bitmaps = np.stack([_draw(shape, 4 + 24 * n) for n, shape in enumerate(shapes)])
+        for n, shape in enumerate(shapes):
+            label = {"id": len(labels["annotations"]) + 1, "video_id": video, "category_id": 1 + (shape == "disc")}
+            rles = masks.encode(bitmaps[n])
+            areas, segmentations = [int(area) for area in bitmaps[n].sum((1, 2))], [_coco(rle) for rle in rles]
+            labels["annotations"].append(label | {"iscrowd": 0, "areas": areas, "segmentations": segmentations})
+        if video == 4:
+            rows["errors"].append(_error_row(video, error))
+        else:
+            _write_frames(folder / "val" / "JPEGImages", names, bitmaps)
+            for n, shape in enumerate(shapes):
+                seen = bitmaps[n].copy()
+                if shape == "disc":
+                    seen = np.roll(seen, 20, axis=1) if video == 3 else seen & (np.arange(FRAMES) < 3)[:, None, None]
+                track = _track_rows(video, n + 1, 1 + (shape == "disc"), categories, 0.9 - 0.2 * n - 0.1 * video, seen)
+                rows["tracks"].append(track[0])
+                rows["masks"] += track[1]
+                segmentations = [None] * FRAMES
+                for row in track[1]:
+                    segmentations[row["frame_idx"]] = _coco(row["rle"])
+                score = float(np.float32(track[0]["score"]))
+                result = {"video_id": video, "category_id": track[0]["category_id"], "score": score}
+                results.append(result | {"segmentations": segmentations})
+        rows["videos"].append(_video_row(video, len(shapes)))
+    data = folder / "val.json"
+    data.write_text(json.dumps(labels))
+    settings = Settings(store=str(folder / "lake"))
+    _publish(Store.open(settings), str(data), categories, rows)
+    return LabelledLake(settings, data, results)
+
+
+def _draw(shape: str, left: int) -> np.ndarray:
+    """(T, H, W) a shape of 16 px that moves down, 2 px a frame."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    squares = [(abs(y - 14 - 2 * t) < 8) & (abs(x - left - 8) < 8) for t in range(FRAMES)]
+    discs = [(y - 14 - 2 * t) ** 2 + (x - left - 8) ** 2 < 64 for t in range(FRAMES)]
+    return np.stack(discs if shape == "disc" else squares)
+
+
+def _coco(rle: bytes) -> dict:
+    return {"size": [HEIGHT, WIDTH], "counts": rle.decode()}
+
+
+def _write_frames(folder: Path, names: list[str], bitmaps: np.ndarray) -> None:
+    for t, name in enumerate(names):
+        pixels = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+        pixels[::8] = 110
+        for n, bitmap in enumerate(bitmaps):
+            pixels[bitmap[t]] = [(200, 160, 60), (70, 120, 190)][n]
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / name)
+
+
+def _track_rows(
+    video: int, track: int, category: int, names: dict[int, str], score: float, seen: np.ndarray
+) -> tuple[dict, list[dict]]:
+    key = {"plan_id": "plan", "video_id": str(video), "track_id": track, "category_id": category}
+    visible = [t for t in range(FRAMES) if seen[t].any()]
+    rles = masks.encode(seen[visible])
+    boxes = masks.boxes_px(rles, HEIGHT, WIDTH)
+    edges = ("x0_px", "y0_px", "x1_px", "y1_px")
+    rows = [
+        {**key, "frame_idx": t, "score": score, "area_px": int(seen[t].sum()), "height_px": HEIGHT, "width_px": WIDTH}
+        | {"rle": rle}
+        | dict(zip(edges, box.tolist(), strict=True))
+        for t, rle, box in zip(visible, rles, boxes, strict=True)
+    ]
+    box = [*boxes[:, :2].min(0), *boxes[:, 2:].max(0)]
+    areas = [row["area_px"] for row in rows]
+    summary = {**key, "category": names[category], "score": score, "score_mean": score, "score_max": score}
+    summary |= {"first_frame": visible[0], "last_frame": visible[-1], "n_obs": len(visible), "gap_count": 0}
+    summary |= {"area_mean_px": float(np.mean(areas)), "area_max_px": max(areas), "stitched": False}
+    return summary | {edge: float(value) for edge, value in zip(edges, box, strict=True)}, rows
+
+
+def _video_row(video: int, tracks_: int) -> dict:
+    row = {"plan_id": "plan", "video_id": str(video), "uri": f"/{video}", "content_id": str(video), "run_id": "run"}
+    counts = {"n_low_score_tracks": 0, "n_dropped_births": 0, "decode_ms": 3, "infer_ms": 30}
+    if video == 4:
+        return row | counts | {"status": "failed", "n_frames": 0, "sampled_frames": 0, "n_tracks": 0}
+    seen = {"container": "frames", "codec": "jpeg", "width": WIDTH, "height": HEIGHT, "n_tracks": tracks_}
+    return row | counts | seen | {"status": "done", "n_frames": FRAMES, "sampled_frames": FRAMES}
+
+
+def _error_row(video: int, detail: str) -> dict:
+    row = {"plan_id": "plan", "video_id": str(video), "uri": f"/{video}", "stage": "open", "code": "missing"}
+    return row | {"detail": detail, "attempt": 1, "retryable": True, "host": "here"}
+
+
+def _publish(store: Store, archive: str, categories: dict[int, str], rows: dict[str, list[dict]]) -> None:
+    lineage = {
+        "plan_id": "plan",
+        "run_id": "run",
+        "model_name": "drawn",
+        "model_sha256": "0123456789abcdef" * 4,
+        "code_version": "c0ffee",
+        "config_hash": "cafe",
+        "config_json": json.dumps({"min_score": 0.0}),
+        "class_map_json": json.dumps(categories),
+    }
+    refs: dict[str, FileRef] = {}
+    for name in tables.SCHEMAS:
+        key = f"vis/v1/_work/plan/0/1/{name}.parquet"
+        with tables.create(store, key, name, lineage, refs) as writer:
+            writer.write(tables.from_rows(name, rows[name]))
+    store.publish(
+        Snapshot(
+            plan_id="plan",
+            archive=archive,
+            model_sha256=lineage["model_sha256"],
+            created_at="2026-01-01T00:00:00+00:00",
+            lineage=lineage,
+            tables={name: (ref,) for name, ref in refs.items()},
+            counts={"done": 3, "failed": 1, "frames": 18},
+            seconds={"decode": 0.1, "encode": 0.6, "step": 0.2, "rle": 0.05, "write": 0.05},
+        )
+    )

@@ -1,0 +1,137 @@
+"""The record of all evaluations: one Parquet file each under `vis/v1/evaluations/`, never overwritten.
+
+One flat row per figure, each with its provenance: the history of a score is one SELECT away. What the rows say:
+
+    category, video_id null   a figure of the whole data set: AP, AP50, ..., objects
+    category                  the same figure of one category
+    video_id                  AP and AP50 of that video alone, objects, objects_found (at IoU 0.5)
+    recall                    metric `precision`: a point of the curve at IoU 0.5
+"""
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from jobs.store import LAYOUT, Store
+from vis_models.metrics.average_precision import RECALLS, AveragePrecision, accumulate
+from vis_models.metrics.track_matching import Matches
+from vis_models.types import BadConfig
+
+FOLDER = f"{LAYOUT}/evaluations"
+Provenance = dict[str, str | None]
+
+PROVENANCE = {
+    "evaluation_id": "unique, begins with the time",
+    "created_at": "UTC",
+    "data": "YouTube-VIS file with the labels",
+    "data_sha256": "of that file: the version of the data",
+    "rules": "whose numbers these are",
+    "plan_id": "the plan whose tables were scored",
+    "results": "the results file that was scored, where it was not a plan",
+    "results_sha256": "of that file",
+    "run_id": "the run that segmented",
+    "model_name": "as registered",
+    "model_sha256": "of the weights",
+    "config_hash": "of the segmentation",
+    "tables_commit": "the code that segmented",
+    "commit": "the code that scored",
+    "command": "what was typed to score",
+}
+EVALUATIONS = pa.schema(
+    [
+        *(pa.field(name, pa.string(), metadata={"meaning": meaning}) for name, meaning in PROVENANCE.items()),
+        pa.field("metric", pa.string(), False, {"meaning": "name of the figure"}),
+        pa.field("category_id", pa.int32(), True, {"meaning": "id in the labels; null: all categories"}),
+        pa.field("category", pa.string(), True, {"meaning": "name in the labels; null: all categories"}),
+        pa.field("video_id", pa.string(), True, {"meaning": "null: all videos"}),
+        pa.field("recall", pa.float64(), True, {"meaning": "point of a curve", "range": "0 to 1"}),
+        pa.field("value", pa.float64(), False, {"meaning": "fraction or count; -1: nothing to find"}),
+    ]
+)
+
+
+def new_id(created_at: str) -> str:
+    """A name that sorts by time and that nobody else takes."""
+    return f"{created_at[:26].translate(str.maketrans('', '', '-:.'))}-{uuid.uuid4().hex[:8]}"
+
+
+def rows(
+    score: AveragePrecision, categories: Mapping[int, str], matches: Mapping[int, Mapping[int, Matches]]
+) -> Iterator[dict[str, Any]]:
+    """Every figure of an evaluation; categories without an object have none.
+
+    Args:
+        categories: name by id, of those that get rows of their own.
+        matches: of each video, by category.
+    """
+    yield from _figures(score, None, {})
+    for k, category in enumerate(score.categories):
+        if category in categories and score.objects[k, 0]:
+            yield from _figures(score, category, {"category_id": category, "category": categories[category]})
+    for video, found in matches.items():
+        yield from _figures_of_video(str(video), found)
+
+
+def _figures(score: AveragePrecision, category: int | None, labels: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for metric, value in score.summary(category).items():
+        yield labels | {"metric": metric, "value": value}
+    k = slice(None) if category is None else score.categories.index(category)
+    yield labels | {"metric": "objects", "value": float(score.objects[k, 0].sum())}
+    for recall, precision in zip(RECALLS, score.curve(category), strict=True):
+        yield labels | {"metric": "precision", "recall": recall, "value": precision}
+
+
+def _figures_of_video(video_id: str, found: Mapping[int, Matches]) -> Iterator[dict[str, Any]]:
+    alone = accumulate([found], [*found]).summary()
+    hits = sum(int(((each.partner[0, 0] != 0) & ~each.ignored[0, 0]).sum()) for each in found.values())
+    values = {
+        "AP": alone["AP"],
+        "AP50": alone["AP50"],
+        "objects": float(sum(int(each.objects[0]) for each in found.values())),
+        "objects_found": float(hits),
+    }
+    for metric, value in values.items():
+        yield {"video_id": video_id, "metric": metric, "value": value}
+
+
+def write(store: Store, provenance: Provenance, notes: Sequence[str], figures: Iterator[dict[str, Any]]) -> str:
+    """The URI of a new file."""
+    key = f"{FOLDER}/{provenance['evaluation_id']}.parquet"
+    table = pa.Table.from_pylist([provenance | row for row in figures], schema=EVALUATIONS)
+    footer = {"provenance": json.dumps(provenance), "notes": json.dumps(list(notes))}
+    assert not store.exists(key), f"{key} is there already, yet its name is unique"
+    with store.create(key) as file:
+        pq.write_table(table.replace_schema_metadata(footer), file, compression="zstd")
+    return store.uri(key)
+
+
+def read(store: Store, evaluation_id: str) -> tuple[pa.Table, Provenance, list[str]]:
+    """(rows, provenance, notes). Raises BadConfig: there is no such evaluation."""
+    key = f"{FOLDER}/{evaluation_id}.parquet"
+    if not store.exists(key):
+        raise BadConfig(f"no evaluation {evaluation_id} in {store.uri(FOLDER)}, the newest is {find(store)}")
+    table = pq.read_table(pa.BufferReader(store.read_bytes(key)))
+    return table, json.loads(table.schema.metadata[b"provenance"]), json.loads(table.schema.metadata[b"notes"])
+
+
+def find(store: Store, before: str | None = None, **wanted: str | None) -> str | None:
+    """The newest evaluation (older than the one named `before`) with this provenance, e.g. `plan_id=...`, or None."""
+    for key in reversed(store.list(FOLDER)):
+        if before and key >= f"{FOLDER}/{before}.parquet":
+            continue
+        with store.fs.open(store.path(key), "rb") as file:
+            provenance = json.loads(pq.read_schema(file).metadata[b"provenance"])
+        if wanted.items() <= provenance.items():
+            return provenance["evaluation_id"]
+    return None
+
+
+def summary(table: pa.Table) -> dict[str, float]:
+    """The figures of the whole data set in the rows of an evaluation."""
+    whole = table.filter(pc.field("category").is_null() & pc.field("video_id").is_null() & pc.field("recall").is_null())
+    return dict(zip(whole["metric"].to_pylist(), whole["value"].to_pylist(), strict=True))

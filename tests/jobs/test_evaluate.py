@@ -1,0 +1,168 @@
+import gzip
+import json
+
+import duckdb
+import pytest
+
+from jobs import evaluations
+from jobs.evaluate import EvaluateJob, Evaluation, evaluate
+from jobs.settings import Settings
+from jobs.store import Store
+from vis_models.metrics.average_precision import average_precision
+from vis_models.types import BadConfig
+
+pytestmark = pytest.mark.unit
+
+
+def score(lake, **job) -> Evaluation:
+    return evaluate(EvaluateJob(data=str(lake.data), **job), lake.settings)
+
+
+def test_tables_and_a_results_file_of_the_same_tracks_score_the_same(labelled_lake):
+    expected = average_precision(labelled_lake.labels(), labelled_lake.results).summary()
+    assert 0 < expected["AP"] < 1
+    assert score(labelled_lake).figures == expected
+    assert score(labelled_lake, plan="plan").figures == expected
+    assert score(labelled_lake, results=labelled_lake.write("results.json", labelled_lake.results)).figures == expected
+
+
+def test_a_folder_stands_for_its_val_json_and_files_may_be_gzipped(labelled_lake):
+    expected = score(labelled_lake).figures
+    assert evaluate(EvaluateJob(data=str(labelled_lake.data.parent)), labelled_lake.settings).figures == expected
+    packed = labelled_lake.data.with_suffix(".json.gz")
+    packed.write_bytes(gzip.compress(labelled_lake.data.read_bytes()))
+    assert evaluate(EvaluateJob(data=str(packed), plan="plan"), labelled_lake.settings).figures == expected
+
+
+def test_without_classes_the_figures_are_those_of_the_class_agnostic_evaluator(labelled_lake):
+    expected = average_precision(labelled_lake.labels(), labelled_lake.results, class_agnostic=True).summary()
+    done = score(labelled_lake, class_agnostic=True)
+    assert done.figures == expected
+    assert done.before_id is None
+
+
+def test_every_figure_is_a_row_with_its_provenance(labelled_lake):
+    done = score(labelled_lake, command="vis evaluate --data val.json")
+    rows = duckdb.read_parquet(done.uri)
+    whole = duckdb.sql("FROM rows WHERE category IS NULL AND video_id IS NULL AND recall IS NULL")
+    assert dict(whole.project("metric, value").fetchall()) == done.figures | {"objects": 5}
+    origin = rows.project("model_name, plan_id, run_id, tables_commit, command, evaluation_id").distinct().fetchall()
+    assert origin == [("drawn", "plan", "run", "c0ffee", "vis evaluate --data val.json", done.evaluation_id)]
+    assert duckdb.sql("FROM rows WHERE commit IS NULL OR length(data_sha256) <> 64").fetchall() == []
+    curves = duckdb.sql("SELECT category, count(*) FROM rows WHERE metric = 'precision' GROUP BY 1 ORDER BY 1")
+    assert curves.fetchall() == [("disc", 101), ("square", 101), (None, 101)]
+
+
+def test_each_video_has_an_ap_of_its_own(labelled_lake):
+    table = evaluations.read(labelled_lake.store, score(labelled_lake).evaluation_id)[0]
+    rows = [row for row in table.to_pylist() if row["video_id"]]
+    alone = {(row["video_id"], row["metric"]): row["value"] for row in rows}
+    assert [alone[video, "AP"] for video in "1234"] == pytest.approx([1, (1 + 0.1) / 2, 0, 0])  # the disc: IoU 0.5
+    assert [alone[video, "objects_found"] for video in "1234"] == [1, 2, 0, 0]
+
+
+def test_an_evaluation_is_compared_with_the_one_before_and_none_is_overwritten(labelled_lake):
+    first = score(labelled_lake)
+    perfect = [row for row in labelled_lake.results if row["video_id"] == 1]
+    second = score(labelled_lake, results=labelled_lake.write("results.json", perfect))
+    assert (first.before_id, first.change) == (None, {})
+    assert second.before_id == first.evaluation_id
+    assert second.change["AP"] == pytest.approx(second.figures["AP"] - first.figures["AP"])
+    assert "APl" not in second.change
+    assert len(labelled_lake.store.list("vis/v1/evaluations")) == 2
+
+
+def test_other_labels_are_another_data_set(labelled_lake):
+    score(labelled_lake)
+    labels = labelled_lake.labels()
+    labels["annotations"][0]["iscrowd"] = 1
+    changed = EvaluateJob(data=labelled_lake.write("changed.json", labels), plan="plan")
+    assert evaluate(changed, labelled_lake.settings).before_id is None
+
+
+def test_evaluations_lie_in_s3_as_they_lie_in_a_folder(labelled_lake, s3_settings):
+    results = labelled_lake.write("results.json", labelled_lake.results)
+    job = EvaluateJob(data=str(labelled_lake.data), results=results)
+    first, second = evaluate(job, s3_settings), evaluate(job, s3_settings)
+    assert second.before_id == first.evaluation_id
+    assert set(second.change.values()) == {0}
+
+
+def test_a_reader_is_told_which_videos_were_not_scored_in_full(labelled_lake):
+    assert "1 videos were not read to their end, what they lack counts as missed: 4" in score(labelled_lake).notes
+
+
+def test_progress_counts_the_videos(labelled_lake):
+    seen = []
+    evaluate(EvaluateJob(data=str(labelled_lake.data)), labelled_lake.settings, lambda *step: seen.append(step))
+    assert seen == [("evaluate", n, 4, {}) for n in (1, 2, 3)]  # video 4 has no tracks
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda labels: labels.update(annotations=[]), "labels of the official .* are not public"),
+        (lambda labels: labels.pop("annotations"), "not public"),
+        (lambda labels: labels.pop("categories"), "has no key 'categories'"),
+        (lambda labels: labels["annotations"][1]["segmentations"].pop(), "5 segmentations for 6 frames"),
+        (
+            lambda labels: labels["annotations"][1]["segmentations"].__setitem__(0, 7),
+            "annotation 2 of video 2, frame 0",
+        ),
+        (lambda labels: labels["videos"][0].update(id=77), "no such video"),
+        (lambda labels: labels["videos"].pop(), "no such video"),
+        (lambda labels: labels["videos"][1]["file_names"].pop(), "6 segmentations for 5 frames"),
+        (lambda labels: labels.update(categories=[{"id": 1, "name": "ape"}, {"id": 2, "name": "owl"}]), "no category"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labelled_lake, spoil, message):
+    labels = labelled_lake.labels()
+    spoil(labels)
+    with pytest.raises(BadConfig, match=message):
+        evaluate(EvaluateJob(data=labelled_lake.write("bad.json", labels), plan="plan"), labelled_lake.settings)
+    assert labelled_lake.store.list("vis/v1/evaluations") == []
+
+
+def test_a_plan_of_other_videos_is_refused(labelled_lake):
+    labels = labelled_lake.labels()
+    for entry in labels["videos"]:
+        entry["height"] = 50
+    for entry in labels["annotations"]:
+        entry["segmentations"] = [None] * 6
+    with pytest.raises(BadConfig, match=r"video 1 of the plan has .* \(48, 64, 6\), .* says \(50, 64, 6\)"):
+        evaluate(EvaluateJob(data=labelled_lake.write("taller.json", labels), plan="plan"), labelled_lake.settings)
+    labels = labelled_lake.labels()
+    labels["videos"], labels["annotations"] = labels["videos"][:1], labels["annotations"][:1]
+    with pytest.raises(BadConfig, match=r"3 videos of the plan are not in .* \['2', '3', '4'\]"):
+        evaluate(EvaluateJob(data=labelled_lake.write("fewer.json", labels), plan="plan"), labelled_lake.settings)
+
+
+def test_results_that_do_not_fit_are_refused(labelled_lake):
+    strange = [labelled_lake.results[0] | {"video_id": 9}]
+    short = [labelled_lake.results[0] | {"segmentations": []}]
+    for content, message in [(strange, r"1 video ids are not in"), (short, "1 defects"), ({}, "expected a list")]:
+        with pytest.raises(BadConfig, match=message):
+            score(labelled_lake, results=labelled_lake.write("results.json", content))
+
+
+def test_files_that_are_missing_or_torn_are_named(labelled_lake, tmp_path):
+    torn = tmp_path / "torn.json"
+    torn.write_text(json.dumps(labelled_lake.labels())[:-9])
+    for data, message in [
+        (str(torn), "not a whole JSON"),
+        (str(tmp_path / "absent.json"), "does not exist"),
+        (str(tmp_path / "val"), "holds no val.json"),
+    ]:
+        with pytest.raises(BadConfig, match=message):
+            evaluate(EvaluateJob(data=data, plan="plan"), labelled_lake.settings)
+
+
+def test_data_that_was_never_segmented_says_what_to_run(labelled_lake):
+    other = labelled_lake.write("other.json", labelled_lake.labels())
+    with pytest.raises(BadConfig, match=r"no published plan was made from .*other.json: run `vis segment"):
+        evaluate(EvaluateJob(data=other), labelled_lake.settings)
+
+
+def test_an_unknown_evaluation_is_named(tmp_path):
+    with pytest.raises(BadConfig, match="no evaluation absent"):
+        evaluations.read(Store.open(Settings(store=str(tmp_path))), "absent")

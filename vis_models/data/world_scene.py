@@ -217,14 +217,14 @@ class Scene:
         x_px, y_px = (int(value) + self.margin_px for value in camera_px)
         picture = self.ground.crop((x_px, y_px, x_px + width, y_px + height))
         for number, thing in enumerate([*self.objects, *self.occluders], start=1):
-            patch, corner = thing.patch(self._on_screen(thing, time, camera_px / height) * height, time, height)
+            patch, corner = thing.patch(self.on_screen(thing, time, camera_px / height) * height, time, height)
             picture.paste(patch, corner, patch)
             if owner is not None:
                 solid = patch.getchannel("A").point(SOLID)
                 owner.paste(number if thing.category_id else 0, corner, solid)
         return picture
 
-    def _on_screen(self, thing: Thing, time: float, camera: Float[np.ndarray, "2"]) -> Float[np.ndarray, "2"]:
+    def on_screen(self, thing: Thing, time: float, camera: Float[np.ndarray, "2"]) -> Float[np.ndarray, "2"]:
         """Where its centre is. An object far outside the frame comes back on the other side."""
         place = thing.path.at(time) - camera
         if not thing.category_id:

@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco
+
+from vis_models import masks
+from vis_models.types import BadConfig
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize("density", [0.0, 0.02, 0.5, 1.0])
+def test_a_mask_survives_its_coding_and_its_runs_are_those_of_a_slow_count(density: float):
+    rng = np.random.default_rng(0)
+    for _ in range(25):
+        height, width = (int(side) for side in rng.integers(1, 60, 2))
+        mask = rng.random((height, width)) < density
+        (rle,) = masks.encode(mask[None])
+        assert (masks.decode(rle, height, width) == mask).all()
+        assert masks.run_lengths(rle).tolist() == slow_runs(mask)
+        assert masks.area_px([rle], height, width) == [mask.sum()]
+
+
+def test_masks_of_a_frame_are_coded_in_one_call_from_tensors_too():
+    stack = torch.zeros(3, 8, 9, dtype=torch.bool)
+    stack[1, 2:5, 3:7] = True
+    rles = masks.encode(stack)
+    assert [masks.decode(rle, 8, 9).sum() for rle in rles] == [0, 12, 0]
+    assert masks.boxes_px(rles, 8, 9).tolist() == [[0] * 4, [3, 2, 7, 5], [0] * 4]
+    assert masks.boxes_of(stack).tolist() == [[0] * 4, [3, 2, 7, 5], [0] * 4]
+    assert masks.encode(stack[:0]) == []
+    assert masks.area_px([], 8, 9) == []
+    assert masks.boxes_px([], 8, 9).shape == (0, 4)
+
+
+def test_our_bytes_are_those_that_pycocotools_reads():
+    mask = np.eye(12, 20, dtype=bool)
+    (rle,) = masks.encode(mask[None])
+    assert (coco.decode({"size": [12, 20], "counts": rle}) == mask).all()
+
+
+@pytest.mark.parametrize("rle", [b"", b"~~~~zz", b"!!", b"\x00", b"PPP", b"o" * 18 + b"1", b"0N"])
+def test_bytes_that_are_no_rle_are_never_given_to_the_decoder(rle: bytes):
+    with pytest.raises(ValueError, match="no COCO RLE"):
+        masks.run_lengths(rle)
+    with pytest.raises(ValueError, match="no COCO RLE"):
+        masks.decode(rle, 40, 50)
+
+
+@pytest.mark.parametrize("size", [(41, 50), (40, 49), (1, 1)])
+def test_runs_that_do_not_fill_the_size_are_refused(size: tuple[int, int]):
+    (rle,) = masks.encode(np.ones((1, 40, 50), bool))
+    with pytest.raises(ValueError, match="sum to 2000"):
+        masks.decode(rle, *size)
+    with pytest.raises(BadConfig, match="sum to 2000"):
+        masks.from_coco({"counts": rle.decode()}, *size)
+
+
+def slow_runs(mask: np.ndarray) -> list[int]:
+    """Walk down the columns; the first run counts background."""
+    runs, value = [0], False
+    for pixel in mask.T.flat:
+        if pixel != value:
+            runs.append(0)
+            value = pixel
+        runs[-1] += 1
+    return runs

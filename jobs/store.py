@@ -209,6 +209,11 @@ class Store:
         found = (Marker.model_validate_json(self.read_bytes(key)) for key in keys)
         return {marker.shard: marker for marker in found}
 
+    def marker(self, plan_id: str, shard: str) -> Marker | None:
+        """The commit of one shard, or None."""
+        key = commit_key(plan_id, shard)
+        return Marker.model_validate_json(self.read_bytes(key)) if self.exists(key) else None
+
     def commit(self, marker: Marker) -> None:
         self.write_bytes(commit_key(marker.plan_id, marker.shard), marker.model_dump_json(indent=1).encode())
 

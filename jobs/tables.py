@@ -176,10 +176,9 @@ def create(
     store: Store, key: str, name: str, footer: dict[str, str], refs: dict[str, FileRef]
 ) -> Iterator[TableWriter]:
     """A new file of table `name`, sorted by the caller. When it is whole, `refs[name]` says what was written."""
-    with store.create(key) as output:
-        with closing(TableWriter(output, name, footer)) as writer:
-            yield writer
-            writer.flush()
+    with store.create(key) as output, closing(TableWriter(output, name, footer)) as writer:
+        yield writer
+        writer.flush()
     refs[name] = FileRef(key=key, rows=writer.rows, size_bytes=output.size_bytes, sha256=output.sha256)
 
 

@@ -1,0 +1,85 @@
+"""A Ray to work on: the one that runs already, or one started on this machine for the duration of a job."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from jobs.settings import Settings
+from vis_models.types import BadConfig, Config
+
+OBJECT_STORE_BYTES = 256 * 2**20
+"""Small on purpose: frames and masks never pass through Ray's object store."""
+
+
+class Workers(Config):
+    """How many workers a job gets and what each of them may use."""
+
+    count: int
+    cpus: int
+    device: str
+    """`cpu` or `cuda`; with `cuda` each worker has one GPU of its own."""
+
+
+@contextmanager
+def cluster(settings: Settings) -> Iterator[Workers]:
+    """Connects to Ray, or starts it and stops it afterwards. A Ray that this process uses already is left running.
+
+    Raises:
+        BadConfig: no Ray at `settings.ray_address`, or a GPU was asked for and there is none.
+    """
+    ours = not ray.is_initialized()
+    if ours:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray Data's pools log a harmless error per actor
+        with _silent():
+            _connect(settings)
+    try:
+        yield _workers(settings)
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _connect(settings: Settings) -> None:
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if settings.ray_address:
+        try:
+            ray.init(address=settings.ray_address, **quiet)
+        except ConnectionError as error:
+            raise BadConfig(
+                f"no Ray at {settings.ray_address}: {error}. Start it, correct VIS_RAY_ADDRESS, or leave it out to "
+                "have one started on this machine"
+            ) from error
+    else:
+        # CPUs are tickets, not cores: enough that the workers never wait for Ray's own tasks.
+        tickets = 2 * max(os.cpu_count() or 1, settings.workers * settings.cpus_per_worker)
+        ray.init(num_cpus=tickets, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+
+
+def _workers(settings: Settings) -> Workers:
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if settings.device == "cuda" and not gpus:
+        raise BadConfig("device cuda was asked for, Ray sees no GPU: set VIS_DEVICE=cpu or check the driver")
+    use_gpus = gpus > 0 and settings.device != "cpu"
+    count = settings.workers or (gpus if use_gpus else 1)
+    cpus = settings.cpus_per_worker or max(1, (os.cpu_count() or 1) // count)
+    return Workers(count=count, cpus=cpus, device="cuda" if use_gpus else "cpu")
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Ray's core writes to standard error, past Python, that it read its log level; errors come as exceptions."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

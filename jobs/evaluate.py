@@ -73,7 +73,7 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
         BadConfig: no labels, no such plan, or predictions that do not belong to the data set.
     """
     store = Store.open(settings)
-    path = _data_file(store, job.data)
+    path = data_file(store, job.data)
     content, digest = read_json(store, path)
     truth = GroundTruth(content, path)
     _refuse(defects(truth), path)
@@ -131,7 +131,8 @@ def _match(
 # Where the labels and predictions come from
 
 
-def _data_file(store: Store, data: str) -> str:
+def data_file(store: Store, data: str) -> str:
+    """The file with the labels: `data` itself, or `val.json` in it. Raises BadConfig: a folder without one."""
     fs, path = store.open_source(data)
     with store.guard(data):
         if not fs.isdir(path):
@@ -183,7 +184,7 @@ def _from_plan(store: Store, plan_id: str | None, path: str, truth: GroundTruth)
     provenance |= {"tables_commit": lineage.get("code_version")}
     names = {name: id_ for id_, name in truth.categories.items()}
     opened = tables.open(store, snapshot.plan_id)
-    notes = (*_check_videos(truth, opened["videos"]), *_check_categories(names, snapshot, path))
+    notes = (*_check_videos(truth, opened["videos"]), *_check_model(names, snapshot, path))
     return Predictions(provenance, _read_predictions(truth, opened, names), notes)
 
 
@@ -197,8 +198,8 @@ def _newest_plan(store: Store, path: str) -> Snapshot:
     return made[-1]
 
 
-def _check_categories(names: Mapping[str, int], snapshot: Snapshot, path: str) -> Iterator[str]:
-    """Notes about names that only the model or only the labels have. Raises BadConfig: they have none in common."""
+def _check_model(names: Mapping[str, int], snapshot: Snapshot, path: str) -> Iterator[str]:
+    """Notes about what the model could not give. Raises BadConfig: model and labels have no category in common."""
     known = set(tables.categories(snapshot).values())
     if not known & set(names):
         raise BadConfig(
@@ -207,6 +208,9 @@ def _check_categories(names: Mapping[str, int], snapshot: Snapshot, path: str) -
         )
     if missing := sorted(set(names) - known):
         yield f"the model does not know {len(missing)} categories of the labels: {', '.join(missing[:5])}"
+    min_score = json.loads(snapshot.lineage.get("config_json", "{}")).get("min_score", 0)
+    if min_score > 0:
+        yield f"tracks under a score of {min_score} were not written, AP may be lower than with `--min-score 0`"
     if unlabelled := sorted(known - set(names)):
         yield f"tracks of {len(unlabelled)} categories without labels are left out: {', '.join(unlabelled[:5])}"
 

@@ -1,8 +1,9 @@
 """A small S3 server, a store, and a small labelled data set with published tables, for tests of the jobs."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import boto3
@@ -80,10 +81,22 @@ OBJECTS = {1: ["square"], 2: ["square", "disc"], 3: ["disc"], 4: ["square"]}
 @pytest.fixture
 def labelled_lake(tmp_path: Path) -> LabelledLake:
     """Video 1 is segmented perfectly, the disc of video 2 in half of the frames, 3 mistaken, 4 unreadable."""
-    return draw_lake(tmp_path)
+    return _draw_lake(tmp_path)
 
 
-def draw_lake(folder: Path, disc: str = "disc", error: str = "video 4 is not there") -> LabelledLake:
+@pytest.fixture
+def draw_lake(tmp_path: Path) -> Callable[..., LabelledLake]:
+    """The same with other words, or in another store."""
+    return partial(_draw_lake, tmp_path)
+
+
+def _draw_lake(
+    folder: Path,
+    disc: str = "disc",
+    error: str = "video 4 is not there",
+    settings: Settings | None = None,
+    min_score: float = 0,
+) -> LabelledLake:
     categories = {1: "square", 2: disc}
     labels: dict = {
         "videos": [],
@@ -120,8 +133,8 @@ def draw_lake(folder: Path, disc: str = "disc", error: str = "video 4 is not the
         rows["videos"].append(_video_row(video, len(shapes)))
     data = folder / "val.json"
     data.write_text(json.dumps(labels))
-    settings = Settings(store=str(folder / "lake"))
-    _publish(Store.open(settings), str(data), categories, rows)
+    settings = settings or Settings(store=str(folder / "lake"))
+    _publish(Store.open(settings), str(data), categories, rows, min_score)
     return LabelledLake(settings, data, results)
 
 
@@ -183,7 +196,9 @@ def _error_row(video: int, detail: str) -> dict:
     return row | {"detail": detail, "attempt": 1, "retryable": True, "host": "here"}
 
 
-def _publish(store: Store, archive: str, categories: dict[int, str], rows: dict[str, list[dict]]) -> None:
+def _publish(
+    store: Store, archive: str, categories: dict[int, str], rows: dict[str, list[dict]], min_score: float
+) -> None:
     lineage = {
         "plan_id": "plan",
         "run_id": "run",
@@ -191,7 +206,7 @@ def _publish(store: Store, archive: str, categories: dict[int, str], rows: dict[
         "model_sha256": "0123456789abcdef" * 4,
         "code_version": "c0ffee",
         "config_hash": "cafe",
-        "config_json": json.dumps({"min_score": 0.0}),
+        "config_json": json.dumps({"min_score": min_score}),
         "class_map_json": json.dumps(categories),
     }
     refs: dict[str, FileRef] = {}

@@ -92,6 +92,10 @@ def test_a_reader_is_told_which_videos_were_not_scored_in_full(labelled_lake):
     assert "1 videos were not read to their end, what they lack counts as missed: 4" in score(labelled_lake).notes
 
 
+def test_a_reader_is_told_when_tracks_were_not_written(draw_lake):
+    assert any("under a score of 0.05" in note for note in score(draw_lake(min_score=0.05)).notes)
+
+
 def test_progress_counts_the_videos(labelled_lake):
     seen = []
     evaluate(EvaluateJob(data=str(labelled_lake.data)), labelled_lake.settings, lambda *step: seen.append(step))

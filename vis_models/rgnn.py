@@ -274,10 +274,10 @@ class Rgnn(nn.Module):
             graph = block(graph)
         match_logits = self.match_head(graph.edges).squeeze(-1)
         init_logits = self.init_head(graph.empty_edges).squeeze(-1)
-        births = self._births(encoded, state, init_logits, init_logit)
         match = match_logits.detach().masked_fill(~encoded.valid[:, None], -torch.inf)
         best, detection = match.max(-1)
         seen = existing & (best >= self.config.keep_active_logit)
+        births = self._births(encoded, state, init_logits.detach() > init_logit, (state.status == KEPT) & ~seen)
         status = torch.where(seen, SEEN, torch.where(existing, KEPT, FREE))
         status = torch.where(births.born, SEEN, status)
         detection = torch.where(births.born, births.detection, torch.where(seen, detection, 0))
@@ -323,14 +323,17 @@ class Rgnn(nn.Module):
         return -4 + 0.01 * likelihood
 
     def _births(
-        self, encoded: RgnnEncoded, state: RgnnState, init_logits: Float[Tensor, "B N"], threshold: float
+        self, encoded: RgnnEncoded, state: RgnnState, likely: Bool[Tensor, "B N"], lost: Bool[Tensor, "B M"]
     ) -> "Births":
-        """Detections that start tracks, best first, each in the next slot that may be taken."""
-        wanted = encoded.valid & (init_logits.detach() > threshold)
+        """Detections that start tracks, best first, each in the next slot that may be taken.
+
+        Those are the free ones and, with `slot_recycling`, those of `lost` tracks, least likely first.
+        """
+        wanted = encoded.valid & likely
         cost = torch.where(state.status == FREE, 0.0, torch.inf)
         if self.config.slot_recycling:
             foreground = 1 - state.class_logits.softmax(-1)[..., 0]
-            cost = torch.where(state.status == KEPT, 1 + foreground, cost)
+            cost = torch.where(lost, 1 + foreground, cost)
         slot_rank = cost.sort(dim=1, stable=True).indices.argsort(1)
         birth_rank = wanted.cumsum(1) - 1
         usable = cost < torch.inf

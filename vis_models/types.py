@@ -6,7 +6,7 @@ T tracks of one video, H and W pixels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -68,6 +68,9 @@ class Frames:
         return Frames(self.pixels.to(device, non_blocking=True))
 
 
+RowsLike = TypeVar("RowsLike", bound="Rows")
+
+
 @dataclass(frozen=True)
 class Rows:
     """Base of dataclasses of tensors that share their first axis: encoded frames, states of videos.
@@ -79,7 +82,7 @@ class Rows:
     def __len__(self) -> int:
         return len(getattr(self, fields(self)[0].name))
 
-    def __getitem__(self, rows: Sequence[int] | slice | Tensor) -> Self:
+    def __getitem__(self: RowsLike, rows: Sequence[int] | slice | Tensor) -> RowsLike:
         return type(self)(*(self._pick(getattr(self, field.name), rows) for field in fields(self)))
 
     @staticmethod
@@ -89,12 +92,12 @@ class Rows:
             return tuple(value[row] for row in picked)
         return value[rows if isinstance(rows, slice | Tensor) else list(rows)]
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self: RowsLike, device: torch.device | str) -> RowsLike:
         move = (getattr(self, field.name) for field in fields(self))
         return type(self)(*(v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in move))
 
     @classmethod
-    def join(cls, parts: Sequence[Self]) -> Self:
+    def join(cls: type[RowsLike], parts: Sequence[RowsLike]) -> RowsLike:
         columns = zip(*([getattr(part, field.name) for field in fields(cls)] for part in parts), strict=True)
         return cls(*(sum(c, ()) if isinstance(c[0], tuple) else torch.cat(c) for c in columns))
 

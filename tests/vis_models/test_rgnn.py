@@ -1,0 +1,240 @@
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from vis_models.rgnn import (
+    FREE,
+    KEPT,
+    SEEN,
+    Rgnn,
+    RgnnEncoded,
+    first_owner,
+    mask_pool,
+    match_annotations,
+    one_object_per_pixel,
+)
+from vis_models.types import VideoInfo
+
+from .drawn import HEIGHT, WIDTH, moving_squares, small_config
+
+pytestmark = pytest.mark.unit
+
+
+def detections(frames: int, slots: int = 6, seed: int = 0) -> RgnnEncoded:
+    """Made-up detections of random boxes; the last slot is padding."""
+    g = torch.Generator().manual_seed(seed)
+    corner = torch.rand(frames, slots, 2, generator=g) * torch.tensor([WIDTH - 30.0, HEIGHT - 30.0])
+    size = 8 + 20 * torch.rand(frames, slots, 2, generator=g)
+    valid = torch.ones(frames, slots, dtype=torch.bool)
+    valid[:, -1] = False
+    return RgnnEncoded(
+        boxes_px=torch.cat([corner, corner + size], -1),
+        class_logits=torch.randn(frames, slots, 4, generator=g),
+        mask_logits=5 * torch.randn(frames, slots, 16, 24, generator=g),
+        valid=valid,
+        pooled_c4=torch.cat([torch.ones(frames, slots + 1, 1), torch.rand(frames, slots + 1, 64, generator=g)], -1),
+        pooled_c5=torch.cat([torch.ones(frames, slots + 1, 1), torch.rand(frames, slots + 1, 128, generator=g)], -1),
+    )
+
+
+def model_that_starts_tracks(**changes) -> Rgnn:
+    torch.manual_seed(1)
+    model = Rgnn(small_config(**changes)).eval()
+    torch.nn.init.constant_(model.init_head.bias, 1.0)  # random weights alone would start none
+    torch.nn.init.constant_(model.match_head.bias, 0.5)
+    return model
+
+
+def run(model: Rgnn, videos: list[RgnnEncoded], state=None):
+    infos = [VideoInfo(str(n), HEIGHT, WIDTH) for n in range(len(videos))]
+    state = model.start(infos) if state is None else state
+    said = []
+    for frame in range(len(videos[0])):
+        tracks, state = model.step(RgnnEncoded.join([video[[frame]] for video in videos]), state)
+        said.append(tracks)
+    return said, state
+
+
+def assert_states_equal(a, b):
+    for field in fields(a):
+        x, y = getattr(a, field.name), getattr(b, field.name)
+        assert torch.equal(x, y) if not x.is_floating_point() else torch.allclose(x, y, atol=1e-4), field.name
+
+
+def test_layers_have_the_widths_of_table_3():
+    with torch.device("meta"):
+        from vis_models.rgnn import GnnBlock, RgnnConfig
+
+        first, second = GnnBlock(RgnnConfig(), first=True), GnnBlock(RgnnConfig(), first=False)
+    assert [first.edge[0].in_features, first.empty_edge[0].in_features, first.detection.in_features] == [175, 174, 173]
+    assert [second.edge[0].in_features, second.detection.in_features, second.track.in_features] == [384, 256, 256]
+
+
+def test_videos_side_by_side_say_what_each_says_alone():
+    model = model_that_starts_tracks()
+    videos = [detections(4, seed=seed) for seed in range(3)]
+    together, state = run(model, videos)
+    for row, video in enumerate(videos):
+        alone, own = run(model, [video])
+        assert_states_equal(state[[row]], own)
+        for frame in range(4):
+            a, b = together[frame][row].sightings[0], alone[frame][0].sightings[0]
+            assert a.track_ids == b.track_ids
+            assert torch.equal(a.masks, b.masks)
+
+
+def test_a_clip_cut_anywhere_and_continued_is_the_whole_clip():
+    model = model_that_starts_tracks()
+    video = detections(5)
+    _, whole = run(model, [video])
+    _, half = run(model, [video[:2]])
+    _, rest = run(model, [video[2:]], half)
+    assert_states_equal(whole, rest)
+
+
+def test_the_order_of_detections_changes_nothing_but_slots():
+    model = model_that_starts_tracks()
+    video = detections(3)
+    order = torch.tensor([4, 2, 0, 3, 1, 5])
+    mixed = type(video)(*(
+        value[:, order] if name in ("boxes_px", "class_logits", "mask_logits", "valid")
+        else torch.cat([value[:, :-1][:, order], value[:, -1:]], 1)
+        for name, value in ((field.name, getattr(video, field.name)) for field in fields(video))
+    ))  # fmt: skip
+    _, a = run(model, [video])
+    _, b = run(model, [mixed])
+    assert torch.allclose(a.class_logits.sum(1), b.class_logits.sum(1), atol=1e-4)
+    assert torch.allclose(a.boxes_px.sum(1), b.boxes_px.sum(1), atol=1e-2)
+
+
+def test_padding_slots_change_nothing():
+    model = model_that_starts_tracks()
+    video = detections(3)
+    noisy = replace(
+        video,
+        boxes_px=torch.where(video.valid[..., None], video.boxes_px, 7.0),
+        class_logits=torch.where(video.valid[..., None], video.class_logits, 50.0),
+    )
+    assert_states_equal(run(model, [video])[1], run(model, [noisy])[1])
+
+
+def test_births_beyond_the_free_slots_are_counted_as_dropped():
+    model = model_that_starts_tracks(tracks=3)
+    torch.nn.init.constant_(model.init_head.bias, 50.0)
+    said, state = run(model, [detections(1)])
+    assert (state.status == SEEN).all()
+    assert said[0][0].dropped_births == 2  # five detections, three slots
+
+
+def test_recycling_takes_the_slot_of_the_least_likely_track_out_of_sight_and_closes_it():
+    model = model_that_starts_tracks(tracks=3, slot_recycling=True)
+    torch.nn.init.constant_(model.init_head.bias, 50.0)
+    torch.nn.init.constant_(model.match_head.bias, -50.0)  # nothing is found again
+    said, state = run(model, [detections(3)])
+    assert said[1][0].verdicts == []  # out of sight for one frame only
+    assert sorted(verdict.track_id for verdict in said[2][0].verdicts) == [0, 1, 2]
+    assert sorted(state.track_id[0].tolist()) == [3, 4, 5]
+    assert [verdict.track_id for verdict in model.finish(state)[0].verdicts] == state.track_id[0].tolist()
+
+
+def test_without_recycling_a_track_out_of_sight_keeps_its_slot():
+    model = model_that_starts_tracks(tracks=3)
+    torch.nn.init.constant_(model.init_head.bias, 50.0)
+    torch.nn.init.constant_(model.match_head.bias, -50.0)
+    _, state = run(model, [detections(3)])
+    assert (state.status == KEPT).all()
+    assert state.track_id[0].tolist() == [0, 1, 2]
+
+
+def test_a_frame_without_detections_advances_the_tracker():
+    model = model_that_starts_tracks()
+    video = detections(2)
+    empty = replace(video, valid=torch.zeros_like(video.valid))
+    _, state = run(model, [empty])
+    assert state.frame.item() == 2
+    assert (state.status == FREE).all()
+
+
+def test_masks_come_at_the_videos_own_size_and_never_overlap():
+    model = model_that_starts_tracks()
+    state = model.start([VideoInfo("tall", 100, 30), VideoInfo("wide", 30, 100)])
+    tracks, _ = model.step(RgnnEncoded.join([detections(1), detections(1, seed=1)]), state)
+    for said, size in zip(tracks, [(100, 30), (30, 100)], strict=True):
+        masks = said.sightings[0].masks
+        assert tuple(masks.shape[1:]) == size
+        assert masks.sum(0).max() <= 1
+
+
+def test_pooling_first_and_projecting_later_is_the_same_by_linearity():
+    torch.manual_seed(0)
+    features, score = torch.randn(1, 8, 6, 10), 5 * torch.randn(1, 3, 12, 20)
+    conv = torch.nn.Conv2d(8, 4, 1)
+    late = mask_pool(features, score)
+    linear = late[..., 1:] @ conv.weight[:, :, 0, 0].T + late[..., :1] * conv.bias
+    early = mask_pool(conv(features), score)[..., 1:]
+    assert torch.allclose(linear, early, atol=1e-5)
+
+
+def test_an_annotation_keeps_only_its_best_detection():
+    encoded = replace(detections(1), boxes_px=torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 8], [50, 50, 60, 60]] * 2]))
+    encoded = replace(encoded, valid=torch.tensor([[True, True, True, False, False, False]]))
+    boxes, visible = torch.tensor([[[0.0, 0, 10, 9], [20, 20, 30, 30]]]), torch.ones(1, 2, dtype=torch.bool)
+    found = match_annotations(encoded, boxes, visible)
+    assert found.tolist() == [[0, -1, -1, -1, -1, -1]]
+
+
+def test_only_the_first_track_of_an_identity_owns_it():
+    identity = torch.tensor([[2, -1, 2, 0]])
+    assert first_owner(identity, torch.tensor([[True] * 4])).tolist() == [[True, False, False, True]]
+    assert first_owner(identity, torch.tensor([[False, True, True, True]])).tolist() == [[False, False, True, True]]
+
+
+def test_a_pixel_goes_to_the_strongest_track_if_that_beats_the_background():
+    logits = torch.tensor([[[11.0, 30.0, 9.0]], [[12.0, 20.0, 9.5]]])
+    assert one_object_per_pixel(logits).tolist() == [[[False, True, False]], [[True, False, False]]]
+
+
+def test_the_loss_reaches_every_weight_of_stage_2_and_none_of_the_detector():
+    model = model_that_starts_tracks().train()
+    clips = moving_squares(clips=2, length=4)
+    encoded, objects = model.encode_clips(clips)
+    perfect = replace(encoded, boxes_px=encoded.boxes_px.clone(), valid=encoded.valid.clone())
+    perfect.boxes_px[:, :2] = objects.boxes_px.flatten(0, 1)  # a random detector finds nothing
+    perfect.valid[:, :2] = True
+    sum(model.encoded_loss(perfect, objects).values()).backward()
+    silent = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
+    assert silent == []
+    assert all(weight.grad is None for weight in model.detector.parameters())
+
+
+def test_it_learns_to_follow_two_look_alikes():
+    torch.manual_seed(0)
+    model = Rgnn(small_config(init_train_logit=-1.0)).train()
+    clips = moving_squares(clips=2, length=6)
+    objects = replace(clips.objects, labels=torch.zeros_like(clips.objects.labels))
+    encoded, _ = model.encode_clips(clips)
+    logits = torch.full_like(encoded.class_logits, -5.0)
+    logits[..., 1] = 5.0  # both look like class 0
+    small = torch.nn.functional.avg_pool2d(objects.masks.flatten(0, 1).float(), 2)
+    masks = torch.full_like(encoded.mask_logits, -20.0)
+    masks[:, :2] = 40 * small - 20
+    boxes = torch.zeros_like(encoded.boxes_px)
+    boxes[:, :2] = objects.boxes_px.flatten(0, 1)
+    valid = torch.zeros_like(encoded.valid)
+    valid[:, :2] = True
+    seen = replace(encoded, boxes_px=boxes, class_logits=logits, mask_logits=masks, valid=valid)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=5e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        sum(model.encoded_loss(seen, objects).values()).backward()
+        optimizer.step()
+    model.eval()
+    said, state = run(model, [seen[:6]])
+    assert [tracks[0].sightings[0].track_ids for tracks in said] == [[0, 1]] * 6
+    verdicts = model.finish(state)[0].verdicts
+    assert [(verdict.track_id, verdict.category) for verdict in verdicts] == [(0, 0), (1, 0)]
+    assert min(verdict.score for verdict in verdicts) > 0.8
+    for track in (0, 1):
+        mask, truth = said[-1][0].sightings[0].masks[track], objects.masks[0, -1, track]
+        assert (mask & truth).sum() / (mask | truth).sum() > 0.7

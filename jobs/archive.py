@@ -5,6 +5,7 @@ Nothing is opened here: a broken file is a video like any other until it is deco
 
 import csv
 import glob
+import gzip
 import hashlib
 import io
 import json
@@ -13,7 +14,6 @@ import posixpath
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow.parquet as pq
@@ -64,6 +64,7 @@ def list_videos(archive: str, store: Store) -> list[VideoSource]:
         BadConfig: there is nothing at this address, no video in it, or a manifest or data set is malformed.
     """
     fs, path = store.open_source(archive)
+    store.check(archive)  # s3fs takes a refusal for an empty folder
     with store.guard(archive):
         sources = sorted(_list(fs, path, archive, store), key=lambda source: _counting(source.video_id))
     if not sources:
@@ -81,22 +82,20 @@ def list_videos(archive: str, store: Store) -> list[VideoSource]:
 
 def _list(fs: AbstractFileSystem, path: str, archive: str, store: Store) -> Iterable[VideoSource]:
     if fs.isdir(path):
-        return _group(fs, fs.find(path, detail=True), path, lambda name: _suffix(name) in FILMS)
+        return _group(fs, fs.find(path, detail=True), path)
     if fs.isfile(path):
         if _suffix(path) in MANIFESTS:
             return _manifest(fs, path, archive, store)
-        if _suffix(path) == "json":
+        if path.endswith((".json", ".json.gz")):
             return _youtube_vis(fs, path, archive)
         return [_film(fs, path, fs.info(path), posixpath.basename(path))]
     if glob.has_magic(path):
         return _glob(fs, path)
-    raise BadConfig(
-        f"archive {archive} does not exist: expected a folder, glob, manifest, S3 prefix or film; check the path"
-    )
+    raise BadConfig(f"archive {archive} does not exist; expected a folder, glob, manifest, S3 prefix or film")
 
 
 def _glob(fs: AbstractFileSystem, pattern: str) -> Iterator[VideoSource]:
-    """Files that a glob names are videos whatever they are called; folders are searched."""
+    """Files that a glob names may be called anything; folders that it names are searched."""
     parts = pattern.split("/")
     fixed = next(place for place, part in enumerate(parts) if glob.has_magic(part))
     base = "/".join(parts[:fixed])
@@ -107,21 +106,24 @@ def _glob(fs: AbstractFileSystem, pattern: str) -> Iterator[VideoSource]:
             named |= {file: inside[file] for file in inside if _suffix(file) in FILMS | IMAGES}
         else:
             named[path] = info
-    yield from _group(fs, named, base, lambda name: _suffix(name) not in IMAGES)
+    yield from _group(fs, named, base, any_name=True)
 
 
-def _group(fs: AbstractFileSystem, files: dict[str, Any], base: str, is_film: Any) -> Iterator[VideoSource]:
-    """Each film is a video; the images of a folder are one, unless films lie beside them (previews, posters)."""
+def _group(fs: AbstractFileSystem, files: dict[str, Any], base: str, any_name: bool = False) -> Iterator[VideoSource]:
+    """Each film is a video; the images of a folder are one, unless films lie beside them (previews, posters).
+
+    With `any_name` files of unknown kind are films too, where no images lie beside them.
+    """
     folders: dict[str, list[str]] = defaultdict(list)
     for path in files:
         relative = posixpath.relpath(path, base)
         if not any(part.startswith(".") for part in relative.split("/")):
             folders[posixpath.dirname(path)].append(path)
     for folder, paths in folders.items():
-        films = [path for path in paths if is_film(path)]
+        images = [path for path in paths if _suffix(path) in IMAGES]
+        films = [path for path in paths if _suffix(path) in FILMS or (any_name and not images)]
         for path in films:
             yield _film(fs, path, files[path], posixpath.relpath(path, base))
-        images = [path for path in paths if _suffix(path) in IMAGES]
         if images and not films:
             name = posixpath.basename(base) if folder == base.rstrip("/") else posixpath.relpath(folder, base)
             yield _frames(fs, folder, {path: files[path] for path in images}, name)
@@ -200,37 +202,41 @@ def _rows(fs: AbstractFileSystem, path: str, archive: str) -> Iterator[tuple[str
 
 def _youtube_vis(fs: AbstractFileSystem, path: str, archive: str) -> Iterator[VideoSource]:
     """The frames that a data set lists, at the size it states; its annotations are not read."""
+    data = fs.cat_file(path)
     try:
-        videos = json.loads(fs.cat_file(path))["videos"]
+        videos = json.loads(gzip.decompress(data) if path.endswith(".gz") else data)["videos"]
         listed = [(str(v["id"]), [str(name) for name in v["file_names"]], v["height"], v["width"]) for v in videos]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
         raise BadConfig(
             f"{archive} is not a data set in the YouTube-VIS format ({type(error).__name__}: {error}); expected "
             "`videos`, each with `id`, `file_names`, `height` and `width`"
         ) from error
-    images = _image_folder(fs, path)
-    found = fs.find(images, detail=True)
-    for video_id, names, height, width in listed:
+    for video_id, names, _, _ in listed:
         for name in names:
             if not _is_plain(name):
                 raise BadConfig(f"{archive}, video {video_id}: file name {name!r} leaves the folder of the frames")
+    images = _image_folder(fs, path, [name for _, names, _, _ in listed for name in names])
+    found = fs.find(images, detail=True)
+    for video_id, names, height, width in listed:
         paths = {f"{images}/{name}": found.get(f"{images}/{name}", {"size": 0}) for name in names}
         folder = posixpath.commonpath([posixpath.dirname(name) for name in paths]) if names else images
         try:
             source = _frames(fs, folder, paths, video_id, listed=True, height=height, width=width)
         except ValidationError as error:
-            raise BadConfig(f"{archive}, video {video_id}: {error}") from error
+            wrong = error.errors()[0]
+            where = f"{archive}, video {video_id}, {wrong['loc'][0]}"
+            raise BadConfig(f"{where}: {wrong['msg']}, got {wrong['input']!r}") from error
         yield source.model_copy(update={"frames": tuple(posixpath.relpath(name, folder) for name in paths)})
 
 
-def _image_folder(fs: AbstractFileSystem, path: str) -> str:
-    """Where a data set's frames lie: `JPEGImages` beside its JSON, or in the folder named like it."""
-    parent, stem = posixpath.dirname(path), Path(path).stem
-    choices = [f"{parent}/{stem}/JPEGImages", f"{parent}/JPEGImages"]
-    for choice in choices:
-        if fs.isdir(choice):
-            return choice
-    raise BadConfig(f"{path}: expected its frames in {choices[0]} or {choices[1]}, found neither folder")
+def _image_folder(fs: AbstractFileSystem, path: str, names: list[str]) -> str:
+    """Where a data set's frames lie: the first usual place that has one of the first frames."""
+    parent, stem = posixpath.dirname(path), posixpath.basename(path).split(".")[0]
+    places = [f"{parent}/{stem}/JPEGImages", f"{parent}/JPEGImages", f"{parent}/{stem}", parent]
+    for place in places:
+        if any(fs.exists(f"{place}/{name}") for name in names[:3]):
+            return place
+    raise BadConfig(f"{path}: expected its frames in {places[0]} or {places[1]}, found {names[:1]} in neither")
 
 
 def _content(info: dict[str, Any]) -> str:

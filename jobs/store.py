@@ -88,13 +88,9 @@ class Store:
         """Raises BadConfig: the root is no folder, the server refuses the credentials or has no such bucket."""
         fs, root = _resolve(settings.store, settings)
         store = cls(settings, fs, root)
-        if store.is_local:
-            if os.path.exists(root) and not os.path.isdir(root):
-                raise BadConfig(f"store {root} is a file, expected a folder or s3://bucket/prefix: set VIS_STORE")
-        else:
-            bucket, _, prefix = root.partition("/")
-            with _refusals(settings.store, settings):
-                fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
+        if store.is_local and os.path.exists(root) and not os.path.isdir(root):
+            raise BadConfig(f"store {root} is a file, expected a folder or s3://bucket/prefix: set VIS_STORE")
+        store.check(settings.store)
         return store
 
     @property
@@ -118,6 +114,14 @@ class Store:
     def open_source(self, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         """(filesystem, path) of anything a user names: a local path or `s3://...`, with the same credentials."""
         return _resolve(uri, self.settings)
+
+    def check(self, uri: str) -> None:
+        """Raises BadConfig: `uri` lies in a bucket that is not there, or that these credentials may not list."""
+        fs, path = self.open_source(uri)
+        if not isinstance(fs, LocalFileSystem):
+            bucket, _, prefix = path.partition("/")
+            with self.guard(uri):
+                fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
 
     def guard(self, uri: str) -> Any:
         """`with store.guard(uri):` turns a refusal by the server of `uri` into a BadConfig that names the remedy."""

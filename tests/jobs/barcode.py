@@ -53,6 +53,11 @@ def write_frames(folder: Path, film: int, numbers: Sequence[int], size: tuple[in
     return folder
 
 
+def as_frames(pixels: Sequence[np.ndarray]) -> Frames:
+    """Decoded frames as a model wants them."""
+    return Frames(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2))
+
+
 @dataclass(frozen=True)
 class Codes(Rows):
     """What the frames say."""

@@ -436,11 +436,12 @@ class Rgnn(nn.Module):
         videos, length = objects.visible.shape[:2]
         state = self.blank(videos, torch.zeros(videos, 2, dtype=torch.long))
         identity = torch.full_like(state.status, -1)  # annotation of each track, -1 for background
+        by_clip = [getattr(encoded, field.name).unflatten(0, (videos, length)) for field in fields(encoded)]
         weights = state.embedding.new_tensor(self.config.frame_weights[-length:])
         terms = {name: state.embedding.new_zeros(()) for name in ("score", "match", "init")}
         seen, owners, detections, embeddings = [], [], [], []
         for frame in range(length):
-            now = encoded[torch.arange(frame, videos * length, length, device=identity.device)]
+            now = RgnnEncoded(*(column[:, frame] for column in by_clip))
             truth = match_annotations(now, objects.boxes_px[:, frame], objects.visible[:, frame] & ~objects.crowd)
             state, decisions = self.advance(now, state, self.config.init_train_logit)
             owner = first_owner(identity, decisions.existing)

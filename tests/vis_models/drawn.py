@@ -40,4 +40,6 @@ def moving_squares(clips: int = 2, length: int = 4, objects: int = 2) -> Clips:
                 frames[clip, t, a % 3, y : y + side, x : x + side] = 230
     visible = masks.any(-1).any(-1)
     labels = (torch.arange(objects) % 3).expand(clips, -1).clone()
-    return Clips(frames, Objects(masks, boxes_of(masks), visible, labels, torch.zeros(clips, objects, dtype=torch.bool)))
+    return Clips(
+        frames, Objects(masks, boxes_of(masks), visible, labels, torch.zeros(clips, objects, dtype=torch.bool))
+    )

@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+import torch
+
+from vis_models.data.annotations import read_youtube_vis
+from vis_models.data.clips import (
+    Augmentation,
+    Change,
+    ClipSet,
+    change_frame,
+    change_mask,
+    collate,
+    draw_change,
+    load_clip,
+)
+from vis_models.data.encoded import encode_copies
+from vis_models.data.world import WorldConfig, write_youtube_vis
+from vis_models.rgnn import Rgnn
+from vis_models.types import BadConfig
+
+from ..drawn import HEIGHT, WIDTH, small_config
+
+pytestmark = pytest.mark.unit
+SIZE = (64, 96)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    write_youtube_vis(WorldConfig(height=48, width=72, frames=6), folder, 6, 1)
+    return read_youtube_vis(folder / "train.json")
+
+
+def clip_set(videos, length=3, **augmentation) -> ClipSet:
+    return ClipSet(videos, length, SIZE, Augmentation(**augmentation), seed=3)
+
+
+def test_picture_and_mask_go_the_same_way():
+    rng = np.random.default_rng(0)
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[10:25, 20:45] = True
+    frame = np.repeat(255 * mask[..., None].astype(np.uint8), 3, axis=2)
+    for _ in range(20):
+        change = draw_change(rng, Augmentation(scale=(0.5, 1.5), vertical_flip=0.5), mask.shape, (32, 48))
+        moved = change_frame(frame, change)[..., 0] > 127
+        assert (moved != change_mask(mask, change)).mean() < 0.05
+
+
+def test_a_small_picture_is_centred_on_black_and_a_flip_mirrors_it():
+    frame = np.arange(12, dtype=np.uint8).reshape(2, 2, 3) + 1
+    change = Change(scaled=(2, 2), corner=(1, 1), target=(4, 4), flip_x=True, channels=(2, 1, 0))
+    out = change_frame(frame, change)
+    assert out[1, 1].tolist() == [6, 5, 4]  # the pixel that was on the right, its channels turned round
+    assert out.sum() == frame.sum()
+
+
+def test_sample_n_is_the_same_whatever_was_asked_before(videos):
+    a, b = clip_set(videos, swap_colours=True), clip_set(videos, swap_colours=True)
+    a[0], a[5]
+    assert torch.equal(a[17].frames, b[17].frames)
+    assert torch.equal(a[17].objects.masks, b[17].objects.masks)
+
+
+def test_every_turn_visits_each_video_once(videos):
+    clips = clip_set(videos)
+    seen = [tuple(clips[n].frames.flatten()[:50].tolist()) for n in range(len(clips.usable))]
+    assert len(set(seen)) == len(clips.usable)
+
+
+def test_boxes_fit_their_masks(videos):
+    objects = clip_set(videos, scale=(0.7, 1.3))[2].objects
+    for mask, box in zip(objects.masks.flatten(0, 2), objects.boxes_px.flatten(0, 2), strict=True):
+        ys, xs = mask.nonzero(as_tuple=True)
+        expected = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] if len(xs) else [0, 0, 0, 0]
+        assert box.tolist() == [float(edge) for edge in expected]
+
+
+def test_an_object_whose_centre_is_cut_away_is_dropped(videos):
+    video = videos.videos[0]
+    nowhere = Change(scaled=(48, 72), corner=(-48, -72), target=SIZE)
+    assert not load_clip(videos, video, range(2), nowhere).objects.visible.any()
+
+
+def test_clips_with_fewer_objects_are_padded(videos):
+    clips = clip_set(videos)
+    batch = collate([clips[n] for n in range(6)])
+    slots = batch.objects.labels.shape[1]
+    assert slots == max(len(video.tracks) for video in clips.usable)
+    padding = batch.objects.labels == -1
+    assert padding.any()
+    assert not (batch.objects.visible & padding[:, None]).any()
+
+
+def test_clips_longer_than_every_video_are_refused(videos):
+    with pytest.raises(BadConfig, match=r"no video has the 7 frames .* the longest of 6 frames"):
+        clip_set(videos, length=7)
+
+
+def test_a_cached_clip_is_a_stretch_of_what_the_model_says_about_the_video(videos):
+    model = Rgnn(small_config()).eval()
+    clips = ClipSet(videos, 4, (HEIGHT, WIDTH), Augmentation(horizontal_flip=0.0), seed=0)
+    cached = encode_copies(clips, 1, model.encode_clips, (0, 1), lambda *_: None)
+    whole = [video for video, _ in cached.copies]
+    encoded, objects = cached.batch(range(3))
+    assert objects.visible.shape[:2] == (3, 4)
+    for clip in encoded.boxes_px.unflatten(0, (3, 4)):
+        found = [torch.allclose(clip, v.boxes_px[s : s + 4].float()) for v in whole for s in range(3)]
+        assert any(found)
+    video = clips.usable[0]
+    unchanged = Change(scaled=(HEIGHT, WIDTH), corner=(0, 0), target=(HEIGHT, WIDTH))
+    direct, _ = model.encode_clips(load_clip(videos, video, range(6), unchanged))
+    assert torch.allclose(whole[0].boxes_px.float(), direct.boxes_px, atol=0.05)  # half precision
+
+
+def test_workers_share_the_copies_without_overlap(videos):
+    model = Rgnn(small_config()).eval()
+    clips = clip_set(videos, length=6)
+    parts = [encode_copies(clips, 2, model.encode_clips, (rank, 2), lambda *_: None) for rank in (0, 1)]
+    assert [len(part.copies) for part in parts] == [len(clips.usable)] * 2

@@ -1,0 +1,131 @@
+import pickle
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vis_models.checkpoints import ModelCard, build, initialise, load_model, read_card, save_model
+from vis_models.data.annotations import Category
+from vis_models.rgnn import Rgnn
+from vis_models.types import BadConfig
+from vis_models.yolact import Yolact
+
+from .drawn import small_config
+
+pytestmark = pytest.mark.unit
+
+
+def card(classes: int = 3) -> ModelCard:
+    return ModelCard(
+        name="run",
+        model="rgnn",
+        config=small_config().model_dump(mode="json"),
+        classes=tuple(Category(id=n + 1, name=f"class {n}") for n in range(classes)),
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_model(tmp_path, Rgnn(small_config()), card())
+    return tmp_path
+
+
+def test_a_model_comes_back_from_its_folder_weight_for_weight(tmp_path: Path):
+    model = Rgnn(small_config())
+    saved = save_model(tmp_path, model, card())
+    loaded, read = load_model(tmp_path)
+    assert read == saved
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True)
+    )
+    assert not loaded.training
+
+
+def test_weights_that_are_not_those_of_the_card_are_refused(folder: Path):
+    save_file({"a": torch.zeros(1)}, folder / "model.safetensors")
+    with pytest.raises(BadConfig, match=r"sha256 .* not from the same model"):
+        load_model(folder)
+
+
+def test_a_class_list_of_another_length_is_refused(tmp_path: Path):
+    save_model(tmp_path, Rgnn(small_config()), card(classes=5))
+    with pytest.raises(BadConfig, match="the config has 3 classes, the class list 5"):
+        load_model(tmp_path)
+
+
+def test_a_folder_without_a_card_is_no_model(tmp_path: Path):
+    with pytest.raises(BadConfig, match=r"not a model folder.*`vis models`"):
+        read_card(tmp_path)
+
+
+def test_an_unknown_config_key_is_named():
+    with pytest.raises(BadConfig, match=r"tracksss: Extra inputs are not permitted, got 3"):
+        build("rgnn", {"tracksss": 3})
+
+
+def test_an_unknown_model_is_refused_with_the_known_ones():
+    with pytest.raises(BadConfig, match=r"unknown model 'rgn', expected one of rgnn"):
+        build("rgn", {})
+
+
+def test_torchvision_weights_fill_the_backbone(tmp_path: Path):
+    donor = Yolact(small_config().detector)
+    state = {key: torch.full_like(value, 0.5) for key, value in donor.backbone.state_dict().items()}
+    torch.save(state | {"fc.weight": torch.zeros(3, 3), "fc.bias": torch.zeros(3)}, tmp_path / "resnet.pth")
+    detector = Yolact(small_config().detector)
+    report = initialise(detector, tmp_path / "resnet.pth")
+    assert (report.layout, report.loaded, report.unexpected) == ("torchvision ResNet", len(state), [])
+    assert (detector.backbone.layer3[0].conv1.weight == 0.5).all()
+    assert "fpn.lat_layers.0.weight" in report.missing
+
+
+def yolact_names(detector: Yolact) -> dict[str, torch.Tensor]:
+    names = {}
+    for key, value in detector.state_dict().items():
+        for stage in (1, 2, 3, 4):
+            key = key.replace(f"backbone.layer{stage}.", f"backbone.layers.{stage - 1}.")
+        names[key.replace("head.", "prediction_layers.0.")] = value
+    return names
+
+
+def test_yolact_weights_fill_the_detector_except_where_the_class_count_differs(tmp_path: Path):
+    config = small_config().detector
+    donor = Yolact(config.model_copy(update={"num_classes": 80}))
+    torch.save({"state_dict": {f"module.{k}": v for k, v in yolact_names(donor).items()}}, tmp_path / "yolact.pth")
+    detector = Yolact(config)
+    report = initialise(detector, tmp_path / "yolact.pth")
+    assert report.layout == "YOLACT"
+    assert sorted(report.reshaped) == [
+        "head.conf_layer.bias", "head.conf_layer.weight", "semantic_seg_conv.bias", "semantic_seg_conv.weight",
+    ]  # fmt: skip
+    assert report.missing == report.unexpected == []
+    assert torch.equal(detector.proto_net[10].weight, donor.proto_net[10].weight)
+
+
+def test_a_file_of_unknown_keys_is_refused_with_some_of_them(tmp_path: Path):
+    torch.save({"encoder.weight": torch.zeros(2)}, tmp_path / "other.pth")
+    with pytest.raises(BadConfig, match=r"unknown layout, keys such as encoder.weight"):
+        initialise(Yolact(small_config().detector), tmp_path / "other.pth")
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path):
+    with pytest.raises(BadConfig, match="no checkpoint at"):
+        initialise(Yolact(small_config().detector), tmp_path / "none.pth")
+
+
+class Trap:
+    def __reduce__(self):
+        return (Path.touch, (Path(self.target),))
+
+
+def test_a_checkpoint_that_carries_code_is_refused_and_the_code_never_runs(tmp_path: Path):
+    trap = Trap()
+    trap.target = str(tmp_path / "ran")
+    with (tmp_path / "evil.pth").open("wb") as file:
+        pickle.dump({"layer1.0.conv1.weight": trap}, file)
+    with pytest.raises(BadConfig, match="cannot be read as a checkpoint of tensors"):
+        initialise(Yolact(small_config().detector), tmp_path / "evil.pth")
+    assert not (tmp_path / "ran").exists()

@@ -4,10 +4,14 @@ The model refuses a frame that does not follow the one before it in the same fil
 side by side cannot go unseen. It answers one frame late, as the contract allows.
 """
 
+import os
+import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -76,7 +80,18 @@ class Seen(Rows):
 
 
 class Barcode(nn.Module):
-    """Three tracks per film: one in every frame, one in every second frame, one with a score of 0.01."""
+    """Three tracks per film: one in every frame, one in every second frame, one with a score of 0.01.
+
+    Args:
+        delay_s: that a step takes.
+        fails_on: film at which the model raises an error.
+        kills_on: film at which the whole process dies, as a decoder may.
+        blind: do not read the codes; every frame is taken for the right one.
+    """
+
+    def __init__(self, delay_s: float = 0, fails_on: int = -1, kills_on: int = -1, blind: bool = False) -> None:
+        super().__init__()
+        self.delay_s, self.fails_on, self.kills_on, self.blind = delay_s, fails_on, kills_on, blind
 
     def frame_size(self, video: VideoInfo) -> tuple[int, int]:
         return (64, 96) if video.height <= video.width else (96, 64)
@@ -92,6 +107,13 @@ class Barcode(nn.Module):
         return Seen(tuple(videos), torch.full([len(videos)], -1), torch.zeros(len(videos), dtype=torch.long))
 
     def step(self, encoded: Codes, state: Seen) -> tuple[list[Tracks], Seen]:
+        time.sleep(self.delay_s)
+        if self.blind:
+            encoded = Codes(state.frames * 0, state.frames % 2**BITS)
+        if self.kills_on in encoded.film:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fails_on in encoded.film:
+            raise RuntimeError(f"film {self.fails_on} is one too many")
         fresh = state.frames == 0
         wrong = (~fresh & (encoded.film != state.film)) | (encoded.frame != state.frames % 2**BITS)
         if wrong.any():
@@ -131,5 +153,5 @@ def write_model(folder: Path) -> Path:
     return folder
 
 
-def load(folder: Path, device: str) -> tuple[Barcode, ModelCard]:
-    return Barcode().to(device), read_card(folder)
+def load(folder: Path, device: str, **behaviour: Any) -> tuple[Barcode, ModelCard]:
+    return Barcode(**behaviour).to(device), read_card(folder)

@@ -1,6 +1,8 @@
-"""A small S3 server, a store, and a small labelled data set with published tables, for tests of the jobs."""
+"""A small S3 server, a store, a local Ray, and a small labelled data set with published tables."""
 
 import json
+import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -9,12 +11,14 @@ from pathlib import Path
 import boto3
 import numpy as np
 import pytest
+import ray
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from jobs import tables
+from jobs.archive import list_videos
 from jobs.settings import Settings
-from jobs.store import FileRef, Snapshot, Store
+from jobs.store import FileRef, Snapshot, Store, plan_key
 from vis_models import masks
 
 
@@ -206,9 +210,15 @@ def _publish(
         "model_sha256": "0123456789abcdef" * 4,
         "code_version": "c0ffee",
         "config_hash": "cafe",
+        "command": "vis segment val.json",
         "config_json": json.dumps({"min_score": min_score}),
         "class_map_json": json.dumps(categories),
     }
+    from jobs.shards import write_plan  # brings Ray
+
+    write_plan(store, "plan", {"0": list_videos(archive, store)})
+    card = {"name": "drawn", "recipe": "by_hand", "run_id": "r", "commit": "beef", "data": "", "command": "vis train"}
+    store.write_json(plan_key("plan", "spec.json"), lineage | {"card": card})
     refs: dict[str, FileRef] = {}
     for name in tables.SCHEMAS:
         key = f"vis/v1/_work/plan/0/1/{name}.parquet"
@@ -226,3 +236,19 @@ def _publish(
             seconds={"decode": 0.1, "encode": 0.6, "step": 0.2, "rle": 0.05, "write": 0.05},
         )
     )
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One Ray for all tests; jobs find it and leave it running."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    ray.init(
+        num_cpus=8,
+        include_dashboard=False,
+        object_store_memory=128 * 2**20,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()

@@ -1,0 +1,387 @@
+import functools
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+from pycocotools import mask as coco
+
+from jobs import tables
+from jobs.archive import VideoSource, list_videos
+from jobs.segment import SHARD_BYTES, SHARD_VIDEOS, SegmentJob, segment, split
+from jobs.settings import Settings
+from jobs.store import Store
+from tests.jobs import barcode
+from vis_models.types import BadConfig
+
+ray.cloudpickle.register_pickle_by_value(barcode)  # workers cannot import the tests
+
+LENGTHS = {"1.mp4": 12, "2.mp4": 30, "3.mp4": 5, "deep/4.mp4": 21, "5": 9}
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five whole videos, one that breaks off and two that do not open."""
+    folder = tmp_path_factory.mktemp("films")
+    for name, frames in LENGTHS.items():
+        if name.endswith(".mp4"):
+            barcode.write_film(folder / name, int(Path(name).stem), frames)
+    barcode.write_frames(folder / "5", 5, range(9))
+    barcode.write_frames(folder / "6", 6, range(7))
+    (folder / "6/00004.jpg").write_bytes(b"\xff\xd8 no more")
+    (folder / "empty.mp4").touch()
+    (folder / "text.mp4").write_text("no film")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return barcode.write_model(tmp_path_factory.mktemp("models") / "barcode")
+
+
+@pytest.fixture
+def settings(tmp_path: Path, local_ray: None) -> Settings:
+    return Settings(store=str(tmp_path / "lake"), workers=1, cpus_per_worker=1)
+
+
+def many_films(folder: Path, count: int, frames: int = 6) -> Path:
+    """More films than one shard holds."""
+    for film in range(count):
+        barcode.write_film(folder / f"{film}.mp4", film, frames)
+    return folder
+
+
+def read(settings: Settings, plan_id: str | None = None) -> dict[str, list[dict[str, Any]]]:
+    opened = tables.open(Store.open(settings), plan_id)
+    return {name: dataset.to_table().to_pylist() for name, dataset in opened.items()}
+
+
+def check_barcodes(rows: dict[str, list[dict[str, Any]]], lengths: dict[str, int]) -> None:
+    """Every frame of every video was seen once, in its own video, and by a track of its own."""
+    found = sorted((row["video_id"], row["track_id"], row["frame_idx"], row["area_px"]) for row in rows["masks"])
+    wanted = []
+    for name, frames in lengths.items():
+        film = int(Path(name).stem)
+        wanted += [(name, film, frame, 10 * (1 + frame % 20)) for frame in range(frames)]
+        wanted += [(name, 1000, frame, 100) for frame in range(0, frames, 2)]
+    assert found == sorted(wanted)
+
+
+def test_an_archive_becomes_four_tables(films: Path, model: Path, settings: Settings):
+    reports: list[tuple] = []
+    job = SegmentJob(archive=str(films), model=str(model), frame_folder_fps=5, command="vis segment films")
+    summary = segment(job, settings, progress=lambda *report: reports.append(report), run_id="r1", load=barcode.load)
+    rows = read(settings)
+    check_barcodes(rows, LENGTHS | {"6": 4})
+
+    videos = {row["video_id"]: row for row in rows["videos"]}
+    assert [row["video_id"] for row in rows["videos"]] == sorted(videos)
+    assert {name: row["status"] for name, row in videos.items()} == dict.fromkeys(LENGTHS, "done") | {
+        "6": "partial",
+        "empty.mp4": "failed",
+        "text.mp4": "failed",
+    }
+    film = videos["deep/4.mp4"]
+    assert (film["n_frames"], film["sampled_frames"], film["width"], film["height"]) == (21, 21, 128, 96)
+    assert (film["fps_num"], film["fps_den"], film["vfr"]) == (25, 1, False)
+    assert film["duration_s"] == pytest.approx(21 / 25)
+    assert (film["n_tracks"], film["n_low_score_tracks"], film["n_dropped_births"]) == (2, 1, 1)
+    assert (film["codec"], film["uri"], film["run_id"]) == ("h264", str(films / "deep/4.mp4"), "r1")
+    assert (videos["5"]["fps_num"], videos["5"]["duration_s"]) == (5, pytest.approx(9 / 5))
+    assert (videos["empty.mp4"]["n_frames"], videos["empty.mp4"]["width"]) == (0, None)
+
+    errors = {row["video_id"]: row for row in rows["errors"]}
+    assert {name: (row["stage"], row["code"]) for name, row in errors.items()} == {
+        "6": ("decode", "bad_image"),
+        "empty.mp4": ("open", "empty_file"),
+        "text.mp4": ("open", "not_a_video"),
+    }
+    assert errors["6"]["t0"] == pytest.approx(3 / 5)
+    assert "00004.jpg" in errors["6"]["detail"]
+
+    track = next(row for row in rows["tracks"] if (row["video_id"], row["track_id"]) == ("2.mp4", 1000))
+    assert (track["category"], track["category_id"], track["gap_count"]) == (
+        "bird",
+        12,
+        14,
+    )  # film 2, every second frame
+    assert (track["score"], track["score_mean"]) == pytest.approx((0.4, 0.6))
+    categories = [(row["category_id"], row["video_id"], row["track_id"]) for row in rows["tracks"]]
+    assert categories == sorted(categories)
+    mask = rows["masks"][-1]
+    assert coco.area({"counts": mask["rle"], "size": [mask["height_px"], mask["width_px"]]}) == mask["area_px"]
+    assert mask["category_id"] in (10, 11, 12)
+
+    assert summary.videos == {"done": 5, "partial": 1, "failed": 2}
+    assert summary.rows == {name: len(found) for name, found in rows.items()}
+    assert summary.errors == {"bad_image": 1, "empty_file": 1, "not_a_video": 1}
+    assert (summary.frames, summary.worked, summary.exit_code) == (sum(LENGTHS.values()) + 4, True, 0)
+    assert sum(summary.shares.values()) == pytest.approx(1)
+    assert all(summary.shares[stage] > 0 for stage in ("decode", "encode", "step", "rle", "write"))
+    assert reports[-1][:3] == ("segment", 8, 8)
+    assert "5 done, 1 partial, 2 failed" in str(summary)
+    assert summary.snapshot in str(summary)
+
+
+def test_every_file_says_where_it_comes_from_and_the_snapshot_has_its_digest(
+    films: Path, model: Path, settings: Settings
+):
+    summary = segment(SegmentJob(archive=str(films), model=str(model)), settings, load=barcode.load)
+    store = Store.open(settings)
+    snapshot = store.snapshot(summary.plan_id)
+    assert snapshot is not None
+    assert (snapshot.archive, snapshot.model_sha256) == (str(films), "0" * 64)
+    for refs in snapshot.tables.values():
+        for ref in refs:
+            data = store.read_bytes(ref.key)
+            assert (len(data), hashlib.sha256(data).hexdigest()) == (ref.size_bytes, ref.sha256)
+            footer = pq.read_metadata(store.path(ref.key)).metadata
+            assert {key: footer[key.encode()].decode() for key in snapshot.lineage} == snapshot.lineage
+            assert footer[b"schema_version"] == tables.SCHEMA_VERSION.encode()
+    assert json.loads(snapshot.lineage["class_map_json"]) == {"10": "dog", "11": "cat", "12": "bird"}
+    assert tables.categories(snapshot) == {10: "dog", 11: "cat", 12: "bird"}
+
+
+def test_the_same_command_again_does_no_work(films: Path, model: Path, settings: Settings):
+    job = SegmentJob(archive=str(films), model=str(model))
+    first = segment(job, settings, load=barcode.load)
+    before = {key: Store.open(settings).read_bytes(key) for key in Store.open(settings).list("vis")}
+
+    def no_model(*_: Any) -> Any:
+        raise AssertionError("the model was loaded")
+
+    again = segment(job, settings, load=no_model)
+    assert {key: Store.open(settings).read_bytes(key) for key in Store.open(settings).list("vis")} == before
+    assert not again.worked
+    assert "nothing to do" in str(again)
+    assert (again.plan_id, again.rows, again.videos) == (first.plan_id, first.rows, first.videos)
+
+
+def test_a_changed_file_or_setting_is_new_work(films: Path, model: Path, settings: Settings, tmp_path: Path):
+    archive = tmp_path / "films"
+    shutil.copytree(films / "5", archive / "5")
+    job = SegmentJob(archive=str(archive), model=str(model))
+    first = segment(job, settings, load=barcode.load)
+    shutil.rmtree(archive / "5")
+    barcode.write_frames(archive / "5", 5, range(3))
+    second = segment(job, settings, load=barcode.load)
+    everything = segment(job.model_copy(update={"min_score": 0}), settings, load=barcode.load)
+    assert len({first.plan_id, second.plan_id, everything.plan_id}) == 3
+    assert len(read(settings, first.plan_id)["masks"]) == 9 + 5
+    assert len(read(settings, second.plan_id)["masks"]) == 3 + 2
+    assert len(read(settings)["masks"]) == 3 + 2 + 3, "the newest plan, with the track of score 0.01"
+
+
+def test_archive_and_store_may_lie_on_s3(
+    films: Path, model: Path, s3_settings: Settings, local_ray: None, tmp_path: Path
+):
+    settings = s3_settings.model_copy(update={"workers": 2, "cpus_per_worker": 1, "scratch": tmp_path})
+    store = Store.open(settings)
+    store.fs.put(str(films), f"{store.root}/films", recursive=True)
+    store.fs.put(str(model), f"{store.root}/vis/v1/models/barcode", recursive=True)
+    summary = segment(SegmentJob(archive=store.uri("films")), settings, load=barcode.load)
+    assert summary.videos == {"done": 5, "partial": 1, "failed": 2}
+    check_barcodes(read(settings), LENGTHS | {"6": 4})
+    secret = settings.s3_secret_key.get_secret_value().encode()
+    assert all(secret not in store.read_bytes(key) for key in store.list("vis"))
+
+
+def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_doubled(model: Path, settings: Settings, tmp_path: Path):
+    archive = many_films(tmp_path / "films", 20, frames=10)
+    slow = functools.partial(barcode.load, delay_s=0.1)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(segment, SegmentJob(archive=str(archive), model=str(model)), settings, load=slow)
+        note = wait_for_note(settings)
+        time.sleep(0.3)
+        os.kill(note["pid"], signal.SIGKILL)
+        summary = running.result(timeout=120)
+    rows = read(settings)
+    check_barcodes(rows, {f"{film}.mp4": 10 for film in range(20)})
+    assert len(rows["videos"]) == 20
+    assert summary.videos["done"] == 20
+    attempts = [key for key in Store.open(settings).list("vis/v1/_work") if key.endswith("started.json")]
+    assert len(attempts) == 3, "two shards, one of which was begun twice"
+
+
+def wait_for_note(settings: Settings) -> dict[str, Any]:
+    """The note of the first attempt: which process is at work."""
+    store = Store.open(settings)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        notes = [key for key in store.list("vis/v1/_work") if key.endswith("started.json")]
+        if notes:
+            return store.read_json(notes[0])
+        time.sleep(0.05)
+    raise TimeoutError("no worker began")
+
+
+def test_two_runs_at_once_give_each_video_once(model: Path, settings: Settings, tmp_path: Path):
+    archive = many_films(tmp_path / "films", 20)
+    job = SegmentJob(archive=str(archive), model=str(model))
+    slow = functools.partial(barcode.load, delay_s=0.05)
+    barrier = threading.Barrier(2)
+
+    def run(name: str) -> Any:
+        barrier.wait()
+        return segment(job, settings, run_id=name, load=slow)
+
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(run, ["one", "two"])
+    assert one.plan_id == two.plan_id
+    assert one.rows == two.rows
+    rows = read(settings)
+    check_barcodes(rows, {f"{film}.mp4": 6 for film in range(20)})
+    assert sorted(row["video_id"] for row in rows["videos"]) == sorted(f"{film}.mp4" for film in range(20))
+
+
+def test_a_fault_of_ours_stops_loudly_and_the_next_run_does_the_rest(model: Path, settings: Settings, tmp_path: Path):
+    archive = many_films(tmp_path / "films", 20)
+    job = SegmentJob(archive=str(archive), model=str(model))
+    shards = split_of(archive, settings)
+    spoilt = int(Path(shards[1][0]).stem)
+    with pytest.raises(Exception, match=f"film {spoilt} is one too many"):
+        segment(job, settings, load=functools.partial(barcode.load, fails_on=spoilt))
+    store = Store.open(settings)
+    (plan_id,) = {key.split("/")[3] for key in store.list("vis/v1/_commits")}
+    (first,) = store.markers(plan_id).values()
+    assert store.snapshot(plan_id) is None, "nothing is published before it is whole"
+    with pytest.raises(BadConfig, match="no published tables"):
+        read(settings)
+    summary = segment(job, settings, load=barcode.load)
+    assert store.markers(plan_id)[first.shard] == first, "what was committed is not done again"
+    assert summary.videos["done"] == 20
+    check_barcodes(read(settings), {f"{film}.mp4": 6 for film in range(20)})
+
+
+def split_of(archive: Path, settings: Settings) -> list[list[str]]:
+    shards = split(list_videos(str(archive), Store.open(settings)))
+    return [[source.video_id for source in shard] for shard in shards.values()]
+
+
+def test_what_the_user_can_mend_comes_out_of_a_worker_as_it_went_in(films: Path, model: Path, settings: Settings):
+    def damaged(folder: Path, device: str) -> Any:
+        raise BadConfig(f"{folder.name} does not fit its card on {device}")
+
+    with pytest.raises(BadConfig, match=r"^barcode does not fit its card on cpu$"):
+        segment(SegmentJob(archive=str(films), model=str(model)), settings, load=damaged)
+
+
+def test_when_every_video_fails_there_are_tables_and_a_bad_exit_code(model: Path, settings: Settings, tmp_path: Path):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "b.mp4").write_text("no film")
+    summary = segment(SegmentJob(archive=str(tmp_path), model=str(model)), settings, load=barcode.load)
+    assert (summary.exit_code, summary.videos["failed"], summary.frames) == (1, 2, 0)
+    rows = read(settings)
+    assert [row["status"] for row in rows["videos"]] == ["failed", "failed"]
+    assert len(rows["errors"]) == 2
+    assert rows["tracks"] == rows["masks"] == []
+
+
+def test_an_archive_or_model_that_is_not_there_costs_no_cluster(films: Path, tmp_path: Path, model: Path):
+    settings = Settings(store=str(tmp_path / "lake"), ray_address="127.0.0.1:1")
+    with pytest.raises(BadConfig, match=r"archive .*nowhere does not exist"):
+        segment(SegmentJob(archive=str(tmp_path / "nowhere"), model=str(model)), settings)
+    with pytest.raises(BadConfig, match="no model is registered"):
+        segment(SegmentJob(archive=str(films)), settings)
+    assert not (tmp_path / "lake").exists()
+
+
+@pytest.mark.timeout(300)
+def test_a_video_that_kills_every_worker_does_not_do_so_for_ever(model: Path, settings: Settings, tmp_path: Path):
+    archive = many_films(tmp_path / "films", 2)
+    killer = functools.partial(barcode.load, kills_on=1)
+    with pytest.raises(Exception, match=r"lost its worker 4 times.*one of its videos crashes the decoder: .*1.mp4"):
+        segment(SegmentJob(archive=str(archive), model=str(model)), settings, load=killer)
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_run_resumes_and_leaves_no_process(model: Path, settings: Settings, tmp_path: Path):
+    archive = many_films(tmp_path / "films", 40)
+    script = (
+        "import functools, ray, sys; from tests.jobs import barcode; from jobs.segment import *;"
+        "ray.cloudpickle.register_pickle_by_value(barcode);"
+        "segment(SegmentJob(archive=sys.argv[1], model=sys.argv[2]), Settings(store=sys.argv[3]),"
+        " load=functools.partial(barcode.load, delay_s=0.05))"
+    )
+    command = [sys.executable, "-c", script, str(archive), str(model), settings.store]
+    store = Store.open(settings)
+    run = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not store.list("vis/v1/_commits"):
+            assert run.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        worker = wait_for_note(settings)["pid"]
+    finally:
+        run.kill()
+        run.wait()
+    (plan_id,) = {key.split("/")[3] for key in store.list("vis/v1/_commits")}
+    before = store.markers(plan_id)
+    assert 0 < len(before) < 3
+    assert store.snapshot(plan_id) is None
+    summary = segment(SegmentJob(archive=str(archive), model=str(model)), settings, load=barcode.load)
+    after = store.markers(plan_id)
+    assert all(after[shard] == marker for shard, marker in before.items())
+    assert summary.videos["done"] == 40
+    check_barcodes(read(settings), {f"{film}.mp4": 6 for film in range(40)})
+    assert gone(worker), "a worker of the killed run is still there"
+
+
+def gone(pid: int) -> bool:
+    for _ in range(300):
+        if not Path(f"/proc/{pid}").exists():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.timeout(300)
+def test_real_films_have_one_row_each_with_the_counts_of_the_index(shared_data: Path, model: Path, settings: Settings):
+    archive = str(shared_data / "data/real/videos")
+    blind = functools.partial(barcode.load, blind=True)
+    summary = segment(SegmentJob(archive=archive, model=str(model)), settings, load=blind)
+    rows = read(settings)
+    assert {row["video_id"]: (row["status"], row["n_frames"]) for row in rows["videos"]} == {
+        "animal_dog.mp4": ("done", 289),
+        "indoor_kids_bedroom.mp4": ("done", 200),
+        "objects_cups.mp4": ("done", 300),
+        "street_cars.mp4": ("done", 377),
+    }
+    assert summary.frames == 289 + 200 + 300 + 377
+    for mask in rows["masks"][::100]:
+        assert coco.area({"counts": mask["rle"], "size": [mask["height_px"], mask["width_px"]]}) == mask["area_px"]
+
+
+@pytest.mark.unit
+def test_shards_hold_every_video_once_and_cost_about_the_same():
+    sources = [
+        VideoSource(video_id=str(n), uri="", kind="film", content_id="", size_bytes=(n % 7) * 2**20) for n in range(100)
+    ]
+    shards = split(sources)
+    assert sorted(int(source.video_id) for shard in shards.values() for source in shard) == list(range(100))
+    assert max(len(shard) for shard in shards.values()) <= SHARD_VIDEOS
+    costs = [sum(source.size_bytes for source in shard) for shard in shards.values()]
+    assert max(costs) - min(costs) <= 6 * 2**20
+    assert split(list(reversed(sources))) == shards, "the order of listing does not matter"
+    assert all(set(name) <= set("0123456789abcdef-") for name in shards)
+
+
+@pytest.mark.unit
+def test_long_films_get_shards_of_their_own():
+    sources = [
+        VideoSource(video_id=str(n), uri="", kind="film", content_id="", size_bytes=SHARD_BYTES) for n in range(4)
+    ]
+    assert [len(shard) for shard in split(sources).values()] == [1, 1, 1, 1]

@@ -73,14 +73,20 @@ def read_card(folder: Path) -> ModelCard:
         raise BadConfig(f"{path} is not a model card: {error.errors()[0]['msg']}. Copy the folder again.") from None
 
 
-def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:
+def load_model(
+    folder: Path, device: torch.device | str = "cpu", slot_recycling: bool = False
+) -> tuple[nn.Module, ModelCard]:
     """Build the model of a folder, ready to infer.
+
+    Args:
+        slot_recycling: let tracks out of sight give up their slot, in models that have slots: for long videos.
 
     Raises:
         BadConfig: unknown model, weights that are damaged or of another shape, class list of another length.
     """
     card = read_card(folder)
-    model = build(card.model, card.config)
+    config = card.config | ({"slot_recycling": slot_recycling} if "slot_recycling" in card.config else {})
+    model = build(card.model, config)
     expected = card.config.get("detector", card.config).get("num_classes")
     if expected != len(card.classes):
         raise BadConfig(

@@ -20,10 +20,12 @@ from jobs import evaluations, tables
 from jobs.settings import Settings
 from jobs.store import Snapshot, Store, code_version, now
 from vis_models.metrics.average_precision import RULES, accumulate
+from vis_models.metrics.track_iou import MaskTrack
 from vis_models.metrics.track_matching import ANY, Matches, Prediction, match_video, mean_area_px
 from vis_models.metrics.youtube_vis import GroundTruth, defects, results_by_video
 from vis_models.types import BadConfig, Config
 
+MASK_COLUMNS = ["video_id", "track_id", "frame_idx", "area_px", "height_px", "width_px", "rle"]
 Progress = Callable[[str, int, int, dict[str, Any]], None]
 
 
@@ -248,26 +250,31 @@ def _read_predictions(
     for row in opened["tracks"].to_table(columns=columns, filter=pc.field("category").isin([*names])).to_pylist():
         tracks[row["video_id"], row["track_id"]] = names[row["category"]], row["score"]
     for video_id, masks in by_video(opened["masks"]):
-        video = int(video_id)
         found = []
-        for track_id, frames in groupby(masks.to_pylist(), key=lambda row: row["track_id"]):
+        for track_id, track in mask_tracks(masks, truth.length(int(video_id))).items():
             if (video_id, track_id) in tracks:
                 category, score = tracks[video_id, track_id]
-                rles: list[dict[str, Any] | None] = [None] * truth.length(video)
-                areas = np.zeros(len(rles))
-                for row in frames:
-                    size = [row["height_px"], row["width_px"]]
-                    rles[row["frame_idx"]] = {"size": size, "counts": row["rle"]}
-                    areas[row["frame_idx"]] = row["area_px"]
-                found.append(Prediction(rles, areas, category, mean_area_px(areas), score))
-        yield video, found
+                found.append(Prediction(track.rles, track.areas_px, category, mean_area_px(track.areas_px), score))
+        yield int(video_id), found
+
+
+def mask_tracks(masks: pa.Table, frames: int) -> dict[int, MaskTrack]:
+    """The tracks of one video from its rows of the table masks, sorted by track; `frames`: length of the video."""
+    tracks = {}
+    for track_id, rows in groupby(masks.to_pylist(), key=lambda row: row["track_id"]):
+        rles: list[dict[str, Any] | None] = [None] * frames
+        areas = np.zeros(frames)
+        for row in rows:
+            rles[row["frame_idx"]] = {"size": [row["height_px"], row["width_px"]], "counts": row["rle"]}
+            areas[row["frame_idx"]] = row["area_px"]
+        tracks[track_id] = MaskTrack(rles, areas)
+    return tracks
 
 
 def by_video(masks: ds.Dataset) -> Iterator[tuple[str, pa.Table]]:
     """The rows of the table masks, one video at a time: files are sorted by video, and no video is in two of them."""
-    columns = ["video_id", "track_id", "frame_idx", "area_px", "height_px", "width_px", "rle"]
     waiting: list[pa.RecordBatch] = []
-    for batch in masks.to_batches(columns=columns, batch_size=16_384, batch_readahead=1, fragment_readahead=1):
+    for batch in masks.to_batches(columns=MASK_COLUMNS, batch_size=16_384, batch_readahead=1, fragment_readahead=1):
         runs = pc.run_end_encode(batch["video_id"])
         ends = runs.run_ends.to_pylist()
         for start, end in zip([0, *ends], ends, strict=False):

@@ -1,0 +1,275 @@
+"""The command `vis`: each verb is one call into a flow or a job.
+
+Nothing heavy is imported before a verb needs it, so that `vis --help` answers at once.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+MENDABLE_EXIT = 2
+"""Exit code where the user can mend it, as for a wrong option. 1 is a result: no video could be read."""
+
+PREFECT = {  # how a flow runs inside `vis` where the user did not say otherwise
+    "SERVER_ANALYTICS_ENABLED": "false",
+    "LOGGING_LEVEL": "CRITICAL",  # what goes wrong is raised here, and told once
+}
+
+app = typer.Typer(
+    help="Archives of video into queryable tables of objects: a class, a mask in each frame, one identity.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="Registered name, folder or s3:// address; default: the newest.")
+]
+
+
+def main() -> None:
+    try:
+        app()
+    except Exception as error:
+        from vis_models.types import BadConfig  # brings torch, so not before something went wrong
+
+        if not isinstance(error, BadConfig):
+            raise
+        print(f"vis: {error}", file=sys.stderr)
+        sys.exit(MENDABLE_EXIT)
+
+
+@app.callback()
+def settings(
+    store: Annotated[
+        str | None, typer.Option(help="Root of everything written: a folder or s3://bucket/prefix.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Workers of a job; 0: as many as GPUs, or one.")] = None,
+) -> None:
+    """Settings that every verb takes; more of them in the environment (VIS_*) and in vis.toml."""
+    from jobs.settings import Settings
+
+    for name, value in {"STORE": store, "DEVICE": device, "WORKERS": workers}.items():
+        if value is not None:
+            os.environ[f"VIS_{name}"] = str(value)  # where flows, jobs and their workers look
+    with _given_by_user():
+        Settings()
+    for name, value in PREFECT.items():
+        os.environ.setdefault(f"PREFECT_{name}", value)
+
+
+class Level(StrEnum):
+    easy = "easy"
+    hard = "hard"
+
+
+@app.command()
+def world(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    level: Level = Level.easy,
+    seed: int = 0,
+    train: Annotated[int, typer.Option(help="Videos in train.json.", min=0)] = 100,
+    val: Annotated[int, typer.Option(help="Videos in val.json.", min=0)] = 50,
+    archive: Annotated[int, typer.Option(help="Films instead of a data set: so many mp4 files.", min=0)] = 0,
+    height: Annotated[int, typer.Option(help="Pixels.")] = 96,
+    width: Annotated[int, typer.Option(help="Pixels.")] = 160,
+    frames: Annotated[int, typer.Option(help="Of a video.")] = 16,
+) -> None:
+    """Draw videos whose truth is known: a data set in the YouTube-VIS format, or an archive of films."""
+    from flows.progress import at_terminal
+    from vis_models.data.world import WorldConfig, write_archive, write_youtube_vis
+
+    with _given_by_user():
+        config = WorldConfig(level=level.value, seed=seed, height=height, width=width, frames=frames)
+    with at_terminal() as progress:
+        if archive:
+            write_archive(config, folder, archive, progress)
+        else:
+            write_youtube_vis(config, folder, train, val, progress)
+    print(f"world       {folder.resolve()}")
+
+
+@app.command()
+def train(
+    recipe: Annotated[str | None, typer.Option(help="`vis models --recipes` lists them.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data set in the YouTube-VIS format: folder or s3://...")] = None,
+    init: Annotated[str | None, typer.Option(help="Checkpoint to start from: torchvision ResNet, YOLACT.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Continue this run.", metavar="RUN")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a field: stages.0.iterations=500", metavar="KEY=VALUE")
+    ] = None,
+) -> None:
+    """Train RGNN: detector, gate, tracker, a registered model. Without options it draws the easy world first."""
+    given = {"recipe": recipe, "data": data, "init": init, "resume": resume, "changes": _changes(change or [])}
+    trained = _run("flows.train", "train_rgnn", **{name: value for name, value in given.items() if value})
+    print("  ".join(f"{name} {value:.3f}" for name, value in trained["metrics"].items()))
+    print(f"model       {trained['uri']}")
+
+
+@app.command()
+def segment(
+    archive: Annotated[str, typer.Argument(help="Folder, glob, film, manifest, YouTube-VIS JSON, or s3:// of these.")],
+    model: ModelOption = None,
+    min_score: Annotated[float, typer.Option(help="Tracks under this score are counted only.", min=0, max=1)] = 0.05,
+    frame_folder_fps: Annotated[float | None, typer.Option(help="Frames per second of frame folders.")] = None,
+) -> None:
+    """Segment and track every video of an archive; publish the tables videos, tracks, masks, errors."""
+    done = _run(
+        "flows.segment",
+        "segment_archive",
+        archive=archive,
+        model=model,
+        min_score=min_score,
+        frame_folder_fps=frame_folder_fps,
+    )
+    print(done["text"])
+    if not done["videos"]["done"] + done["videos"]["partial"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    data: Annotated[
+        str | None, typer.Argument(help="YouTube-VIS JSON with labels; default: the model's val.json.")
+    ] = None,
+    model: ModelOption = None,
+) -> None:
+    """Segment labelled videos and score the tracks: AP, AP50, AP75, AR1, AR10 by the YouTube-VIS rules."""
+    done = _run("flows.evaluate", "evaluate_youtube_vis", data=data, model=model)
+    for note in done["notes"]:
+        print(f"note        {note}")
+    print("  ".join(f"{name} {done['figures'][name]:.3f}" for name in ("AP", "AP50", "AP75", "AR1", "AR10")))
+    if done["before_id"]:
+        print(f"change      AP {done['change']['AP']:+.3f} since {done['before_id']}")
+    print(f"evaluation  {done['uri']}")
+
+
+@app.command()
+def report(
+    evaluation: Annotated[str | None, typer.Option(help="Default: the newest of the plan, if there is one.")] = None,
+    plan: Annotated[str | None, typer.Option(help="Default: that of the evaluation, else the newest.")] = None,
+    videos: Annotated[int, typer.Option(help="How many of the best and of the worst.", min=0)] = 3,
+) -> None:
+    """Write one HTML page: figures with their origin, curves, errors, the best and worst videos in pictures."""
+    done = _run("flows.report", "report", evaluation=evaluation, plan=plan, videos=videos)
+    score = "".join(f"{name} {done['figures'][name]:.2f}  " for name in ("AP", "AP50", "AR10") if done["figures"])
+    print(f"{score}report {done['uri']}")
+
+
+@app.command()
+def query(
+    question: Annotated[str | None, typer.Argument(help="SQL over videos, tracks, masks, errors; or a name.")] = None,
+    form: Annotated[str, typer.Option("--format", help="table, csv, json or parquet.")] = "table",
+    output: Annotated[Path | None, typer.Option(help="A file instead of the terminal.")] = None,
+    plan: Annotated[str | None, typer.Option(help="Default: the newest of each archive and model.")] = None,
+    named: Annotated[bool, typer.Option("--list", help="List the named queries.")] = False,
+) -> None:
+    """Ask the published tables in SQL."""
+    from jobs.query import NAMED_QUERIES, run, write
+    from jobs.settings import Settings
+    from jobs.store import Store
+
+    if named:
+        for name, query in NAMED_QUERIES.items():
+            print(f"{name:20}{query.asks}")
+        return
+    if not question:
+        raise typer.BadParameter("a SQL statement or a name is missing; `vis query --list` shows the names")
+    answer = run(question, Store.open(Settings()), plan)
+    if output is None:
+        write(answer, form, sys.stdout.buffer)
+        return
+    with output.open("wb") as file:
+        write(answer, form, file)
+    print(f"answer      {output.resolve()}")
+
+
+@app.command()
+def models(recipes: Annotated[bool, typer.Option("--recipes", help="List what can be trained.")] = False) -> None:
+    """List the registered models with their figures, oldest first."""
+    if recipes:
+        from jobs.recipes import RECIPES
+
+        for name, recipe in RECIPES.items():
+            print(f"{name:24}{(recipe.__doc__ or '').splitlines()[0]}")
+        return
+    from jobs.models import registered
+    from jobs.settings import Settings
+    from jobs.store import LAYOUT, Store
+
+    store = Store.open(Settings())
+    for name, card in registered(store).items():
+        figures = "  ".join(f"{figure} {value:.3f}" for figure, value in card.metrics.items())
+        print(f"{name:36}{card.created_at:%Y-%m-%d %H:%M}  {figures}")
+    print(f"models      {store.uri(f'{LAYOUT}/models')}")
+
+
+@app.command()
+def up(
+    host: str = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 4200,
+) -> None:
+    """Start a local Prefect server, a worker and the four deployments, until Ctrl-C."""
+    from flows.up import up
+
+    up(host, port, say=lambda line: print(line, flush=True))
+
+
+@contextmanager
+def _given_by_user() -> Iterator[None]:
+    """Values out of range are a wrong option, not a bug."""
+    from pydantic import ValidationError
+
+    try:
+        yield
+    except ValidationError as error:
+        wrong = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r}" for one in error.errors())
+        raise typer.BadParameter("; ".join(wrong)) from None
+
+
+def _changes(given: list[str]) -> dict[str, Any]:
+    """`stages.0.iterations=500` as a field and its value; what is no JSON is text."""
+    changes = {}
+    for change in given:
+        key, equals, text = change.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--set {change}: expected KEY=VALUE, such as stages.0.iterations=500")
+        try:
+            changes[key] = json.loads(text)
+        except ValueError:
+            changes[key] = text
+    return changes
+
+
+def _run(module: str, flow: str, **parameters: Any) -> dict[str, Any]:
+    """Run a flow here and now.
+
+    Raises:
+        BadConfig: as the flow says.
+        KeyboardInterrupt: Ctrl-C, which Ray Train turns into an exit without an error.
+    """
+    from flows.embedded import prefect_api
+    from vis_models.types import BadConfig
+
+    with prefect_api() as wait:
+        run = getattr(import_module(module), flow)  # brings torch and Ray while the API starts
+        wait()
+        try:
+            state = run(**parameters, return_state=True)
+        except SystemExit:
+            raise KeyboardInterrupt from None
+    result = state.result(raise_on_failure=False)
+    if state.name == BadConfig.__name__:
+        raise BadConfig(state.message)
+    if isinstance(result, BaseException):
+        raise result
+    return result

@@ -1,0 +1,57 @@
+"""`evaluate-youtube-vis`: labelled videos in, AP out, compared with the evaluation before."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from flows.progress import of_flow
+from flows.steps import command, launch, mendable
+from jobs.evaluate import EvaluateJob, data_file, evaluate
+from jobs.models import find
+from jobs.segment import SegmentJob, segment
+from jobs.settings import Settings
+from jobs.store import Store
+from jobs.train import prepare_data, resumable
+from vis_models.checkpoints import read_card
+
+
+@flow(name="evaluate-youtube-vis", flow_run_name="evaluate-{data}")
+@mendable
+def evaluate_youtube_vis(data: str | None = None, model: str | None = None) -> dict[str, Any]:
+    """Segment the labelled videos with every track kept, score them by the YouTube-VIS rules, write one file.
+
+    Args:
+        data: YouTube-VIS JSON with labels, or a folder that holds it as val.json; empty: the validation videos of the
+            data set that the model was trained on.
+        model: Registered name, model folder or its s3:// address; empty: the model that was registered last.
+    """
+    store = Store.open(Settings())
+    labels = data_file(store, data or _training_data(store, model))
+    tracks = launch(segment, SegmentJob(archive=labels, model=model, min_score=0, command=command()))
+    done = launch(evaluate, EvaluateJob(data=labels, plan=tracks.plan_id, command=command()))
+    figures = [
+        {"figure": name, "value": f"{value:.4f}", "change": f"{done.change[name]:+.4f}" if name in done.change else ""}
+        for name, value in done.figures.items()
+    ]
+    create_table_artifact(key="evaluate-youtube-vis", table=figures, description=f"{labels}, model {tracks.model}")
+    notes = "".join(f"- {note}\n" for note in done.notes)
+    compared = f"compared with `{done.before_id}`" if done.before_id else "the first evaluation of this data set"
+    create_markdown_artifact(
+        key="evaluate-youtube-vis-summary",
+        markdown=f"# AP {done.figures['AP']:.3f}\n\n`{labels}`, model {tracks.model}, {compared}\n\n{notes}\n"
+        f"`{done.uri}`\n",
+        description=f"evaluation {done.evaluation_id}",
+    )
+    return done.model_dump(mode="json") | {"data": labels, "model": tracks.model, "plan": tracks.plan_id}
+
+
+def _training_data(store: Store, model: str | None) -> str:
+    """The data set that a model was trained on; a drawn one is drawn again where it is missing.
+
+    Raises:
+        BadConfig: the model was not trained in this store.
+    """
+    card = read_card(store.local_copy(find(store, model)))
+    with of_flow("evaluate-youtube-vis") as progress:
+        return prepare_data(resumable(store.settings, card.run_id), store.settings, progress).uri

@@ -1,0 +1,49 @@
+"""`report`: published tables and scores in, one page out."""
+
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from pydantic import Field
+
+from flows.steps import command, launch, mendable
+from jobs import evaluations
+from jobs.report import ReportJob, write_report
+from jobs.settings import Settings
+from jobs.store import Store
+
+
+@flow(name="report")
+@mendable
+def report(
+    plan: str | None = None,
+    evaluation: str | None = None,
+    videos: Annotated[int, Field(ge=0)] = 3,
+    pictures: Annotated[int, Field(gt=0)] = 5,
+    min_score: Annotated[float, Field(ge=0, le=1)] = 0.3,
+) -> dict[str, Any]:
+    """Write one self-contained HTML page: figures, curves, errors, throughput, the best and worst videos in pictures.
+
+    Args:
+        plan: Plan whose tables are shown; empty: that of the evaluation, else the plan published last.
+        evaluation: Evaluation whose figures are shown; empty: the newest of the plan, if there is one.
+        videos: How many of the best and how many of the worst videos.
+        pictures: Frames of each.
+        min_score: Tracks under this video score are not drawn; the figures count them.
+    """
+    job = ReportJob(
+        plan=plan, evaluation=evaluation, videos=videos, pictures=pictures, min_score=min_score, command=command()
+    )
+    page = launch(write_report, job)
+    figures = _figures(page.evaluation_id) if page.evaluation_id else {}
+    score = "".join(f"| {name} | {value:.3f} |\n" for name, value in figures.items())
+    create_markdown_artifact(
+        key="report",
+        markdown=f"# Report\n\n`{page.uri}`\n\n| figure | value |\n|---|---|\n{score}",
+        description=f"plan {page.plan_id}, evaluation {page.evaluation_id}",
+    )
+    return page.model_dump(mode="json") | {"figures": figures}
+
+
+def _figures(evaluation_id: str) -> dict[str, float]:
+    return evaluations.summary(evaluations.read(Store.open(Settings()), evaluation_id)[0])

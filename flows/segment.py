@@ -1,0 +1,62 @@
+"""`segment-archive`: an archive of videos in, published tables out."""
+
+from typing import Annotated, Any
+
+from prefect import State, flow
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.states import Failed
+from pydantic import Field
+
+from flows.steps import command, launch, mendable
+from jobs import tables
+from jobs.segment import SegmentJob, segment
+from jobs.settings import Settings
+from jobs.store import Store
+
+ERRORS_SHOWN = 100
+
+
+@flow(name="segment-archive", flow_run_name="segment-{archive}")
+@mendable
+def segment_archive(
+    archive: str,
+    model: str | None = None,
+    min_score: Annotated[float, Field(ge=0, le=1)] = 0.05,
+    frame_folder_fps: Annotated[float | None, Field(gt=0)] = None,
+    videos_at_once: Annotated[int, Field(gt=0)] = 8,
+    frames_per_batch: Annotated[int, Field(gt=0)] = 16,
+) -> dict[str, Any] | State:
+    """Segment and track every video of an archive and publish the tables videos, tracks, masks, errors.
+
+    Args:
+        archive: Folder or S3 prefix of films and frame folders, glob, manifest (JSONL, CSV, Parquet with id and uri),
+            or a data set in the YouTube-VIS format (JSON).
+        model: Registered name, model folder or its s3:// address; empty: the model that was registered last.
+        min_score: Tracks under this video score are counted, not written.
+        frame_folder_fps: Frames per second of frame folders, which carry no clock; empty leaves their times empty.
+        videos_at_once: Videos that a worker plays side by side; changes speed and memory, not results.
+        frames_per_batch: Frames that the model encodes in one batch; changes speed and memory, not results.
+    """
+    job = SegmentJob(
+        archive=archive,
+        model=model,
+        min_score=min_score,
+        frame_folder_fps=frame_folder_fps,
+        videos_at_once=videos_at_once,
+        frames_per_batch=frames_per_batch,
+        command=command(),
+    )
+    summary = launch(segment, job)
+    create_markdown_artifact(key="segment-archive", markdown=str(summary), description=f"plan {summary.plan_id}")
+    if errors := _errors(summary.plan_id):
+        create_table_artifact(key="segment-archive-errors", table=errors, description=f"errors, plan {summary.plan_id}")
+    result = summary.model_dump(mode="json") | {"text": str(summary)}
+    if summary.exit_code:
+        return Failed(message=f"no video of {archive} could be read", data=result)
+    return result
+
+
+def _errors(plan_id: str) -> list[dict[str, Any]]:
+    """The first rows of the table `errors` of a plan."""
+    table = tables.open(Store.open(Settings()), plan_id)["errors"]
+    return table.head(ERRORS_SHOWN, columns=["video_id", "stage", "code", "detail"]).to_pylist()

@@ -1,0 +1,74 @@
+"""What the four flows have in common: starting a job, trying again, ending with a sentence instead of a traceback."""
+
+import functools
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import State, runtime, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
+from prefect.states import Failed
+
+from flows.progress import of_flow
+from jobs.launch import LostWorker, launcher
+from jobs.settings import Settings
+from vis_models.types import BadConfig, Config
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
+
+def mendable(run: Callable[P, Result]) -> Callable[P, Result | State]:
+    """A flow's function: BadConfig becomes a final state of this name, anything else keeps its full trace."""
+
+    @functools.wraps(run)
+    def ends_with_a_sentence(*args: P.args, **kwargs: P.kwargs) -> Result | State:
+        try:
+            return run(*args, **kwargs)
+        except BadConfig as error:
+            return Failed(name=BadConfig.__name__, message=str(error))
+
+    return ends_with_a_sentence
+
+
+def launch(function: Callable[..., Result], job: Config, **more: Any) -> Result:
+    """Run a job with this machine's settings; a run that lost its workers is continued, twice at most.
+
+    Raises:
+        BadConfig: as the job says.
+    """
+    done: Any = _launch.with_options(name=function.__name__)(function, job, more)
+    if isinstance(done, BadConfig):
+        raise done
+    return done
+
+
+def _was_lost(task: Any, run: TaskRun, state: State) -> bool:
+    return isinstance(state.result(raise_on_failure=False), LostWorker)
+
+
+@task(retries=2, retry_delay_seconds=10, retry_condition_fn=_was_lost, cache_policy=NO_CACHE, persist_result=False)
+def _launch(function: Callable[..., Any], job: Config, more: dict[str, Any]) -> Any:
+    settings = Settings()
+    with of_flow(runtime.flow_run.flow_name) as progress:
+        try:
+            return launcher(settings).launch(function, job, settings, progress=progress, **more)
+        except BadConfig as error:
+            return error  # a result, as for the task there is nothing to try again
+
+
+def command() -> str:
+    """What was typed to start this flow run, for the record."""
+    if runtime.deployment.id is None:
+        return shlex.join(["vis", *sys.argv[1:]])
+    given = {key: value for key, value in runtime.flow_run.parameters.items() if value is not None}
+    parameters = [part for key, value in given.items() for part in ("--param", f"{key}={json.dumps(value)}")]
+    return shlex.join(["prefect", "deployment", "run", runtime.deployment.name, *parameters])
+
+
+def run_name(recipe: str) -> str:
+    """The same in every attempt of a flow run, so that a retry continues; new in a new one."""
+    return f"{recipe}-{runtime.flow_run.id.replace('-', '')[:8]}"

@@ -1,0 +1,54 @@
+"""`train-rgnn`: a recipe and its data in, a registered model out."""
+
+import sys
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from flows.steps import launch, mendable, run_name
+from jobs.recipes import build
+from jobs.settings import Settings
+from jobs.store import LAYOUT, Store
+from jobs.train import resumable, train
+
+
+@flow(name="train-rgnn", flow_run_name="train-{recipe}")
+@mendable
+def train_rgnn(
+    recipe: str = "rgnn_r18_world_easy",
+    data: str | None = None,
+    init: str | None = None,
+    resume: str | None = None,
+    changes: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train RGNN: detector, gate, tracker, a registered model. Without parameters it draws the easy world first.
+
+    Args:
+        recipe: Name of a complete run; `vis models --recipes` lists them.
+        data: Folder or s3:// address of a data set in the YouTube-VIS format; recipes of drawn worlds need none.
+        init: Checkpoint to start from (torchvision ResNet, YOLACT); random weights without it.
+        resume: Name of an earlier run to continue with its own recipe and data; the other parameters are not used.
+        changes: Fields of the recipe to change, by dotted path, such as {"stages.0.iterations": 500}.
+    """
+    settings = Settings()
+    given = {"data": data, "init": init}
+    if resume:
+        run_id, job = resume, resumable(settings, resume)
+    else:
+        run_id = run_name(recipe)
+        job = build(recipe, (changes or {}) | {key: value for key, value in given.items() if value is not None})
+    try:
+        card = launch(train, job, run_id=run_id)
+    except (KeyboardInterrupt, SystemExit):
+        print(f"stopped; `vis train --resume {run_id}` goes on", file=sys.stderr)
+        raise
+    model = Store.open(settings).uri(f"{LAYOUT}/models/{card.name}")
+    figures = "".join(f"| {name} | {value:.3f} |\n" for name, value in card.metrics.items())
+    create_markdown_artifact(
+        key="train-rgnn",
+        markdown=f"# {card.name}\n\n`{model}`\n\n| at the end of training | |\n|---|---|\n{figures}\n"
+        f"recipe {card.recipe}, data {card.data}, commit {card.commit}, sha256 {card.sha256}\n",
+        description=f"model {card.name}",
+    )
+    return {"model": card.name, "uri": model, "metrics": card.metrics}

@@ -74,6 +74,8 @@ class RgnnConfig(Config):
     frame_weights: tuple[PositiveFloat, ...] = tuple(round(0.285 * 0.8**k, 6) for k in range(10, 0, -1))
     """Weight of each frame of a clip in the score loss; a shorter clip takes the last ones."""
     match_weight: PositiveFloat = 4.0
+    loss_frames: PositiveInt | None = None
+    """Frames of a clip, drawn anew each time, that the segmentation loss looks at; None: all, as in the paper."""
     loss_stride: PositiveInt = 1
     """Pixels of the input per pixel of the segmentation loss; 1 as in the paper."""
 
@@ -455,8 +457,11 @@ class Rgnn(nn.Module):
             owners.append(torch.where(first_owner(identity, state.status != FREE), identity, -1))
             detections.append(decisions.detection)
             embeddings.append(state.embedding)
-        rows = [torch.stack(column, 1).flatten(0, 1) for column in (seen, owners, detections, embeddings)]
-        terms["seg"] = self._segmentation_term(encoded, objects.masks.flatten(0, 1), *rows)
+        looked_at = torch.randperm(length, device=identity.device)[: self.config.loss_frames]
+        columns = (torch.stack(column, 1) for column in (seen, owners, detections, embeddings))
+        rows = [column[:, looked_at].flatten(0, 1) for column in columns]
+        shown = RgnnEncoded(*(column[:, looked_at].flatten(0, 1) for column in by_clip))
+        terms["seg"] = self._segmentation_term(shown, objects.masks[:, looked_at].flatten(0, 1), *rows)
         return terms
 
     def _decision_terms(

@@ -1,0 +1,152 @@
+"""Two stages on a real Ray: what is learned does not depend on how many workers there are or how often they die."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from jobs.recipes import TrainJob, build
+from jobs.settings import Settings
+from jobs.store import LAYOUT, Store
+from jobs.train import check_gate, freeze, learning_rate, prepare_data, read_data, resumable, train
+from vis_models.checkpoints import load_model
+from vis_models.types import BadConfig
+
+
+def job(stages: tuple[int, ...], **changes: Any) -> TrainJob:
+    """The tiny recipe with some of its stages, in single precision."""
+    whole = build("rgnn_r18_world_tiny", {"stages.0.precision": "fp32", "stages.1.cached_copies": 0, **changes})
+    return whole.model_copy(update={"stages": tuple(whole.stages[number] for number in stages)})
+
+
+def settings(folder: Path, **changes: Any) -> Settings:
+    return Settings(store=str(folder), cpus_per_worker=1, **changes)
+
+
+def weights(given: Settings, run_id: str) -> dict[str, torch.Tensor]:
+    return load(Store.open(given).read_bytes(f"{LAYOUT}/models/{run_id}/model.safetensors"))
+
+
+def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
+
+
+def test_one_and_two_workers_with_the_same_global_batch_learn_the_same(tmp_path: Path, local_ray: None):
+    tracker = job((1,), **{"stages.1.iterations": 4})
+    losses = {}
+    for workers in (1, 2):
+        given = settings(tmp_path, workers=workers)
+        losses[workers] = train(tracker, given, f"with-{workers}").metrics["loss"]
+    one, two = (weights(settings(tmp_path), f"with-{workers}") for workers in (1, 2))
+    assert largest_difference(one, two) < 1e-4
+    assert one["class_head.weight"].std() > 0
+    assert losses[1] != losses[2]  # each reports its own share of the batch: the gradients are what they share
+
+
+def test_a_killed_worker_costs_time_and_nothing_else(tmp_path: Path, local_ray: None):
+    detector = job((0,), **{"stages.0.iterations": 60, "stages.0.checkpoint_every": 10})
+    train(detector, settings(tmp_path), "quiet")
+    killed: list[int] = []
+
+    def kill_after_the_first_checkpoint() -> None:
+        folder = tmp_path / LAYOUT / "runs" / "rough" / "detector"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not killed:
+            if list(folder.glob("checkpoint_*/model.safetensors")):
+                for process in Path("/proc").glob("[0-9]*"):
+                    if is_train_worker(process):
+                        os.kill(int(process.name), signal.SIGKILL)
+                        killed.append(int(process.name))
+            time.sleep(0.05)
+
+    killer = threading.Thread(target=kill_after_the_first_checkpoint)
+    killer.start()
+    train(detector, settings(tmp_path), "rough")
+    killer.join()
+    assert killed
+    assert largest_difference(weights(settings(tmp_path), "quiet"), weights(settings(tmp_path), "rough")) < 1e-4
+
+
+def is_train_worker(process: Path) -> bool:
+    try:
+        return (process / "cmdline").read_bytes().startswith(b"ray::RayTrainWorker")
+    except OSError:
+        return False
+
+
+def test_a_detector_below_the_gate_stops_the_run_and_its_training_is_kept(tmp_path: Path, local_ray: None):
+    strict = job((0, 1), **{"stages.0.iterations": 2}).model_copy(update={"gate_ap50": 0.99})
+    given = settings(tmp_path)
+    with pytest.raises(BadConfig, match=r"reached mask AP50 0\.\d+ on validation frames, the gate is 0\.990"):
+        train(strict, given, "weak")
+    store = Store.open(given)
+    assert store.exists(f"{LAYOUT}/runs/weak/detector/done.json")
+    assert not store.exists(f"{LAYOUT}/models/weak/card.json")
+    with pytest.raises(BadConfig, match="started with another recipe or other fields"):
+        freeze(strict.model_copy(update={"gate_ap50": 0.5}), store, "weak")
+
+
+def test_a_run_ends_in_a_model_folder_with_its_story_and_curves(tmp_path: Path, local_ray: None):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    told: list[str] = []
+    small = build("rgnn_r18_world_tiny", {"stages.0.iterations": 3, "stages.1.iterations": 2})
+    given = settings(tmp_path)
+    card = train(small, given, "run-1", lambda stage, done, total, info: told.append(info.get("note", stage)))
+    store = Store.open(given)
+    model, read = load_model(Path(store.path(f"{LAYOUT}/models/run-1")))
+    assert read == card
+    assert (read.recipe, read.run_id) == ("rgnn_r18_world_tiny", "run-1")
+    assert [category.name for category in read.classes] == ["disc", "square", "triangle", "star", "cross", "ring"]
+    assert model.config.detector.num_classes == 6
+    assert read.data.startswith("world easy-v")
+    assert "no --init: rgnn_r18_world_tiny starts from random weights" in told
+    assert {"draw train", "encode for tracker", "train tracker"} <= set(told)
+    events = EventAccumulator(store.path(f"{LAYOUT}/runs/run-1/tracker/events"))
+    events.Reload()
+    assert {"match", "init", "score", "seg", "learning_rate"} <= set(events.Tags()["scalars"])
+    assert resumable(given, "run-1") == small
+    started = time.monotonic()
+    assert train(small, given, "run-1").sha256 == card.sha256  # everything is there already
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.unit
+def test_the_learning_rate_rises_then_follows_its_cosine_or_drops():
+    paper = build("rgnn_r50_ytvis2019").stages[0]
+    assert [learning_rate(paper, at) for at in (0, 55_979, 55_980, 83_970)] == pytest.approx([5e-5, 5e-5, 1e-5, 2e-6])
+    demo = build("rgnn_r18_world_demo", {"stages.0.warm_up": 100}).stages[0]
+    assert learning_rate(demo, 49) == pytest.approx(demo.learning_rate / 2)
+    assert learning_rate(demo, demo.iterations - 1) < demo.learning_rate / 1000
+
+
+@pytest.mark.unit
+def test_a_recipe_without_a_world_needs_data(tmp_path: Path):
+    with pytest.raises(BadConfig, match=r"recipe rgnn_r50_ytvis2019 draws no data: give a folder"):
+        prepare_data(build("rgnn_r50_ytvis2019"), settings(tmp_path), lambda *_: None)
+
+
+@pytest.mark.unit
+def test_a_folder_without_train_json_is_no_data_set(tmp_path: Path):
+    tiny = job((0,))
+    given = settings(tmp_path)
+    data = prepare_data(tiny.model_copy(update={"data": str(tmp_path)}), given, lambda *_: None)
+    with pytest.raises(BadConfig, match="holds no train.json"):
+        read_data(tiny, data, Store.open(given))
+
+
+@pytest.mark.unit
+def test_a_run_that_does_not_exist_cannot_be_resumed(tmp_path: Path):
+    with pytest.raises(BadConfig, match="no run 'ghost'"):
+        resumable(settings(tmp_path), "ghost")
+
+
+@pytest.mark.unit
+def test_the_gate_lets_a_detector_pass_that_reaches_it():
+    check_gate(job((0,)).model_copy(update={"gate_ap50": 0.5}), {"mask_ap50": 0.5})

@@ -196,7 +196,8 @@ class Rgnn(nn.Module):
         dropped, tracks, first = decisions.dropped.tolist(), [], 0
         for row, count in enumerate(counts):
             own = slots[first : first + count]
-            masks = one_object_per_pixel(resize_logits(logits[None, first : first + count], sizes[row])[0])
+            size = (sizes[row][0], sizes[row][1])
+            masks = one_object_per_pixel(resize_logits(logits[None, first : first + count], size)[0])
             sighting = Sighting(frames[row], [ids[row][m] for m in own], [scores[row][m] for m in own], masks)
             verdicts = self._verdicts(state, row, decisions.ended[row])
             tracks.append(Tracks([sighting], verdicts, dropped[row]))

@@ -28,6 +28,8 @@ from vis_models.types import BadVideo
 
 LONG_SIDE_PX = 360
 """Of a picture in the page."""
+MUTED = 0.65
+"""Share of grey in a frame under its masks."""
 TAG_PX = 22
 """Height of a line of text in a picture."""
 FIRST_FRAMES = 900
@@ -206,9 +208,15 @@ def _picture(frame: DecodedFrame, layers: Sequence[_Layer]) -> Picture:
             if layer.legend.name and bitmap.any():
                 tags.append(_tag(layer.legend.name, bitmap))
     jpeg = io.BytesIO()
-    Image.fromarray(paint(frame.pixels, painted)).save(jpeg, "JPEG", quality=82)
+    Image.fromarray(paint(_muted(frame.pixels), painted)).save(jpeg, "JPEG", quality=82)
     uri = f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"
     return Picture(frame.index, frame.time_s, uri, width, height, tags)
+
+
+def _muted(pixels: np.ndarray) -> np.ndarray:
+    """A frame with less colour, so that the colours of identities are told from those of things."""
+    grey = pixels.mean(axis=2, keepdims=True)
+    return ((1 - MUTED) * pixels + MUTED * grey).round().astype(np.uint8)
 
 
 def _tag(text: str, bitmap: np.ndarray) -> Tag:

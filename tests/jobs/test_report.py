@@ -77,7 +77,7 @@ def test_tracks_under_the_score_are_counted_instead_of_drawn(labelled_lake):
 def test_without_labels_the_page_counts_and_shows_the_fullest_videos(labelled_lake):
     page = report(labelled_lake)
     text = text_of(page)
-    assert "nothing to score against" in text
+    assert "there is nothing to score against" in text
     assert "square 2 2 12 0.75" in text  # objects, videos, masks, mean score
     assert text.index("Videos with the most objects") < text.index(" 2 model") < text.index(" 1 model")
     assert page.count("<image ") == 3 * 5

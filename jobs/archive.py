@@ -28,6 +28,8 @@ FILMS = frozenset({
     "mpeg", "mpg", "mts", "ogv", "ts", "webm", "wmv",
 })  # fmt: skip
 IMAGES = frozenset({"jpg", "jpeg", "png"})
+DATA_SETS = (".json", ".json.gz")
+"""How the name of a data set in the YouTube-VIS format ends."""
 MANIFESTS = frozenset({"jsonl", "ndjson", "csv", "parquet"})
 
 
@@ -86,7 +88,7 @@ def _list(fs: AbstractFileSystem, path: str, archive: str, store: Store) -> Iter
     if fs.isfile(path):
         if _suffix(path) in MANIFESTS:
             return _manifest(fs, path, archive, store)
-        if path.endswith((".json", ".json.gz")):
+        if path.endswith(DATA_SETS):
             return _youtube_vis(fs, path, archive)
         return [_film(fs, path, fs.info(path), posixpath.basename(path))]
     if glob.has_magic(path):

@@ -19,7 +19,7 @@ import ray.data
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from jobs import models, tables
-from jobs.archive import VideoSource, list_videos
+from jobs.archive import DATA_SETS, VideoSource, list_videos
 from jobs.cluster import Workers, cluster
 from jobs.settings import Settings
 from jobs.shards import STAGES, Load, ShardJob, ShardWorker, write_plan
@@ -49,12 +49,20 @@ class SegmentJob(Config):
     """Tracks under this video score are counted, not written; 0 for evaluation."""
     frame_folder_fps: PositiveFloat | None = None
     """Rate of frame folders, which carry no clock; None leaves their times empty."""
+    slot_recycling: bool | None = None
+    """Tracks out of sight give up their slot to new ones, in models that have slots. None: yes, as archives hold long
+    videos; no for a data set in the YouTube-VIS format, whose papers do not."""
     videos_at_once: PositiveInt = 8
     """Videos that a worker plays side by side; changes speed and memory, not results."""
     frames_per_batch: PositiveInt = 16
     """Frames that the model encodes in one batch; changes speed and memory, not results."""
     command: str = ""
     """What was typed, for the record."""
+
+    @property
+    def recycles(self) -> bool:
+        """What `slot_recycling` comes down to for this archive."""
+        return not self.archive.endswith(DATA_SETS) if self.slot_recycling is None else self.slot_recycling
 
 
 class SegmentSummary(Config):
@@ -143,6 +151,7 @@ def segment(
             model=model,
             load=load,
             lineage=lineage,
+            slot_recycling=job.recycles,
             **job.model_dump(include={"min_score", "videos_at_once", "frames_per_batch", "frame_folder_fps"}),
         )
         missing = [shard for shard in shards if shard not in markers]
@@ -161,7 +170,7 @@ def plan(job: SegmentJob, card: ModelCard, sources: list[VideoSource]) -> str:
     """The id of a piece of work: changes with the videos' contents, the model and the settings that change results."""
     identity = {
         "schema": tables.SCHEMA_VERSION,
-        "job": job.model_dump(include={"min_score", "frame_folder_fps"}),
+        "job": job.model_dump(include={"min_score", "frame_folder_fps"}) | {"slot_recycling": job.recycles},
         "model": card.model_dump(mode="json", include={"model", "config", "classes", "sha256"}),
         "videos": [source.model_dump(mode="json") for source in sources],
     }
@@ -248,7 +257,7 @@ def publish(store: Store, plan_id: str, shards: list[str], lineage: dict[str, st
 def _lineage(job: SegmentJob, store: Store, card: ModelCard, plan_id: str, run_id: str) -> dict[str, str]:
     """The key-values that say where a file comes from."""
     fs, path = store.open_source(job.archive)
-    config = job.model_dump(exclude={"command"})
+    config = job.model_dump(exclude={"command"}) | {"slot_recycling": job.recycles}
     return {
         "dataset": f"s3://{path}" if "s3" in fs.protocol else path,
         "plan_id": plan_id,

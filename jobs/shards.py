@@ -28,7 +28,8 @@ from jobs.store import LAYOUT, FileRef, Marker, Store, now, plan_key, work_key
 from vis_models.checkpoints import ModelCard
 from vis_models.types import BadConfig, BadVideo, VideoModel
 
-Load = Callable[[Path, str], tuple[Any, ModelCard]]
+Load = Callable[[Path, str, bool], tuple[Any, ModelCard]]
+"""(model folder, device, slot_recycling) -> the model and its card."""
 STAGES = ("decode", "encode", "step", "rle", "write")
 MAX_ATTEMPTS = 4
 """Times that one run starts a shard. Ray starts it again whenever its worker is lost; a film that crashes the decoder
@@ -51,6 +52,7 @@ class ShardJob:
     lineage: dict[str, str]
     """Footer of every file."""
     min_score: float
+    slot_recycling: bool
     videos_at_once: int
     frames_per_batch: int
     frame_folder_fps: float | None
@@ -76,7 +78,8 @@ class ShardWorker:
     @cached_property
     def _model(self) -> tuple[VideoModel[Any, Any], ModelCard]:
         torch.set_num_threads(self._job.workers.cpus)
-        return self._job.load(self._store.local_copy(self._job.model), self._job.workers.device)
+        folder = self._store.local_copy(self._job.model)
+        return self._job.load(folder, self._job.workers.device, self._job.slot_recycling)
 
     def segment(self, shard: str) -> Marker:
         """Plays the videos of a shard and commits what was seen, unless another attempt was committed already."""

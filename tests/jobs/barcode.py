@@ -153,5 +153,5 @@ def write_model(folder: Path) -> Path:
     return folder
 
 
-def load(folder: Path, device: str, **behaviour: Any) -> tuple[Barcode, ModelCard]:
+def load(folder: Path, device: str, slot_recycling: bool, **behaviour: Any) -> tuple[Barcode, ModelCard]:
     return Barcode(**behaviour).to(device), read_card(folder)

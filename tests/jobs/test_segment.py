@@ -271,7 +271,7 @@ def split_of(archive: Path, settings: Settings) -> list[list[str]]:
 
 
 def test_what_the_user_can_mend_comes_out_of_a_worker_as_it_went_in(films: Path, model: Path, settings: Settings):
-    def damaged(folder: Path, device: str) -> Any:
+    def damaged(folder: Path, device: str, slot_recycling: bool) -> Any:
         raise BadConfig(f"{folder.name} does not fit its card on {device}")
 
     with pytest.raises(BadConfig, match=r"^barcode does not fit its card on cpu$"):
@@ -363,6 +363,14 @@ def test_real_films_have_one_row_each_with_the_counts_of_the_index(shared_data: 
     assert summary.frames == 289 + 200 + 300 + 377
     for mask in rows["masks"][::100]:
         assert coco.area({"counts": mask["rle"], "size": [mask["height_px"], mask["width_px"]]}) == mask["area_px"]
+
+
+@pytest.mark.unit
+def test_slots_are_recycled_in_archives_and_not_in_data_sets_unless_told():
+    assert SegmentJob(archive="films/").recycles
+    assert not SegmentJob(archive="val.json").recycles
+    assert SegmentJob(archive="val.json", slot_recycling=True).recycles
+    assert not SegmentJob(archive="films/", slot_recycling=False).recycles
 
 
 @pytest.mark.unit

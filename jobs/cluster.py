@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import ray
@@ -58,7 +59,14 @@ def _connect(settings: Settings) -> None:
     else:
         # CPUs are tickets, not cores: enough that the workers never wait for Ray's own tasks.
         tickets = 2 * max(os.cpu_count() or 1, settings.workers * settings.cpus_per_worker)
-        ray.init(num_cpus=tickets, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+        start = partial(
+            ray.init, num_cpus=tickets, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet
+        )
+        try:
+            start()
+        except Exception:  # Ray gives itself 30 s to start, which a busy machine can exceed; what is wrong stays wrong
+            ray.shutdown()
+            start()
 
 
 def _workers(settings: Settings) -> Workers:

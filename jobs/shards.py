@@ -8,7 +8,7 @@ import os
 import platform
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -242,6 +242,15 @@ def write_plan(store: Store, plan_id: str, shards: dict[str, list[VideoSource]])
 
 def read_plan(store: Store, plan_id: str, shard: str) -> list[VideoSource]:
     """The videos of one shard, in playing order."""
+    return _read_plan(store, plan_id, ("shard", "=", shard))
+
+
+def find_sources(store: Store, plan_id: str, video_ids: Sequence[str]) -> dict[str, VideoSource]:
+    """Where some videos of a plan were read, by id."""
+    return {source.video_id: source for source in _read_plan(store, plan_id, ("video_id", "in", list(video_ids)))}
+
+
+def _read_plan(store: Store, plan_id: str, wanted: tuple[str, str, Any]) -> list[VideoSource]:
     path = store.path(plan_key(plan_id, "plan.parquet"))
-    rows = pq.read_table(path, filesystem=store.arrow, filters=[("shard", "=", shard)]).to_pylist()
+    rows = pq.read_table(path, filesystem=store.arrow, filters=[wanted]).to_pylist()
     return [VideoSource.model_validate({key: row[key] for key in row if key != "shard"}) for row in rows]

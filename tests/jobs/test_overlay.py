@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from jobs import tables
+from jobs.archive import list_videos
+from jobs.overlay import draw_overlays
+from jobs.settings import Settings
+from jobs.shards import write_plan
+from jobs.store import LAYOUT, FileRef, Snapshot, Store
+from tests.jobs import barcode
+from vis_models import masks
+
+pytestmark = pytest.mark.unit
+
+
+def publish(store: Store, archive: Path, frames: int, size: tuple[int, int] = (96, 128)) -> str:
+    """A plan in which every video has a track 7 in its lower right quarter, in every frame but the first."""
+    height, width = size
+    right = np.zeros((1, height, width), bool)
+    right[:, height // 2 :, width // 2 :] = True
+    (rle,) = masks.encode(right)
+    sources = list_videos(str(archive), store)
+    write_plan(store, "p", {"s": sources})
+    rows: dict[str, list[dict]] = {name: [] for name in tables.SCHEMAS}
+    for source in sources:
+        row = {field.name: None if field.nullable else 0 for schema in tables.SCHEMAS.values() for field in schema}
+        row |= {"plan_id": "p", "video_id": source.video_id, "uri": source.uri, "content_id": "", "run_id": ""}
+        row |= {"track_id": 7, "category": "dog", "category_id": 1, "score": 0.9, "stitched": False, "rle": rle}
+        row |= {"height": height, "width": width, "n_frames": frames, "status": "done"}
+        rows["videos"].append(row)
+        rows["tracks"].append(row)
+        rows["masks"] += [row | {"frame_idx": frame} for frame in range(1, frames)]
+    refs: dict[str, FileRef] = {}
+    for name in tables.SCHEMAS:
+        with tables.create(store, f"{LAYOUT}/_work/p/s/1/{name}.parquet", name, {}, refs) as writer:
+            writer.write(
+                tables.from_rows(name, [{key: r[key] for key in tables.SCHEMAS[name].names} for r in rows[name]])
+            )
+    store.publish(
+        Snapshot(
+            plan_id="p",
+            archive=str(archive),
+            model_sha256="",
+            created_at="2026",
+            lineage={},
+            tables={name: (ref,) for name, ref in refs.items()},
+            counts={},
+            seconds={},
+        )
+    )
+    return "p"
+
+
+def test_the_overlay_shows_the_film_with_its_masks_and_its_times(tmp_path: Path):
+    barcode.write_film(tmp_path / "a/film ü.mp4", 3, 12, rate=10)
+    store = Store.open(Settings(store=str(tmp_path / "lake")))
+    (uri,) = draw_overlays(store, publish(store, tmp_path / "a", 12))
+    with av.open(uri) as container:
+        frames = list(container.decode(video=0))
+        assert container.streams.video[0].codec_context.name == "h264"
+    assert [frame.time for frame in frames] == pytest.approx([index / 10 for index in range(12)])
+    assert (frames[0].height, frames[0].width) == (384, 512), "four times its size"
+    pixels = [frame.to_ndarray(format="rgb24").astype(int) for frame in frames]
+    first = barcode.Barcode().encode(barcode.as_frames([pixels[0].astype(np.uint8)]))
+    assert (first.film.item(), first.frame.item()) == (3, 0), "the film itself"
+    plain, drawn = pixels[0][300:, 300:], pixels[5][300:, 300:]
+    assert np.ptp(plain, axis=2).mean() < 10, "grey where no mask is"
+    assert np.ptp(drawn, axis=2).mean() > 40, "tinted where one is"
+
+
+def test_frames_of_odd_size_without_a_clock_become_a_film_too(tmp_path: Path):
+    (tmp_path / "a/walk").mkdir(parents=True)
+    for number in range(5):
+        Image.new("RGB", (101, 57), (9 * number, 0, 0)).save(tmp_path / f"a/walk/{number}.png")
+    store = Store.open(Settings(store=str(tmp_path / "lake")))
+    (uri,) = draw_overlays(store, publish(store, tmp_path / "a", 5, size=(57, 101)))
+    with av.open(uri) as container:
+        sizes = [(frame.height, frame.width) for frame in container.decode(video=0)]
+    assert sizes == [(398, 706)] * 5, "seven times the size, less the odd line and column"
+
+
+def test_films_that_were_drawn_stay_and_none_leaves_the_store(store: Store, tmp_path: Path):
+    barcode.write_film(tmp_path / "a/x/film.mp4", 1, 3)
+    barcode.write_film(tmp_path / "a/y/film.mp4", 1, 3)
+    plan_id = publish(store, tmp_path / "a", 3)
+    reports: list[tuple] = []
+    uris = draw_overlays(store, plan_id, lambda *report: reports.append(report))
+    assert len(set(uris)) == 2
+    assert reports[-1][:3] == ("overlay", 2, 2)
+    keys = store.list(f"{LAYOUT}/overlays")
+    assert [store.uri(key) for key in keys] == sorted(uris)
+    before = {key: store.fs.info(store.path(key)) for key in keys}
+    assert draw_overlays(store, plan_id) == uris
+    assert {key: store.fs.info(store.path(key)) for key in keys} == before

@@ -6,7 +6,7 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from flows.steps import launch, mendable, run_name
+from flows.steps import command, launch, mendable, run_name
 from jobs.recipes import build
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
@@ -39,7 +39,7 @@ def train_rgnn(
         run_id = run_name(recipe)
         job = build(recipe, (changes or {}) | {key: value for key, value in given.items() if value is not None})
     try:
-        card = launch(train, job, run_id=run_id)
+        card = launch(train, job, run_id=run_id, command=command())
     except (KeyboardInterrupt, SystemExit):
         print(f"stopped; `vis train --resume {run_id}` goes on", file=sys.stderr)
         raise

@@ -84,7 +84,7 @@ def rgnn_r18_world_demo() -> TrainJob:
 
     vis train --recipe rgnn_r18_world_demo
     """
-    return _world_easy("rgnn_r18_world_demo", detector_iterations=4500, tracker_iterations=700, train_videos=500)
+    return _world_easy("rgnn_r18_world_demo", detector_iterations=3500, tracker_iterations=450, train_videos=500)
 
 
 def rgnn_r18_world_tiny() -> TrainJob:
@@ -196,7 +196,7 @@ def _world_easy(name: str, detector_iterations: int, tracker_iterations: int, tr
     detector = YolactConfig(
         num_classes=6,
         image_size=(height, width),
-        backbone=ResNetConfig(depth=18, width=16, blocks=(1, 1, 1, 1), stem_pool=False),
+        backbone=ResNetConfig(depth=18, width=24, blocks=(1, 1, 1, 1), stem_pool=False),
         channels=48,
         prototypes=24,
         prototype_channels=32,
@@ -205,9 +205,9 @@ def _world_easy(name: str, detector_iterations: int, tracker_iterations: int, tr
         prior_aspect=width / height,
         prior_denominator=(width * height) ** 0.5,
         class_weight=2.5,
-        mask_weight=10.0,
         semantic_weight=10.0,
         masks_per_image=16,
+        soft_masks=True,
     )
     config = RgnnConfig(
         detector=detector,
@@ -216,6 +216,7 @@ def _world_easy(name: str, detector_iterations: int, tracker_iterations: int, tr
         embedding=64,
         bottleneck=16,
         appearance=256,
+        inactive_box="last",
         loss_frames=3,
         loss_stride=2,
         dropout=0.0,
@@ -242,16 +243,16 @@ def _world_easy(name: str, detector_iterations: int, tracker_iterations: int, tr
                 name="tracker",
                 part="whole",
                 iterations=tracker_iterations,
-                batch_size=8,
+                batch_size=16,
                 clip_length=10,
                 optimizer="adamw",
-                learning_rate=2e-3,
+                learning_rate=8e-3,
                 cosine=True,
                 warm_up=tracker_iterations // 20,
                 clip_gradient=10.0,
                 augmentation=augmentation,
                 precision="fp32",
-                cached_copies=2,
+                cached_copies=1,
             ),
         ),
         gate_ap50=0.5,

@@ -8,7 +8,6 @@ a finished stage is read from its `done.json`, an unfinished one continues from 
 import json
 import math
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -53,8 +52,13 @@ class Data:
     name: str
 
 
-def train(job: TrainJob, settings: Settings, run_id: str, progress: Progress | None = None) -> ModelCard:
+def train(
+    job: TrainJob, settings: Settings, run_id: str, progress: Progress | None = None, command: str = ""
+) -> ModelCard:
     """Train a recipe and register the model under the run's name.
+
+    Args:
+        command: what was typed, for the record.
 
     Raises:
         BadConfig: data that does not fit, or a detector below the gate.
@@ -70,7 +74,7 @@ def train(job: TrainJob, settings: Settings, run_id: str, progress: Progress | N
             done = train_stage(job, stage, data, settings, workers, run_id, done.get("weights"), report)
             if stage.part == "detector":
                 check_gate(job, done["metrics"])
-    return register(job, settings, run_id, data, done)
+    return register(job, settings, run_id, data, done, command)
 
 
 def freeze(job: TrainJob, store: Store, run_id: str) -> None:
@@ -212,7 +216,9 @@ def check_gate(job: TrainJob, metrics: dict[str, float]) -> None:
         )
 
 
-def register(job: TrainJob, settings: Settings, run_id: str, data: Data, done: dict[str, Any]) -> ModelCard:
+def register(
+    job: TrainJob, settings: Settings, run_id: str, data: Data, done: dict[str, Any], command: str
+) -> ModelCard:
     """Copy the final weights into `models/<run_id>/` with a card that says where they come from."""
     store = Store.open(settings)
     train_set, val_set = read_data(job, data, store)
@@ -233,7 +239,7 @@ def register(job: TrainJob, settings: Settings, run_id: str, data: Data, done: d
                 run_id=run_id,
                 commit=code_version(),
                 data=f"{data.name}, split {split_hash(train_set, val_set)}",
-                command=" ".join(["vis", *sys.argv[1:]]),
+                command=command,
                 created_at=datetime.now(UTC),
                 metrics={key: value for key, value in done["metrics"].items() if key != "iteration"},
             ),
@@ -270,7 +276,7 @@ def train_on_worker(
     device = get_device()
     train_set, val_set = read_data(job, data, store)
     torch.manual_seed(job.seed)
-    model = build(job.model, sized(job, train_set))
+    model: Any = build(job.model, sized(job, train_set))
     if start:
         model.load_state_dict(_tensors(store, start))
     elif job.init:
@@ -378,10 +384,10 @@ def _batches(
         return from_cache(), Losses(part, part.encoded_loss)
 
     samples = [
-        range(iteration * stage.batch_size + rank * each, iteration * stage.batch_size + (rank + 1) * each)
+        list(range(iteration * stage.batch_size + rank * each, iteration * stage.batch_size + (rank + 1) * each))
         for iteration in range(first, stage.iterations)
     ]
-    loader = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         clips,  # type: ignore[arg-type]  # any object with __getitem__ will do beside a batch sampler
         batch_sampler=samples,
         collate_fn=collate,

@@ -174,6 +174,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by key, wrappers such as `state_dict` and `module.` taken off."""
     if not path.is_file():
         raise BadConfig(f"no checkpoint at {path}: give the path of a .pth or .safetensors file")
+    content: Any
     try:
         if path.suffix == ".safetensors":
             content = load_file(path)

@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
@@ -77,7 +77,7 @@ class RgnnConfig(Config):
     loss_frames: PositiveInt | None = None
     """Frames of a clip, drawn anew each time, that the segmentation loss looks at; None: all, as in the paper."""
     loss_stride: PositiveInt = 1
-    """Pixels of the input per pixel of the segmentation loss; 1 as in the paper."""
+    """The segmentation loss looks at every so-manyth row and column of the input; 1 as in the paper."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ class Rgnn(nn.Module):
         output = self.detector(pixels)
         config = self.config
         found = self.detector.detect(output, config.detections, config.min_score, config.nms_iou)
-        inside = box_map(found.boxes_px, found.mask_logits.shape[-2:], config.detector.image_size)
+        inside = box_map(found.boxes_px, map_size(found.mask_logits), config.detector.image_size)
         score = (found.mask_logits + 10 * inside).masked_fill(~found.valid[..., None, None], -1e4)
         _, c4, c5 = output.features
         return RgnnEncoded(
@@ -247,13 +247,12 @@ class Rgnn(nn.Module):
         config, like = self.config, self.class_head.weight
         M, D, A = config.tracks, config.embedding, config.appearance
         variance = F.softplus(torch.tensor(config.initial_variance_logit)).item()
-        whole = {"dtype": torch.long, "device": like.device}
         return RgnnState(
             size_px=size_px.to(like.device),
-            frame=torch.zeros(videos, **whole),
-            births=torch.zeros(videos, **whole),
-            status=torch.full((videos, M), FREE, **whole),
-            track_id=torch.full((videos, M), -1, **whole),
+            frame=like.new_zeros(videos, dtype=torch.long),
+            births=like.new_zeros(videos, dtype=torch.long),
+            status=like.new_full((videos, M), FREE, dtype=torch.long),
+            track_id=like.new_full((videos, M), -1, dtype=torch.long),
             boxes_px=like.new_zeros(videos, M, 4),
             embedding=like.new_zeros(videos, M, D),
             cell=like.new_zeros(videos, M, D),
@@ -416,7 +415,7 @@ class Rgnn(nn.Module):
         row, slot = where.unbind(1)
         taken = detection[row, slot]
         raw = encoded.mask_logits[row, taken]
-        inside = box_map(encoded.boxes_px[row, taken][:, None], raw.shape[-2:], self.config.detector.image_size)
+        inside = box_map(encoded.boxes_px[row, taken][:, None], map_size(raw), self.config.detector.image_size)
         words = F.relu(self.mask_embedding(embedding[row, slot]))[:, :, None, None].expand(-1, -1, *raw.shape[-2:])
         return self.mask_net(torch.cat([raw[:, None], inside, words], 1)).squeeze(1).float()
 
@@ -424,11 +423,8 @@ class Rgnn(nn.Module):
 
     @torch.no_grad()
     def encode_clips(self, clips: Clips) -> tuple[RgnnEncoded, Objects]:
-        """The half of the loss without weights to train: B*L encoded frames, and masks at the loss's resolution."""
-        objects, stride = clips.objects, self.config.loss_stride
-        if stride > 1:
-            small = F.avg_pool2d(objects.masks.flatten(0, 1).float(), stride) > 0.5
-            objects = replace(objects, masks=small.unflatten(0, objects.masks.shape[:2]))
+        """The half of the loss without weights to train: B*L encoded frames, and masks where the loss looks."""
+        objects = replace(clips.objects, masks=self._thinned(clips.objects.masks))
         return self.describe(clips.frames.flatten(0, 1)), objects
 
     def encoded_loss(self, encoded: RgnnEncoded, objects: Objects) -> dict[str, Tensor]:
@@ -513,7 +509,13 @@ class Rgnn(nn.Module):
         annotations = torch.arange(truth.shape[1], device=seen.device)
         slot = ((owners[:, :, None] == annotations) * slots[:, None]).amax(1)  # (F, A), 0 where no track owns it
         labels = (truth * slot[..., None, None]).amax(1)
-        return lovasz_softmax(resize_logits(logits, (labels.shape[-2], labels.shape[-1])).softmax(1), labels)
+        whole = resize_logits(logits, self.config.detector.image_size)
+        return lovasz_softmax(self._thinned(whole).softmax(1), labels)
+
+    def _thinned(self, maps: Shaped[Tensor, "*S H W"]) -> Shaped[Tensor, "*S h w"]:
+        """The pixels that the segmentation loss looks at."""
+        stride = self.config.loss_stride
+        return maps[..., stride // 2 :: stride, stride // 2 :: stride]
 
 
 @dataclass(frozen=True)
@@ -667,13 +669,18 @@ def mask_pool(features: Float[Tensor, "F K h w"], score: Float[Tensor, "F N hs w
 
     Detections compete for each pixel, by a softmax with the background at a constant logit.
     """
-    score = resize_logits(score, tuple(features.shape[-2:]))
+    score = resize_logits(score, map_size(features))
     share = torch.cat([torch.full_like(score[:, :1], BACKGROUND_LOGIT), score], 1).softmax(1)[:, 1:]
     weight = share / (share.sum((-2, -1), keepdim=True) + 1e-4)
     whole = torch.full_like(features[:, :1], 1 / features[0, 0].numel())
     weight = torch.cat([weight, whole], 1)
     features = torch.cat([torch.ones_like(features[:, :1]), features], 1)
     return torch.einsum("fnhw,fkhw->fnk", weight, features)
+
+
+def map_size(maps: Shaped[Tensor, "*S h w"]) -> tuple[int, int]:
+    """(height, width)."""
+    return maps.shape[-2], maps.shape[-1]
 
 
 def _edge_net(in_channels: int, config: RgnnConfig, first: bool) -> nn.Sequential:

@@ -58,6 +58,9 @@ class YolactConfig(Config):
     crowd_iou: float = Field(0.7, ge=0, le=1)
     masks_per_image: PositiveInt = 100
     """Positives of an image that train the masks, drawn at random."""
+    soft_masks: bool = False
+    """Train masks towards the share of each cell that the object covers instead of 0 or 1 (the authors' code, whose
+    threshold shrinks small objects: at two pixels a cell an outline is half a pixel inside)."""
     class_weight: PositiveFloat = 1.0
     box_weight: PositiveFloat = 1.5
     mask_weight: PositiveFloat = 6.125
@@ -81,6 +84,10 @@ class YolactOutput:
 class Yolact(nn.Module):
     """Backbone, pyramid, prototype net and one head shared by all levels."""
 
+    mean: Tensor
+    std: Tensor
+    priors: Float[Tensor, "P 4"]
+
     def __init__(self, config: YolactConfig) -> None:
         super().__init__()
         self.config = config
@@ -97,7 +104,7 @@ class Yolact(nn.Module):
         self.semantic_seg_conv = nn.Conv2d(channels, config.num_classes, 1)
         for module in (self.fpn, self.proto_net, self.head, self.semantic_seg_conv):
             for conv in module.modules():
-                if isinstance(conv, nn.Conv2d):
+                if isinstance(conv, nn.Conv2d) and conv.bias is not None:
                     nn.init.xavier_uniform_(conv.weight)
                     nn.init.zeros_(conv.bias)
         self.register_buffer("mean", torch.tensor(MEAN_RGB).view(3, 1, 1), persistent=False)
@@ -172,7 +179,7 @@ class Yolact(nn.Module):
             prior = order[classes, rank]
             masks = torch.einsum("nk,khw->nhw", output.coefficients[frame, prior], output.prototypes[frame])
             box = decoded[frame, prior]
-            inside = crop(box[None], masks.shape[-2:])[0]
+            inside = crop(box[None], (masks.shape[-2], masks.shape[-1]))[0]
             boxes_px = box * self._image_scale(box)
             answers.append((classes, score[classes, rank], boxes_px, masks.masked_fill(~inside, -20.0)))
         return answers
@@ -284,9 +291,9 @@ class Yolact(nn.Module):
         drawn = ticket >= 0
         annotation = matched.gather(1, prior)
         box = _take(boxes, annotation)
-        size = output.prototypes.shape[-2:]
-        small = F.interpolate(masks.float(), size=size, mode="bilinear", align_corners=False) > 0.5
-        target = _take(small.float(), annotation)
+        size = (output.prototypes.shape[-2], output.prototypes.shape[-1])
+        small = F.interpolate(masks.float(), size=size, mode="bilinear", align_corners=False)
+        target = _take(small if self.config.soft_masks else (small > 0.5).float(), annotation)
         logits = torch.einsum("fnk,fkhw->fnhw", _take(output.coefficients, prior), output.prototypes)
         pixel = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * crop(box, size)
         wh = (box[..., 2:] - box[..., :2]) * box.new_tensor([size[1], size[0]])

@@ -137,7 +137,7 @@ def test_a_folder_without_train_json_is_no_data_set(tmp_path: Path):
     tiny = job((0,))
     given = settings(tmp_path)
     data = prepare_data(tiny.model_copy(update={"data": str(tmp_path)}), given, lambda *_: None)
-    with pytest.raises(BadConfig, match="holds no train.json"):
+    with pytest.raises(BadConfig, match=r"holds no train\.json"):
         read_data(tiny, data, Store.open(given))
 
 

@@ -145,8 +145,9 @@ def load_clip(videos: VideoSet, video: AnnotatedVideo, frames: range, change: Ch
     masks = np.zeros(size, dtype=bool)
     for slot, track in enumerate(video.tracks):
         for row, index in enumerate(frames):
-            if track.rles[index] is not None:
-                mask = mask_ops.decode(track.rles[index], video.height, video.width)
+            rle = track.rles[index]
+            if rle is not None:
+                mask = mask_ops.decode(rle, video.height, video.width)
                 if _centre_stays(mask, change):
                     masks[row, slot] = change_mask(mask, change)
     tensor = torch.from_numpy(masks)

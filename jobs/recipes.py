@@ -84,7 +84,7 @@ def rgnn_r18_world_demo() -> TrainJob:
 
     vis train --recipe rgnn_r18_world_demo
     """
-    return _world_easy("rgnn_r18_world_demo", detector_iterations=3500, tracker_iterations=450, train_videos=700)
+    return _world_easy("rgnn_r18_world_demo", detector_iterations=3500, tracker_iterations=450, train_videos=600)
 
 
 def rgnn_r18_world_tiny() -> TrainJob:

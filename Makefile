@@ -65,8 +65,24 @@ setup: .venv/setup.stamp
 
 # ---- the road --------------------------------------------------------------------------------------------------
 
+VIS := .venv/bin/vis
+RECIPE.full := rgnn_r18_world_demo
+RECIPE.tiny := rgnn_r18_world_tiny
+FILMS.full := 12
+FILMS.tiny := 2
+
+$(if $(RECIPE.$(SIZE)),,$(error SIZE=$(SIZE), expected full or tiny))
+
 demo: .venv/setup.stamp
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" SIZE=$(SIZE) bash infra/demo.sh
+	$(VIS) train --recipe $(RECIPE.$(SIZE))
+	$(VIS) world .vis/films-$(SIZE) --archive $(FILMS.$(SIZE))
+	$(VIS) segment .vis/films-$(SIZE) --overlay
+	$(VIS) evaluate
+	$(VIS) report
+	@echo 'and now, for example:'
+	@echo '    $(VIS) query objects-per-class'
+	@echo '    $(VIS) query "SELECT video_id, track_id, category, n_obs, score FROM tracks ORDER BY score DESC LIMIT 10"'
+	@echo '    $(VIS) query area-over-time --format csv --output area.csv'
 
 # ---- checks ----------------------------------------------------------------------------------------------------
 
@@ -78,6 +94,7 @@ unit: .venv/test.stamp
 
 lint: .venv/test.stamp
 	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
 
 types: .venv/test.stamp
 	.venv/bin/mypy

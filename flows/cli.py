@@ -121,6 +121,7 @@ def segment(
     model: ModelOption = None,
     min_score: Annotated[float, typer.Option(help="Tracks under this score are counted only.", min=0, max=1)] = 0.05,
     frame_folder_fps: Annotated[float | None, typer.Option(help="Frames per second of frame folders.")] = None,
+    overlay: Annotated[bool, typer.Option("--overlay", help="Draw films with the masks on them.")] = False,
 ) -> None:
     """Segment and track every video of an archive; publish the tables videos, tracks, masks, errors."""
     done = _run(
@@ -134,6 +135,15 @@ def segment(
     print(done["text"])
     if not done["videos"]["done"] + done["videos"]["partial"]:
         raise typer.Exit(1)
+    if overlay:
+        from flows.progress import at_terminal
+        from jobs.overlay import draw_overlays
+        from jobs.settings import Settings
+        from jobs.store import Store
+
+        with at_terminal() as progress:
+            films = draw_overlays(Store.open(Settings()), done["plan_id"], progress)
+        print(f"overlays    {len(films)} films, the first is {films[0]}")
 
 
 @app.command()
@@ -217,11 +227,13 @@ def models(recipes: Annotated[bool, typer.Option("--recipes", help="List what ca
 def up(
     host: str = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 4200,
+    home: Annotated[Path, typer.Option(help="Database and logs of the server.")] = Path(".vis/prefect"),
 ) -> None:
     """Start a local Prefect server, a worker and the four deployments, until Ctrl-C."""
     from flows.up import up
+    from jobs.settings import Settings
 
-    up(host, port, say=lambda line: print(line, flush=True))
+    up(host, port, home, Settings(), say=lambda line: print(line, flush=True))
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def evaluate_youtube_vis(data: str | None = None, model: str | None = None) -> d
         model: Registered name, model folder or its s3:// address; empty: the model that was registered last.
     """
     store = Store.open(Settings())
-    labels = data_file(store, data or _training_data(store, model))
+    labels = store.address(data_file(store, data or _training_data(store, model)))
     tracks = launch(segment, SegmentJob(archive=labels, model=model, min_score=0, command=command()))
     done = launch(evaluate, EvaluateJob(data=labels, plan=tracks.plan_id, command=command()))
     figures = [

@@ -32,18 +32,18 @@ def train_rgnn(
         changes: Fields of the recipe to change, by dotted path, such as {"stages.0.iterations": 500}.
     """
     settings = Settings()
-    given = {"data": data, "init": init}
+    store = Store.open(settings)
+    given = {key: store.address(place) for key, place in {"data": data, "init": init}.items() if place}
     if resume:
         run_id, job = resume, resumable(settings, resume)
     else:
-        run_id = run_name(recipe)
-        job = build(recipe, (changes or {}) | {key: value for key, value in given.items() if value is not None})
+        run_id, job = run_name(recipe), build(recipe, (changes or {}) | given)
     try:
         card = launch(train, job, run_id=run_id, command=command())
     except (KeyboardInterrupt, SystemExit):
         print(f"stopped; `vis train --resume {run_id}` goes on", file=sys.stderr)
         raise
-    model = Store.open(settings).uri(f"{LAYOUT}/models/{card.name}")
+    model = store.uri(f"{LAYOUT}/models/{card.name}")
     figures = "".join(f"| {name} | {value:.3f} |\n" for name, value in card.metrics.items())
     create_markdown_artifact(
         key="train-rgnn",

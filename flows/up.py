@@ -1,6 +1,6 @@
 """`vis up`: a local Prefect server, a worker and the four deployments, until Ctrl-C.
 
-Everything lies under `.vis/prefect` of the checkout: the SQLite database, the logs of server and worker.
+The SQLite database and the logs of server and worker lie in `home`; flows run in the checkout.
 """
 
 import os
@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from jobs.settings import Settings
 from vis_models.types import BadConfig
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -27,7 +28,7 @@ STOP_S = 30
 """How long a flow run may take to leave after SIGTERM."""
 
 
-def up(host: str, port: int, say: Callable[[str], None]) -> None:
+def up(host: str, port: int, home: Path, settings: Settings, say: Callable[[str], None]) -> None:
     """Starts everything, says where it is, and stops everything on Ctrl-C or SIGTERM.
 
     Raises:
@@ -37,15 +38,16 @@ def up(host: str, port: int, say: Callable[[str], None]) -> None:
     if not (CHECKOUT / "infra/prefect.yaml").is_file():
         raise BadConfig(f"{CHECKOUT} holds no infra/prefect.yaml: `vis up` runs from a checkout of vislake")
     _refuse_taken_port(host, port)
-    home = CHECKOUT / ".vis/prefect"
+    home = home.resolve()
     home.mkdir(parents=True, exist_ok=True)
-    with _children(home, f"http://{host}:{port}/api") as children:
+    with _children(home, f"http://{host}:{port}/api", settings.store) as children:
         say(f"starting a Prefect server, database and logs in {home}")
         children.start("server", "server", "start", "--host", host, "--port", str(port))
         children.wait_for(f"http://{host}:{port}/api/health")
         children.run("work-pool", "create", WORK_POOL, "--type", "process", "--overwrite")
         children.run("--no-prompt", "deploy", "--all", "--prefect-file", "infra/prefect.yaml")
         children.start("worker", "worker", "start", "--pool", WORK_POOL)
+        say(f"store       {settings.store}")
         say(f"server      http://{host}:{port}")
         say("in another terminal, in this folder:")
         say(f"    export PREFECT_API_URL=http://{host}:{port}/api")
@@ -68,7 +70,7 @@ def _refuse_taken_port(host: str, port: int) -> None:
 class _Children:
     """Prefect commands in the checkout, each in a session of its own so that Ctrl-C reaches this process alone."""
 
-    def __init__(self, home: Path, api_url: str) -> None:
+    def __init__(self, home: Path, api_url: str, store: str) -> None:
         self.home = home
         self.mark = f"VIS_UP={uuid.uuid4().hex}"  # inherited by every process that anything here starts
         self.running: dict[str, subprocess.Popen] = {}
@@ -77,6 +79,7 @@ class _Children:
             "PREFECT_API_URL": api_url,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
+            "VIS_STORE": store,
             "VIS_UP": self.mark.partition("=")[2],
         }
 
@@ -141,11 +144,11 @@ class _Children:
 
 
 @contextmanager
-def _children(home: Path, api_url: str) -> Iterator[_Children]:
+def _children(home: Path, api_url: str, store: str) -> Iterator[_Children]:
     def interrupt(signum: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
 
-    children = _Children(home, api_url)
+    children = _Children(home, api_url, store)
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield children

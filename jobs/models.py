@@ -28,6 +28,6 @@ def find(store: Store, model: str | None = None) -> str:
     fs, path = store.open_source(model)
     with store.guard(model):
         if fs.isfile(f"{path}/{CARD}"):
-            return model
+            return store.address(model)
     names = ", ".join(list(known)[-5:]) or "none"
     raise BadConfig(f"{model} is neither a registered model (newest last: {names}) nor a folder with {CARD}")

@@ -4,10 +4,11 @@ Read from, later wins: `vis.toml` in the working folder, environment variables `
 Nothing here changes a result; what does belongs to a recipe or a job's config.
 """
 
+import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 
@@ -19,6 +20,7 @@ class Settings(BaseSettings):
         toml_file="vis.toml",
         extra="forbid",
         frozen=True,
+        validate_default=True,
         use_attribute_docstrings=True,
     )
 
@@ -41,6 +43,12 @@ class Settings(BaseSettings):
     """CPU cores of a worker; 0: the machine's cores shared evenly between the workers."""
     scratch: Path = Path("~/.cache/vislake")
     """Local folder for copies of remote data sets and models."""
+
+    @field_validator("store")
+    @classmethod
+    def _absolute(cls, store: str) -> str:
+        """Workers run in folders of their own."""
+        return store if "://" in store else os.path.abspath(os.path.expanduser(store))
 
     @classmethod
     def settings_customise_sources(

@@ -123,6 +123,11 @@ class Store:
             with self.guard(uri):
                 fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
 
+    def address(self, uri: str) -> str:
+        """The same place for processes that run in other folders: an absolute path or `s3://...`."""
+        fs, path = self.open_source(uri)
+        return path if isinstance(fs, LocalFileSystem) else f"s3://{path}"
+
     def guard(self, uri: str) -> Any:
         """`with store.guard(uri):` turns a refusal by the server of `uri` into a BadConfig that names the remedy."""
         return _refusals(uri, self.settings)

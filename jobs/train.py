@@ -67,14 +67,17 @@ def train(
     store = Store.open(settings)
     freeze(job, store, run_id)
     data = prepare_data(job, settings, report)
-    done: dict[str, Any] = {}
+    metrics: dict[str, float] = {}
+    weights = None
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # how long a checkpoint waits for its answer
     with cluster(settings) as workers:
         for stage in job.stages:
-            done = train_stage(job, stage, data, settings, workers, run_id, done.get("weights"), report)
+            done = train_stage(job, stage, data, settings, workers, run_id, weights, report)
+            weights, metrics = done["weights"], metrics | done["metrics"]
             if stage.part == "detector":
-                check_gate(job, done["metrics"])
-    return register(job, settings, run_id, data, done, command)
+                check_gate(job, metrics)
+    assert weights is not None
+    return register(job, settings, run_id, data, weights, metrics, command)
 
 
 def freeze(job: TrainJob, store: Store, run_id: str) -> None:
@@ -217,7 +220,7 @@ def check_gate(job: TrainJob, metrics: dict[str, float]) -> None:
 
 
 def register(
-    job: TrainJob, settings: Settings, run_id: str, data: Data, done: dict[str, Any], command: str
+    job: TrainJob, settings: Settings, run_id: str, data: Data, weights: str, metrics: dict[str, float], command: str
 ) -> ModelCard:
     """Copy the final weights into `models/<run_id>/` with a card that says where they come from."""
     store = Store.open(settings)
@@ -225,7 +228,7 @@ def register(
     model = build(job.model, sized(job, train_set))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        (folder / WEIGHTS).write_bytes(store.read_bytes(done["weights"]))
+        (folder / WEIGHTS).write_bytes(store.read_bytes(weights))
         model.load_state_dict(load_file(folder / WEIGHTS))
         card = save_model(
             folder / run_id,
@@ -241,7 +244,7 @@ def register(
                 data=f"{data.name}, split {split_hash(train_set, val_set)}",
                 command=command,
                 created_at=datetime.now(UTC),
-                metrics={key: value for key, value in done["metrics"].items() if key != "iteration"},
+                metrics={name: value for name, value in metrics.items() if name != "iteration"},
             ),
         )
         for name in ("model.safetensors", "card.json"):  # the card last: a folder without one is no model

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import re
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,15 +52,17 @@ def _connect(settings: Settings) -> None:
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if settings.ray_address:
         try:
+            if at := re.fullmatch(r"(?:ray://)?([^:/]+):([0-9]+)", settings.ray_address):
+                socket.create_connection((at[1], int(at[2])), timeout=10).close()  # Ray tries for minutes, then exits
             ray.init(address=settings.ray_address, **quiet)
-        except ConnectionError as error:
+        except OSError as error:
             raise BadConfig(
                 f"no Ray at {settings.ray_address}: {error}. Start it, correct VIS_RAY_ADDRESS, or leave it out to "
                 "have one started on this machine"
             ) from error
     else:
         # CPUs are tickets, not cores: enough that the workers never wait for Ray's own tasks.
-        tickets = 2 * max(os.cpu_count() or 1, settings.workers * settings.cpus_per_worker)
+        tickets = 2 * max(os.cpu_count() or 1, settings.workers * max(1, settings.cpus_per_worker))
         start = partial(
             ray.init, num_cpus=tickets, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet
         )

@@ -1,8 +1,6 @@
 """A small S3 server, a store, a local Ray, and a small labelled data set with published tables."""
 
 import json
-import logging
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -11,12 +9,12 @@ from pathlib import Path
 import boto3
 import numpy as np
 import pytest
-import ray
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from jobs import tables
 from jobs.archive import list_videos
+from jobs.cluster import cluster
 from jobs.settings import Settings
 from jobs.store import FileRef, Snapshot, Store, plan_key
 from vis_models import masks
@@ -241,14 +239,5 @@ def _publish(
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """One Ray for all tests; jobs find it and leave it running."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    ray.init(
-        num_cpus=8,
-        include_dashboard=False,
-        object_store_memory=128 * 2**20,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
+    with cluster(Settings(workers=4, cpus_per_worker=1)):
+        yield

@@ -323,7 +323,7 @@ def train_on_worker(
                 say(board, rank, {"note": f"scoring the detector on {job.gate_frames} validation frames"})
                 metrics |= frame_mask_ap(model.detector, val_set, job.gate_frames, device)
                 events.write(done, metrics)
-            events.flush()
+            events.save(last=done == stage.iterations)
             _checkpoint(model, optimizer, done, metrics, rank)
 
 
@@ -451,9 +451,10 @@ class Events:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, iteration)
 
-    def flush(self) -> None:
+    def save(self, last: bool) -> None:
+        """Bring the files to the store; only closing the writer brings the newest values for certain."""
         if self.writer:
-            self.writer.flush()
+            self.writer.close() if last else self.writer.flush()
             for file in self.local.iterdir():
                 self.store.write_bytes(f"{self.folder}/events/{file.name}", file.read_bytes())
 

@@ -5,7 +5,8 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -17,6 +18,9 @@ from vis_models.types import BadConfig, Config
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Small on purpose: frames and masks never pass through Ray's object store."""
+
+LISTEN_S = 1.0
+"""How often the notes of workers are read."""
 
 
 class Workers(Config):
@@ -95,3 +99,39 @@ def _silent() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+@ray.remote(num_cpus=0)
+class Board:
+    """Where workers write notes about how far they are, for the process that waits for them."""
+
+    def __init__(self) -> None:
+        self.notes: list[dict[str, Any]] = []
+
+    def write(self, note: dict[str, Any]) -> None:
+        self.notes.append(note)
+
+    def take(self) -> list[dict[str, Any]]:
+        notes, self.notes = self.notes, []
+        return notes
+
+
+@contextmanager
+def listening(hear: Callable[[dict[str, Any]], None]) -> Iterator[Any]:
+    """A board; its notes are passed to `hear`, in a thread, for as long as the block lasts."""
+    board = Board.remote()  # type: ignore[attr-defined]
+    over = threading.Event()
+
+    def listen() -> None:
+        while not over.wait(LISTEN_S):
+            for note in ray.get(board.take.remote()):
+                hear(note)
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield board
+    finally:
+        over.set()
+        listener.join()
+        ray.kill(board)

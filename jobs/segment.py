@@ -8,6 +8,7 @@ import hashlib
 import heapq
 import json
 import logging
+import threading
 import time
 import uuid
 from collections import Counter
@@ -20,7 +21,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from jobs import models, tables
 from jobs.archive import DATA_SETS, VideoSource, list_videos
-from jobs.cluster import Workers, cluster
+from jobs.cluster import Workers, cluster, listening
 from jobs.settings import Settings
 from jobs.shards import STAGES, Load, ShardJob, ShardWorker, write_plan
 from jobs.store import Marker, Snapshot, Store, code_version, now, plan_key, snapshot_key
@@ -141,29 +142,56 @@ def segment(
     write_plan(store, plan_id, shards)
     store.write_json(plan_key(plan_id, "spec.json"), lineage | {"card": card.model_dump(mode="json")})
     markers = store.markers(plan_id)
-    before = _total(markers, "frames")
-    with cluster(settings) as workers:
-        shard_job = ShardJob(
-            settings=settings,
-            workers=workers,
-            plan_id=plan_id,
-            run_id=run_id,
-            model=model,
-            load=load,
-            lineage=lineage,
-            slot_recycling=job.recycles,
-            **job.model_dump(include={"min_score", "videos_at_once", "frames_per_batch", "frame_folder_fps"}),
-        )
-        missing = [shard for shard in shards if shard not in markers]
-        for marker in _run(missing, shard_job, workers):
-            markers[marker.shard] = marker
-            if progress:
-                frames = _total(markers, "frames")
-                rate = (frames - before) / (time.perf_counter() - started)
-                videos = sum(_total(markers, status) for status in ("done", "partial", "failed"))
-                progress("segment", videos, len(sources), {"frames": frames, "frames_per_s": round(rate, 1)})
+    missing = [shard for shard in shards if shard not in markers]
+    if missing:
+        how_far = _HowFar(markers, len(sources), progress)
+        with cluster(settings) as workers, listening(how_far.playing) as board:
+            shard_job = ShardJob(
+                settings=settings,
+                workers=workers,
+                plan_id=plan_id,
+                run_id=run_id,
+                model=model,
+                load=load,
+                lineage=lineage,
+                slot_recycling=job.recycles,
+                board=board,
+                **job.model_dump(include={"min_score", "videos_at_once", "frames_per_batch", "frame_folder_fps"}),
+            )
+            for marker in _run(missing, shard_job, workers):
+                how_far.committed(marker)
     snapshot = publish(store, plan_id, list(shards), lineage)
-    return _summary(store, snapshot, card, time.perf_counter() - started, snapshot.counts["frames"] - before)
+    new_frames = snapshot.counts["frames"] - _total(markers, "frames")
+    return _summary(store, snapshot, card, time.perf_counter() - started, new_frames)
+
+
+class _HowFar:
+    """What is committed of a plan, and what the workers say that they play; told to whoever wants to know."""
+
+    def __init__(self, markers: dict[str, Marker], videos: int, progress: Progress | None) -> None:
+        self._markers, self._videos, self._progress = dict(markers), videos, progress
+        self._playing: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._before = _total(markers, "frames")
+        self._started = time.perf_counter()
+
+    def playing(self, note: dict[str, Any]) -> None:
+        with self._lock:
+            self._playing[note["shard"]] = note["frames"]
+            self._tell()
+
+    def committed(self, marker: Marker) -> None:
+        with self._lock:
+            self._markers[marker.shard] = marker
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._progress:
+            played = sum(frames for shard, frames in self._playing.items() if shard not in self._markers)
+            frames = _total(self._markers, "frames") + played
+            rate = (frames - self._before) / (time.perf_counter() - self._started)
+            videos = sum(_total(self._markers, status) for status in ("done", "partial", "failed"))
+            self._progress("segment", videos, self._videos, {"frames": frames, "frames_per_s": round(rate, 1)})
 
 
 def plan(job: SegmentJob, card: ModelCard, sources: list[VideoSource]) -> str:
@@ -198,8 +226,6 @@ def _shard_name(place: int, sources: list[VideoSource]) -> str:
 
 def _run(shards: list[str], job: ShardJob, workers: Workers) -> Iterator[Marker]:
     """The commits of these shards as they come. Ray runs a shard again whose worker was lost."""
-    if not shards:
-        return
     with _quiet():
         rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards)).map(
             ShardWorker,  # type: ignore[arg-type]  # Ray takes a class, its annotation does not

@@ -6,6 +6,7 @@ The worker loads its model once. Nothing that is wrong with a video leaves this 
 import hashlib
 import os
 import platform
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ import torch
 
 from jobs import tables
 from jobs.archive import VideoSource
-from jobs.cluster import Workers
+from jobs.cluster import LISTEN_S, Workers
 from jobs.records import MaskSpill, track_row
 from jobs.settings import Settings
 from jobs.side_by_side import Outcome, SideBySide
@@ -56,6 +57,8 @@ class ShardJob:
     videos_at_once: int
     frames_per_batch: int
     frame_folder_fps: float | None
+    board: Any
+    """A `Board` that is told `{"shard", "frames"}` while a shard is played."""
 
 
 class ShardWorker:
@@ -97,6 +100,7 @@ class ShardWorker:
             frames_per_batch=job.frames_per_batch,
             frame_folder_fps=job.frame_folder_fps,
             threads=job.workers.cpus,
+            say=self._tell(shard),
         )
         spill = MaskSpill()
         outcomes = sorted(stage.play(sources, spill), key=lambda outcome: outcome.source.video_id)
@@ -117,6 +121,18 @@ class ShardWorker:
         )
         store.commit(marker)
         return marker
+
+    def _tell(self, shard: str) -> Callable[[int], None]:
+        """Passes on how many frames of a shard were played, once a second."""
+        last_s = time.monotonic()
+
+        def say(frames: int) -> None:
+            nonlocal last_s
+            if time.monotonic() - last_s >= LISTEN_S:
+                last_s = time.monotonic()
+                self._job.board.write.remote({"shard": shard, "frames": frames})
+
+        return say
 
     def _begin(self, shard: str, sources: list[VideoSource], card: ModelCard) -> "Attempt":
         """A new attempt, noted in the store so that the next one can count it if this worker is lost."""

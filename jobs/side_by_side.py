@@ -7,7 +7,7 @@ threads, one chunk ahead of the model, so memory holds two chunks per video what
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -100,6 +100,7 @@ class SideBySide:
         frames_per_batch: frames that one `encode` sees, at most (at least one per video).
         frame_folder_fps: see `open_video`.
         threads: that decode.
+        say: is told how many frames were played so far, now and then.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class SideBySide:
         frames_per_batch: int,
         frame_folder_fps: float | None,
         threads: int,
+        say: Callable[[int], None] = lambda frames: None,
     ) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self._model, self._device, self._store = model, device, store
@@ -119,6 +121,8 @@ class SideBySide:
         self._frames_per_batch = frames_per_batch
         self._frame_folder_fps = frame_folder_fps
         self._threads = threads
+        self._say = say
+        self._frames = 0
 
     def play(self, sources: Sequence[VideoSource], spill: MaskSpill) -> Iterator[Outcome]:
         """The outcome of each video, as soon as it is over; its masks are in `spill` under its place in `sources`."""
@@ -215,6 +219,8 @@ class SideBySide:
                     player.outcome.record.add(seen)
         for player in lane:
             player.outcome.infer_s += spent / len(lane)
+        self._frames += len(frames)
+        self._say(self._frames)
         return state
 
     @torch.inference_mode()

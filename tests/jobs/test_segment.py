@@ -215,6 +215,26 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_doubled(model: Path,
     assert len(attempts) == 3, "two shards, one of which was begun twice"
 
 
+def test_a_long_film_says_how_far_it_is(model: Path, settings: Settings, tmp_path: Path):
+    barcode.write_film(tmp_path / "films/3.mp4", 3, 60)
+    reports: list[tuple] = []
+    slow = functools.partial(barcode.load, delay_s=0.1)
+    job = SegmentJob(archive=str(tmp_path / "films"), model=str(model))
+    segment(job, settings, progress=lambda *report: reports.append(report), load=slow)
+    frames = [info["frames"] for _stage, _done, _total, info in reports]
+    assert frames == sorted(frames)
+    assert any(0 < count < 60 for count in frames), "something is said while the only video plays"
+    assert (frames[-1], reports[-1][1:3]) == (60, (1, 1))
+
+
+def test_a_run_that_was_killed_before_it_published_needs_no_cluster(films: Path, model: Path, settings: Settings):
+    job = SegmentJob(archive=str(films), model=str(model))
+    first = segment(job, settings, load=barcode.load)
+    Path(first.snapshot).unlink()
+    nowhere = settings.model_copy(update={"device": "cuda"})  # would be refused if a cluster were asked for
+    assert segment(job, nowhere, load=barcode.load).rows == first.rows
+
+
 def wait_for_note(settings: Settings) -> dict[str, Any]:
     """The note of the first attempt: which process is at work."""
     store = Store.open(settings)

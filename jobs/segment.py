@@ -86,7 +86,9 @@ class SegmentSummary(Config):
     wall_s: float
     """Of this call."""
     frames_per_s: float
-    """Of this call; 0 if it did no work."""
+    """Of this call, with all it took to start; 0 if it did no work."""
+    worker_frames_per_s: float
+    """Of one worker, while it plays."""
     shares: dict[str, float]
     """Share of each stage in the busy time of the workers, which may overlap: decode, encode, step, rle, write."""
 
@@ -104,7 +106,8 @@ class SegmentSummary(Config):
             lines.append(f'reasons: {reasons}; see `vis query "SELECT video_id, code, detail FROM errors"`')
         if self.worked:
             shares = "  ".join(f"{stage} {share:.0%}" for stage, share in self.shares.items())
-            lines.append(f"{self.frames_per_s:.1f} frames/s in {self.wall_s:.1f} s; {shares}")
+            speed = f"{self.frames_per_s:.1f} frames/s, {self.worker_frames_per_s:.1f} per worker while it plays"
+            lines.append(f"{self.wall_s:.1f} s, {speed}; {shares}")
         else:
             lines.append("nothing to do: this archive was segmented with this model and these settings before")
         return "\n".join([*lines, f"plan {self.plan_id} is published in {self.snapshot}"])
@@ -320,6 +323,7 @@ def _summary(
         worked=new_frames is not None,
         wall_s=wall_s,
         frames_per_s=(new_frames or 0) / wall_s,
+        worker_frames_per_s=snapshot.counts["frames"] / (snapshot.seconds.get("wall", 0) or 1),
         shares={stage: snapshot.seconds.get(stage, 0) / busy_s for stage in STAGES},
     )
 

@@ -102,6 +102,7 @@ class ShardWorker:
             threads=job.workers.cpus,
             say=self._tell(shard),
         )
+        began = time.perf_counter()
         spill = MaskSpill()
         outcomes = sorted(stage.play(sources, spill), key=lambda outcome: outcome.source.video_id)
         spill.finish()
@@ -116,7 +117,7 @@ class ShardWorker:
             attempt=attempt.name,
             files=files,
             counts=dict(counts),
-            seconds=dict(stage.seconds),
+            seconds=dict(stage.seconds) | {"wall": time.perf_counter() - began},
             created_at=now(),
         )
         store.commit(marker)

@@ -56,7 +56,7 @@ class Marker(Config):
     counts: dict[str, int]
     """Videos by status, frames."""
     seconds: dict[str, float]
-    """Busy seconds of each stage."""
+    """Busy seconds of each stage, which may overlap; `wait`: the model waited for frames; `wall`: all in all."""
     created_at: str
 
 

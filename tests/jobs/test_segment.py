@@ -130,6 +130,7 @@ def test_an_archive_becomes_four_tables(films: Path, model: Path, settings: Sett
     assert (summary.frames, summary.worked, summary.exit_code) == (sum(LENGTHS.values()) + 4, True, 0)
     assert sum(summary.shares.values()) == pytest.approx(1)
     assert all(summary.shares[stage] > 0 for stage in ("decode", "encode", "step", "rle", "write"))
+    assert summary.worker_frames_per_s > summary.frames_per_s > 0
     assert reports[-1][:3] == ("segment", 8, 8)
     assert "5 done, 1 partial, 2 failed" in str(summary)
     assert summary.snapshot in str(summary)

@@ -443,8 +443,8 @@ class Events:
 
     def __init__(self, store: Store, folder: str, rank: int) -> None:
         self.store, self.folder = store, folder
-        self.local = Path(tempfile.mkdtemp(prefix="vis-events-"))
-        self.writer = SummaryWriter(str(self.local)) if rank == 0 else None
+        self.local = tempfile.TemporaryDirectory(prefix="vis-events-")
+        self.writer = SummaryWriter(self.local.name) if rank == 0 else None
 
     def write(self, iteration: int, values: dict[str, float]) -> None:
         if self.writer:
@@ -455,7 +455,7 @@ class Events:
         """Bring the files to the store; only closing the writer brings the newest values for certain."""
         if self.writer:
             self.writer.close() if last else self.writer.flush()
-            for file in self.local.iterdir():
+            for file in Path(self.local.name).iterdir():
                 self.store.write_bytes(f"{self.folder}/events/{file.name}", file.read_bytes())
 
 

@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -ec
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit lint types clean
+.PHONY: help setup demo test unit lint types bench clean
 
 SIZE ?= full
 PIP := .venv/bin/python -m pip install --disable-pip-version-check --constraint infra/constraints.txt
@@ -17,6 +17,7 @@ help:
 	@echo 'make demo SIZE=tiny   the same road in 2 minutes; the numbers mean nothing'
 	@echo 'make test   all tests          make unit   the fast ones'
 	@echo 'make lint   ruff               make types  mypy'
+	@echo 'make bench  speed and memory, after make demo (a quarter of an hour)'
 	@echo 'make setup  .venv and vis only make clean  remove .venv and caches, keep .vis'
 
 # ---- set-up ----------------------------------------------------------------------------------------------------
@@ -95,6 +96,9 @@ unit: .venv/test.stamp
 lint: .venv/test.stamp
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+bench: .venv/test.stamp
+	.venv/bin/python -m tests.bench
 
 types: .venv/test.stamp
 	.venv/bin/mypy

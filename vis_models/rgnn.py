@@ -390,9 +390,7 @@ class Rgnn(nn.Module):
             empty_variance=empty_variance,
         )
 
-    def _update_appearance(
-        self, embedding: Tensor, x: Tensor, mean: Tensor, variance: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _update_appearance(self, embedding: Tensor, x: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """One scalar each of trust in mean and variance, and of the new variance, moves the Gaussian towards x."""
         kappa, nu = self.kappa_head(embedding).sigmoid(), self.nu_head(embedding).sigmoid()
         sample = F.softplus(self.variance_head(embedding).float())

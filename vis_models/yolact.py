@@ -98,9 +98,7 @@ class Yolact(nn.Module):
         self.backbone = ResNet(config.backbone)
         self.fpn = FeaturePyramid(self.backbone.channels, channels, levels)
         self.proto_net = _prototype_net(config)
-        self.head = Head(
-            channels, scales.pop() * len(config.prior_ratios), config.num_classes + 1, config.prototypes
-        )
+        self.head = Head(channels, scales.pop() * len(config.prior_ratios), config.num_classes + 1, config.prototypes)
         self.semantic_seg_conv = nn.Conv2d(channels, config.num_classes, 1)
         for module in (self.fpn, self.proto_net, self.head, self.semantic_seg_conv):
             for conv in module.modules():

@@ -221,6 +221,8 @@ def _world_easy(name: str, detector_iterations: int, tracker_iterations: int, tr
         bottleneck=16,
         appearance=256,
         inactive_box="last",
+        init_test_logit=-1.0,
+        keep_active_logit=-2.0,
         loss_frames=3,
         loss_stride=2,
         dropout=0.0,

@@ -9,10 +9,7 @@ import json
 import math
 import os
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +20,6 @@ import ray.train
 import torch
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from safetensors.torch import load_file, save_file
-from tensorboardX import SummaryWriter
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -31,6 +27,7 @@ from jobs.cluster import Workers, cluster
 from jobs.recipes import Stage, TrainJob
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, code_version
+from jobs.watch import Board, Events, Progress, Stopwatch, relay, say
 from vis_models.checkpoints import ModelCard, build, config_hash, initialise, save_model
 from vis_models.data.annotations import VideoSet, hold_out, read_youtube_vis, split_hash
 from vis_models.data.clips import ClipSet, collate
@@ -40,8 +37,6 @@ from vis_models.metrics.detector import frame_mask_ap
 from vis_models.types import BadConfig
 
 WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.pt"
-REPORT_EVERY_S = 1.0
-Progress = Callable[[str, int, int, dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -196,7 +191,7 @@ def train_stage(
             failure_config=ray.train.FailureConfig(max_failures=8),
         ),
     )
-    with _relay(board, stage, progress):
+    with relay(board, stage, progress):
         result = trainer.fit()
     if result.checkpoint is None or result.metrics is None:
         raise RuntimeError(f"stage {stage.name} of run {run_id} ended without a checkpoint")
@@ -436,91 +431,3 @@ def _tensors(store: Store, key: str) -> dict[str, Tensor]:
         path = Path(folder) / WEIGHTS
         path.write_bytes(store.read_bytes(key))
         return load_file(path)
-
-
-class Events:
-    """TensorBoard event files of a stage, copied to the store with every checkpoint."""
-
-    def __init__(self, store: Store, folder: str, rank: int) -> None:
-        self.store, self.folder = store, folder
-        self.local = tempfile.TemporaryDirectory(prefix="vis-events-")
-        self.writer = SummaryWriter(self.local.name) if rank == 0 else None
-
-    def write(self, iteration: int, values: dict[str, float]) -> None:
-        if self.writer:
-            for name, value in values.items():
-                self.writer.add_scalar(name, value, iteration)
-
-    def save(self, last: bool) -> None:
-        """Bring the files to the store; only closing the writer brings the newest values for certain."""
-        if self.writer:
-            self.writer.close() if last else self.writer.flush()
-            for file in Path(self.local.name).iterdir():
-                self.store.write_bytes(f"{self.folder}/events/{file.name}", file.read_bytes())
-
-
-class Stopwatch:
-    """When it is time to say something, and how fast it goes."""
-
-    def __init__(self) -> None:
-        self.start = self.last = time.monotonic()
-
-    def due(self) -> bool:
-        now = time.monotonic()
-        if now - self.last < REPORT_EVERY_S:
-            return False
-        self.last = now
-        return True
-
-    def rate(self, iterations: int) -> float:
-        return iterations / max(time.monotonic() - self.start, 1e-9)
-
-
-# ---- what the workers say, back to the driver ----------------------------------------------------------------------
-
-
-@ray.remote
-class Board:
-    """Where the first worker writes how far it is, and the driver reads it."""
-
-    def __init__(self) -> None:
-        self.notes: list[dict[str, Any]] = []
-
-    def write(self, note: dict[str, Any]) -> None:
-        self.notes.append(note)
-
-    def take(self) -> list[dict[str, Any]]:
-        notes, self.notes = self.notes, []
-        return notes
-
-
-def say(board: Any, rank: int, note: dict[str, Any]) -> None:
-    if rank == 0:
-        board.write.remote(note)
-
-
-@contextmanager
-def _relay(board: Any, stage: Stage, progress: Progress) -> Iterator[None]:
-    """Pass on what the workers say while the driver waits for them."""
-    over = threading.Event()
-
-    def pass_on() -> None:
-        for note in ray.get(board.take.remote()):
-            if "encoded" in note:
-                progress(f"encode for {stage.name}", note["encoded"], note["of"], {})
-            else:
-                info = {key: value for key, value in note.items() if key != "done"}
-                progress(f"train {stage.name}", note.get("done", 0), stage.iterations, info)
-
-    def listen() -> None:
-        while not over.wait(0.5):
-            pass_on()
-
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
-    try:
-        yield
-    finally:
-        over.set()
-        listener.join()
-        pass_on()

@@ -1,8 +1,8 @@
 """What a model says about videos -> rows of the four tables, in memory that does not grow with a video's length.
 
 Category and score of a track are known when it ends, and files are sorted by video and track, so masks wait: as bytes,
-on local disk, in batches of at most SPILL_ROWS. In memory stay one batch, a tally of fixed size per track, and eight
-bytes per frame for its time.
+on local disk, in batches of at most SPILL_ROWS. In memory stay one batch, a tally of fixed size per track, eight bytes
+per frame for its time, and three numbers per batch that a track is in.
 """
 
 import mmap

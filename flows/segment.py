@@ -22,6 +22,7 @@ def segment_archive(
     archive: str,
     model: str | None = None,
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.05,
+    slot_recycling: bool | None = None,
     frame_folder_fps: Annotated[float | None, Field(gt=0)] = None,
     videos_at_once: Annotated[int, Field(gt=0)] = 8,
     frames_per_batch: Annotated[int, Field(gt=0)] = 16,
@@ -33,6 +34,7 @@ def segment_archive(
             or a data set in the YouTube-VIS format (JSON).
         model: Registered name, model folder or its s3:// address; empty: the model that was registered last.
         min_score: Tracks under this video score are counted, not written.
+        slot_recycling: Let tracks out of sight give up their slot; empty: in archives, not in data sets.
         frame_folder_fps: Frames per second of frame folders, which carry no clock; empty leaves their times empty.
         videos_at_once: Videos that a worker plays side by side; changes speed and memory, not results.
         frames_per_batch: Frames that the model encodes in one batch; changes speed and memory, not results.
@@ -41,6 +43,7 @@ def segment_archive(
         archive=archive,
         model=model,
         min_score=min_score,
+        slot_recycling=slot_recycling,
         frame_folder_fps=frame_folder_fps,
         videos_at_once=videos_at_once,
         frames_per_batch=frames_per_batch,

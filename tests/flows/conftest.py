@@ -1,0 +1,161 @@
+"""The installed command `vis`, a store that it filled, and a server that it started."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+PROGRAMS = Path(sys.executable).parent
+PATIENCE_S = 400
+
+SMALL = {  # a training that runs every step and takes a minute
+    "stages.0.iterations": 60,
+    "stages.0.checkpoint_every": 10,
+    "stages.1.iterations": 2,
+    "world.train_videos": 8,
+    "world.val_videos": 4,
+    "gate_frames": 4,
+}
+TRAIN = ["train", "--recipe", "rgnn_r18_world_tiny", *(f"--set={key}={value}" for key, value in SMALL.items())]
+
+
+def processes(mark: str) -> list[str]:
+    """Command lines of all processes with `mark` (NAME=value) in their environment: children inherit it."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # gone, or not ours
+            if mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+@dataclass(frozen=True)
+class Program:
+    """An installed command with an environment of its own."""
+
+    name: str
+    environment: dict[str, str]
+    folder: Path
+
+    def start(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [PROGRAMS / self.name, *map(str, arguments)],
+            cwd=self.folder,
+            env=self.environment | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def __call__(self, *arguments: object, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Runs to the end and must end with this exit code."""
+        with self.start(*arguments, **environment) as process:
+            try:
+                out, err = process.communicate(timeout=PATIENCE_S)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        assert process.returncode == code, f"{self.name} {arguments} ended with {process.returncode}:\n{out}\n{err}"
+        return subprocess.CompletedProcess(arguments, code, out, err)
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Nothing of the user's: no Prefect profile, no settings, a store and a cache of the session."""
+    home = tmp_path_factory.mktemp("home")
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("VIS_", "PREFECT_", "RAY_"))}
+    return inherited | {
+        "COLUMNS": "160",
+        "DO_NOT_TRACK": "1",
+        "OMP_NUM_THREADS": "1",
+        "PREFECT_HOME": str(home / "prefect"),
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        "VIS_SCRATCH": str(home / "scratch"),
+        "VIS_STORE": str(home / "lake"),
+    }
+
+
+@pytest.fixture(scope="session")
+def vis(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Program:
+    return Program("vis", environment, tmp_path_factory.mktemp("work"))
+
+
+@pytest.fixture(scope="session")
+def films(vis: Program) -> Path:
+    """Two drawn films, one that ends early, one that is none."""
+    folder = vis.folder / "films"
+    vis("world", folder, "--archive", 3, "--frames", 8)
+    whole = (folder / "000000.mp4").read_bytes()
+    (folder / "torn.mp4").write_bytes(whole[: len(whole) * 2 // 3])
+    (folder / "text.mp4").write_text("no film")
+    return folder
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training said that was stopped with Ctrl-C and resumed."""
+
+    run: str
+    stopped: str
+    resumed: str
+
+
+@pytest.fixture(scope="session")
+def trained(vis: Program) -> Trained:
+    """A store with a registered model."""
+    runs = Path(vis.environment["VIS_STORE"]) / "vis/v1/runs"
+    with vis.start(*TRAIN) as process:
+        while process.poll() is None and not any(runs.glob("*/detector/checkpoint_*")):
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everything in it
+        out, stopped = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, out + stopped
+    run = re.search(r"vis train --resume (\S+)`", stopped)
+    assert run, stopped
+    done = vis("train", "--resume", run[1])
+    return Trained(run[1], stopped, done.stderr + done.stdout)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running `vis up`."""
+
+    api_url: str
+    process: subprocess.Popen[str]
+    said: str
+    prefect: Program
+    """The command `prefect` in the checkout, talking to it."""
+    mark: str
+    """Stands in the environment of every process that it started, directly or not."""
+
+
+@pytest.fixture(scope="session")
+def server(vis: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    home = tmp_path_factory.mktemp("server")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = vis.start("up", "--port", port, "--home", home, STARTED_BY=str(home))
+    said = ""
+    for line in process.stdout:  # type: ignore[union-attr]
+        said += line
+        if "Ctrl-C" in line:
+            break
+    assert "Ctrl-C" in said, said + process.communicate()[1]
+    api_url = f"http://127.0.0.1:{port}/api"
+    prefect = Program("prefect", vis.environment | {"PREFECT_API_URL": api_url}, REPOSITORY)
+    yield Server(api_url, process, said, prefect, f"STARTED_BY={home}")
+    process.send_signal(signal.SIGINT)
+    process.wait(PATIENCE_S)

@@ -74,10 +74,11 @@ def test_it_learns_two_squares_by_heart():
         optimizer.step()
     model.eval()
     with torch.no_grad():
-        classes, scores, boxes_px, logits = model.instances(model(clips.frames[0, :1]), min_score=0.5)[0]
-    assert sorted(classes[:2].tolist()) == [0, 1], scores
-    first = classes.tolist().index(0)
-    mask = torch.nn.functional.interpolate(logits[None], (HEIGHT, WIDTH), mode="bilinear")[0, first] > 0
+        found = model.instances(model(clips.frames[0, :1]), min_score=0.5)[0]
+    assert sorted(found.classes[:2].tolist()) == [0, 1], found.scores
+    first = found.classes.tolist().index(0)
+    boxes_px, masks = found.at((HEIGHT, WIDTH))
+    mask = masks[first]
     truth = clips.objects.masks[0, 0, 0]
     assert (mask & truth).sum() / (mask | truth).sum() > 0.7
     assert boxes_px[first].tolist() == pytest.approx(clips.objects.boxes_px[0, 0, 0].tolist(), abs=4)

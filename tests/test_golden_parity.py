@@ -8,13 +8,14 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from .conftest import REPOSITORY
-from .parity import layers
+from .parity import layers, yolact
 from .parity.case import Case
 
-MODULES = (layers,)
+MODULES = (layers, yolact)
 """Each offers CHECKS, prefix -> check, and SLOW, prefixes of what takes longer than a unit test may."""
 NOT_YET = {
     "idol_": "IDOL",
@@ -42,8 +43,8 @@ def _cases() -> list:
     ]
 
 
-@pytest.mark.parametrize("path", _cases())
-def test_golden_parity(path: Path, record_property: Callable[[str, object], None]):
+def check(path: Path) -> Case:
+    """Run the check of a file, which must compare every number in it."""
     prefix = max((p for p in CHECKS | NOT_YET if path.name.startswith(p)), key=len, default=None)
     assert prefix is not None, f"{path.name}: no check knows this prefix, expected one of {sorted(CHECKS | NOT_YET)}"
     if prefix not in CHECKS:
@@ -51,6 +52,32 @@ def test_golden_parity(path: Path, record_property: Callable[[str, object], None
     case = Case(path)
     CHECKS[prefix](case)
     assert not case.unread, f"{path.name}: numbers that nobody compared: {case.unread}"
+    return case
+
+
+@pytest.mark.parametrize("path", _cases())
+def test_golden_parity(path: Path):
+    case = check(path)
     worst = max(case.off, key=case.off.__getitem__)
-    record_property("worst", f"{worst} {case.off[worst]:.1e}")
     print(f"{case.name}: {len(case.off)} comparisons, the worst off by {case.off[worst]:.1e} ({worst})")
+
+
+@pytest.mark.unit
+def test_a_number_off_by_more_than_the_tolerance_fails_its_case(tmp_path: Path):
+    arrays = {"in.a": np.float32([1, 0, 1]), "out.a": np.float32([0.5, 0.25, 0.25])}
+    np.savez(tmp_path / "lovasz_gradient_vector.npz", **arrays)  # the gradient of (1, 0, 1) is (1/2, 1/6, 1/3)
+    with pytest.raises(AssertionError, match=r"out\.a: off by 8\.3e-02"):
+        check(tmp_path / "lovasz_gradient_vector.npz")
+
+
+@pytest.mark.unit
+def test_a_number_that_nobody_compared_fails_its_case(tmp_path: Path):
+    np.savez(tmp_path / "lovasz_gradient_vector.npz", **{"out.forgotten": np.float32([1])})
+    with pytest.raises(AssertionError, match=r"nobody compared: \['out\.forgotten'\]"):
+        check(tmp_path / "lovasz_gradient_vector.npz")
+
+
+@pytest.mark.unit
+def test_a_case_of_an_unknown_prefix_fails(tmp_path: Path):
+    with pytest.raises(AssertionError, match=r"news\.npz: no check knows this prefix"):
+        check(tmp_path / "news.npz")

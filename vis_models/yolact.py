@@ -324,8 +324,8 @@ class Yolact(nn.Module):
         annotation = matched.gather(1, prior)
         box = _take(boxes, annotation)
         size = (output.prototypes.shape[-2], output.prototypes.shape[-1])
-        small = F.interpolate(masks.float(), size=size, mode="bilinear", align_corners=False)
-        target = _take(small if self.config.soft_masks else (small > 0.5).float(), annotation)
+        small = resize_logits(masks.to(output.prototypes.dtype), size)
+        target = _take(small if self.config.soft_masks else (small > 0.5).to(small.dtype), annotation)
         logits = torch.einsum("fnk,fkhw->fnhw", _take(output.coefficients, prior), output.prototypes)
         pixel = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * crop(box, size)
         wh = (box[..., 2:] - box[..., :2]) * box.new_tensor([size[1], size[0]])
@@ -341,9 +341,9 @@ class Yolact(nn.Module):
         regular: Bool[Tensor, "F A"],
     ) -> Float[Tensor, ""]:
         """Per-pixel sigmoid cross-entropy of each class against the union of its objects."""
-        small = F.interpolate(masks.float(), size=semantic.shape[-2:], mode="bilinear", align_corners=False) > 0.5
+        small = resize_logits(masks.to(semantic.dtype), (semantic.shape[-2], semantic.shape[-1])) > 0.5
         one_hot = F.one_hot(labels.clamp(min=0), semantic.shape[1]) * regular[..., None]  # (F, A, S)
-        target = torch.einsum("fas,fahw->fshw", one_hot.float(), small.float()).clamp(max=1)
+        target = torch.einsum("fas,fahw->fshw", one_hot.to(semantic.dtype), small.to(semantic.dtype)).clamp(max=1)
         loss = F.binary_cross_entropy_with_logits(semantic, target, reduction="sum")
         return loss / (semantic.shape[-1] * semantic.shape[-2] * len(semantic))
 

@@ -219,7 +219,7 @@ def _world_easy(name: str, detector_iterations: int, tracker_iterations: int, tr
         tracks=10,
         embedding=64,
         bottleneck=16,
-        appearance=256,
+        appearance_channels=256,
         inactive_box="last",
         init_test_logit=-1.0,
         keep_active_logit=-2.0,

@@ -18,7 +18,12 @@ def test_the_recipe_of_the_paper_has_its_numbers():
     assert (detector.iterations, detector.batch_size, detector.learning_rate) == (111960, 8, 5e-5)
     assert (tracker.iterations, tracker.batch_size, tracker.clip_length, tracker.learning_rate) == (94950, 4, 10, 2e-4)
     assert job.config.detector.image_size == (480, 864)
-    assert (job.config.tracks, job.config.detections, job.config.embedding, job.config.appearance) == (24, 16, 128, 512)
+    assert (job.config.tracks, job.config.detections, job.config.embedding, job.config.appearance_channels) == (
+        24,
+        16,
+        128,
+        512,
+    )
     assert sum(job.config.frame_weights) == pytest.approx(1.018, abs=1e-3)
 
 

@@ -10,7 +10,7 @@ D channels of an embedding, A channels of an appearance, C classes with backgrou
 
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from math import log, pi
+from math import exp, log, pi
 from typing import Literal
 
 import torch
@@ -21,14 +21,16 @@ from torch import Tensor, nn
 
 from vis_models import boxes as box_ops
 from vis_models import rgnn_ablations as ablations
+from vis_models.layers.backbones import ResNetConfig
 from vis_models.losses import lovasz_softmax
 from vis_models.masks import resize_logits
-from vis_models.types import Clips, Config, Frames, Objects, Rows, Sighting, Tracks, Verdict, VideoInfo
+from vis_models.types import Clips, Config, Detections, Frames, Objects, Rows, Sighting, Tracks, Verdict, VideoInfo
 from vis_models.yolact import Yolact, YolactConfig
 
 FREE, SEEN, KEPT = 0, 1, 2  # a slot is free; its track has a detection in this frame; it lives on without one
 BACKGROUND_LOGIT = 10.0  # of every pixel, against which detections and tracks compete
 NO_MASK_LOGIT = -20.0
+INITIAL_VARIANCES = ("initial_variance_logit", "empty_initial_variance_logit")
 
 
 class RgnnConfig(Config):
@@ -64,7 +66,7 @@ class RgnnConfig(Config):
     appearance_channels: PositiveInt = 512
     """A: channels of an appearance, half of them from C4, half from C5."""
     initial_variance_logit: float = -7.0
-    """softplus of it is the variance of a new track's appearance."""
+    """softplus of it is the variance of a new track's appearance; published weights bring their own, by channel."""
     variance_cross_term: Literal["paper", "released", "exact"] = "paper"
     """Weight of the squared surprise in the variance update: k(1-v)/(k+v), kv/(k+v) or v(1-k)."""
     birth_appearance: Literal["paper", "released"] = "paper"
@@ -92,6 +94,20 @@ class RgnnConfig(Config):
     """Frames of a clip, drawn anew each time, that the segmentation loss looks at; None: all, as in the paper."""
     loss_stride: PositiveInt = 1
     """The segmentation loss looks at every so-manyth row and column of the input; 1 as in the paper."""
+
+    @classmethod
+    def released(cls, depth: Literal[50, 101] = 50) -> "RgnnConfig":
+        """The authors' released code where it leaves the paper: what their published weights run with unchanged."""
+        return cls(
+            detector=YolactConfig(backbone=ResNetConfig(depth=depth)),
+            bottleneck_layers=2,
+            variance_cross_term="released",
+            birth_appearance="released",
+            min_score=exp(-3.5),
+            init_train_logit=-2.0,
+            keep_active_logit=-2.0,
+            dropout=0.0,
+        )
 
     @property
     def has_gaussian(self) -> bool:
@@ -174,6 +190,11 @@ class Decisions:
 class Rgnn(nn.Module):
     """A `VideoModel`. The detector is frozen here: `Yolact.loss` trains it in stage 1, `Rgnn.loss` the rest."""
 
+    initial_variance_logit: Float[Tensor, " A"]
+    """Of a new track; not trained."""
+    empty_initial_variance_logit: Float[Tensor, " A"]
+    """Of tau_0."""
+
     def __init__(self, config: RgnnConfig) -> None:
         super().__init__()
         self.config = config
@@ -203,6 +224,9 @@ class Rgnn(nn.Module):
         self.mask_net = nn.Sequential(
             nn.Conv2d(18, 16, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(16, 1, 3, padding=1)
         )
+        for name in INITIAL_VARIANCES:
+            self.register_buffer(name, torch.full((A,), config.initial_variance_logit))
+        self.register_load_state_dict_pre_hook(_fill_initial_variances)
         self.detector.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Rgnn":
@@ -271,9 +295,13 @@ class Rgnn(nn.Module):
         output = self.detector(pixels)
         config = self.config
         found = self.detector.detect(output, config.detections, config.min_score, config.nms_iou)
-        inside = box_map(found.boxes_px, map_size(found.mask_logits), config.detector.image_size)
-        score = (found.mask_logits + 10 * inside).masked_fill(~found.valid[..., None, None], -1e4)
         _, c4, c5 = output.features
+        return self.attend(found, c4, c5)
+
+    def attend(self, found: Detections, c4: Float[Tensor, "F _ _ _"], c5: Float[Tensor, "F _ _ _"]) -> RgnnEncoded:
+        """The features under the detections, however these were found."""
+        inside = box_map(found.boxes_px, map_size(found.mask_logits), self.config.detector.image_size)
+        score = (found.mask_logits + 10 * inside).masked_fill(~found.valid[..., None, None], -1e4)
         return RgnnEncoded(
             boxes_px=found.boxes_px,
             class_logits=found.class_logits,
@@ -290,7 +318,7 @@ class Rgnn(nn.Module):
         A = config.appearance_channels if config.has_gaussian else 0
         memory = 4 * A if config.appearance == "lstm" else 0
         num_classes = config.detector.num_classes + 1
-        variance = F.softplus(torch.tensor(config.initial_variance_logit)).item()
+        variance, empty_variance = (F.softplus(getattr(self, name))[:A] for name in INITIAL_VARIANCES)
         return RgnnState(
             size_px=size_px.to(like.device),
             frame=like.new_zeros(videos, dtype=torch.long),
@@ -301,14 +329,14 @@ class Rgnn(nn.Module):
             embedding=like.new_zeros(videos, M, D),
             cell=like.new_zeros(videos, M, D),
             mean=like.new_zeros(videos, M, A),
-            variance=like.new_full((videos, M, A), variance),
+            variance=variance.expand(videos, M, -1),
             appearance_memory=like.new_zeros(videos, M, memory),
             class_logits=like.new_zeros(videos, M, num_classes),
             votes=like.new_zeros(videos, M, num_classes if config.scoring == "majority" else 0),
             empty_embedding=like.new_zeros(videos, D),
             empty_cell=like.new_zeros(videos, D),
             empty_mean=like.new_zeros(videos, A),
-            empty_variance=like.new_full((videos, A), variance),
+            empty_variance=empty_variance.expand(videos, -1),
             empty_appearance_memory=like.new_zeros(videos, memory),
         )
 
@@ -332,16 +360,26 @@ class Rgnn(nn.Module):
                 existing,
                 encoded.valid,
             )
+        status, detection, births = self._decide(encoded, state, match, likely)
+        decisions = Decisions(
+            existing, match_logits, init_logits, detection, births.born, births.born & existing, births.dropped
+        )
+        return self._remember(encoded, state, graph, decisions, status, looks, scene), decisions
+
+    def _decide(
+        self, encoded: RgnnEncoded, state: RgnnState, match: Float[Tensor, "B M N"], likely: Bool[Tensor, "B N"]
+    ) -> tuple[Int[Tensor, "B M"], Int[Tensor, "B M"], "Births"]:
+        """What becomes of every slot, the detection it takes, and which tracks are new.
+
+        Each track takes its best detection, which may be another's as well, if the logit reaches the threshold.
+        """
+        existing = state.status != FREE
         best, detection = match.max(-1)
         seen = existing & (best >= self.config.keep_active_logit)
         births = self._births(encoded, state, likely, (state.status == KEPT) & ~seen)
         status = torch.where(seen, SEEN, torch.where(existing, KEPT, FREE))
         status = torch.where(births.born, SEEN, status)
-        detection = torch.where(births.born, births.detection, torch.where(seen, detection, 0))
-        decisions = Decisions(
-            existing, match_logits, init_logits, detection, births.born, births.born & existing, births.dropped
-        )
-        return self._remember(encoded, state, graph, decisions, status, looks, scene), decisions
+        return status, torch.where(births.born, births.detection, torch.where(seen, detection, 0)), births
 
     def _appearances(self, encoded: RgnnEncoded) -> tuple[Float[Tensor, "B N A"], Float[Tensor, "B A"]]:
         """Appearance of each detection and of the whole frame."""
@@ -487,7 +525,7 @@ class Rgnn(nn.Module):
             memory = torch.where(seen, memory, state.appearance_memory)
             state = replace(state, appearance_memory=memory, empty_appearance_memory=empty_memory)
         else:
-            start = F.softplus(torch.tensor(self.config.initial_variance_logit)).item()
+            start = F.softplus(self.initial_variance_logit)
             old_mean, old_variance = torch.where(born, 0.0, state.mean), torch.where(born, start, state.variance)
             mean, variance = self._update_appearance(embedding, look, old_mean, old_variance)
             if self.config.birth_appearance == "paper":
@@ -508,8 +546,7 @@ class Rgnn(nn.Module):
         kappa = self.kappa_head(embedding).sigmoid()
         if self.config.appearance == "constant_variance":
             return kappa * x + (1 - kappa) * mean, variance
-        nu = self.nu_head(embedding).sigmoid()
-        sample = F.softplus(self.variance_head(embedding).float())
+        nu, sample = self.nu_head(embedding).sigmoid(), F.softplus(self.variance_head(embedding).float())
         surprise = (x - mean) ** 2
         cross = {
             "paper": kappa * (1 - nu) / (kappa + nu),
@@ -685,6 +722,10 @@ class GnnBlock(nn.Module):
         )
 
     def forward(self, graph: Graph) -> Graph:
+        return self.settle(self.exchange(graph))
+
+    def exchange(self, graph: Graph) -> Graph:
+        """Edges read their ends, then nodes their edges."""
         there, here = graph.track_mask[:, :, None], graph.detection_mask[..., None]
         M, N = graph.edges.shape[1:3]
         tracks = graph.tracks[:, :, None].expand(-1, -1, N, -1)
@@ -697,7 +738,7 @@ class GnnBlock(nn.Module):
         to_tracks = (self.gates["track"](edges) * active).sum(2)
         to_detections = (self.gates["detection"](edges) * active).sum(1)
         to_detections = to_detections + self.gates["detection_from_empty"](empty_edges) * here
-        new = replace(
+        return replace(
             graph,
             tracks=F.relu(self.track(torch.cat([graph.tracks, to_tracks], -1))),
             empty=F.relu(self.empty(torch.cat([graph.empty, to_empty], -1))),
@@ -705,7 +746,10 @@ class GnnBlock(nn.Module):
             edges=edges,
             empty_edges=empty_edges,
         )
-        return replace(new, **{part: stage(getattr(new, part)) for part, stage in self.residuals.items()})
+
+    def settle(self, graph: Graph) -> Graph:
+        """The residual stage: each part by itself."""
+        return replace(graph, **{part: stage(getattr(graph, part)) for part, stage in self.residuals.items()})
 
 
 class MessageGate(nn.Module):
@@ -823,6 +867,12 @@ def _node_net(in_channels: int, config: RgnnConfig) -> nn.Module:
     if config.node_update == "gated":
         return nn.Linear(in_channels, D)
     return nn.Sequential(nn.Linear(in_channels, D), nn.ReLU(inplace=True), nn.Linear(D, D))
+
+
+def _fill_initial_variances(model: nn.Module, weights: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Weights that were saved before the initial variances were among them take those of the config."""
+    for name in INITIAL_VARIANCES:
+        weights.setdefault(prefix + name, getattr(model, name))
 
 
 def _head(in_channels: int, out_channels: int, bias: float) -> nn.Linear:

@@ -24,6 +24,47 @@ from vis_models.zoo import MODELS
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
 
+# The authors' RGNN, beginnings of their keys -> of ours; "bkg" is tau_0, "eta" the trust in a new appearance
+RGNN_NAMES = {
+    "backbone.": "detector.backbone.",
+    "detector.prediction_layers.0.": "detector.head.",
+    "appnet.feat_nets.bb_feats_s8.0.": "appearance_c4.",
+    "appnet.feat_nets.bb_feats_s16.0.": "appearance_c5.",
+    "detection_descriptor_extractor.appearance_layers.": "appearance.",
+    "track_detection_matcher.score_layers.trkdet.": "match_head.",
+    "track_detection_matcher.score_layers.bkgdet.": "init_head.",
+    "track_descriptor.init_var_background": "empty_initial_variance_logit",
+    "track_descriptor.init_var": "initial_variance_logit",
+    "track_descriptor.memory_layers.tracks.x.": "gate.x.",
+    "track_descriptor.memory_layers.tracks.prev_out.": "gate.previous.",
+    "track_descriptor.memory_layers.background.x.": "empty_gate.x.",
+    "track_descriptor.memory_layers.background.prev_out.": "empty_gate.previous.",
+    "track_descriptor.out_layers.lbscores.": "class_head.",
+    "track_descriptor.out_layers.mean_eta.": "kappa_head.",
+    "track_descriptor.out_layers.var_eta.": "nu_head.",
+    "track_descriptor.out_layers.var_new.": "variance_head.",
+    "track_module.embedding_to_seg_layers.0.": "mask_embedding.",
+    "track_module.seg_layers.": "mask_net.",
+}
+RGNN_BLOCK = {
+    "bkgdet.out.": "empty_edge.",
+    "trkdet.out.": "edge.",
+    "bkg.out.0.": "empty.",
+    "trk.out.0.": "track.",
+    "det.out.0.": "detection.",
+    "bkg.bkgdet_sigmoid.": "gates.empty.net.",
+    "trk.trkdet_sigmoid.": "gates.track.net.",
+    "det.trkdet_sigmoid.": "gates.detection.net.",
+    "det.bkgdet_sigmoid.": "gates.detection_from_empty.net.",
+}
+RGNN_RESIDUAL = {
+    "bkgdet.out.": "residuals.empty_edges.",
+    "trkdet.out.": "residuals.edges.",
+    "bkg.out.": "residuals.empty.",
+    "trk.out.": "residuals.tracks.",
+    "det.out.": "residuals.detections.",
+}
+
 
 class ModelCard(Config):
     """Where a model comes from: enough to repeat it."""
@@ -140,20 +181,31 @@ class LoadReport:
         ).rstrip()
 
 
-def initialise(detector: nn.Module, path: Path) -> LoadReport:
-    """Start a `Yolact` from a published file: torchvision ResNet, YOLACT, or a model folder's weights.
+def initialise(model: nn.Module, path: Path) -> LoadReport:
+    """Start a `Yolact` or a whole `Rgnn` from a published file or a model folder's weights.
+
+    Known are torchvision's ResNet, YOLACT, and RGNN, its detector alone or all of it. A `Yolact` takes the detector
+    out of any of them; an `Rgnn` takes all that there is.
 
     Raises:
-        BadConfig: the file is missing, holds code instead of tensors, or no key of a known layout.
+        BadConfig: the file is missing, holds code instead of tensors, no key of a known layout, or weights of a model
+            that was built with other switches than this one.
     """
     state = read_tensors(path)
     layout, renamed = _rename(state)
     if layout is None:
         raise BadConfig(
             f"{path}: unknown layout, keys such as {', '.join(sorted(state)[:3])}. "
-            "Known: torchvision ResNet (layer1.0.conv1.weight), YOLACT (backbone.layers.0...), ours (detector...)."
+            "Known: torchvision ResNet (layer1.0.conv1.weight), YOLACT (backbone.layers.0...), "
+            "RGNN (backbone.layer1... and detector...), ours (detector.backbone...)."
         )
-    ours = detector.state_dict()
+    if hasattr(model, "detector"):
+        _refuse_other_switches(path, renamed, model)
+    else:
+        renamed = {
+            key.removeprefix("detector."): tensor for key, tensor in renamed.items() if key.startswith("detector.")
+        }
+    ours = model.state_dict()
     report = LoadReport(layout, missing=[key for key in ours if key not in renamed])
     fitting = {}
     for key, tensor in renamed.items():
@@ -165,9 +217,37 @@ def initialise(detector: nn.Module, path: Path) -> LoadReport:
             fitting[key] = tensor
     if not any("conv" in key or "weight" in key for key in fitting):
         raise BadConfig(f"{path}: no tensor fits this model. {report}")
-    detector.load_state_dict(fitting, strict=False)
+    model.load_state_dict(fitting, strict=False)
     report.loaded = len(fitting)
     return report
+
+
+def _refuse_other_switches(path: Path, renamed: dict[str, Tensor], model: nn.Module) -> None:
+    """A graph network of another build would load in part and mean nothing: say which switches it needs."""
+    found, expected = _graph_switches(renamed), _graph_switches(model.state_dict())
+    wanted = {name: value for name, value in found.items() if expected.get(name, value) != value}
+    if wanted:
+        got = ", ".join(f"{name}={expected[name]}" for name in wanted)
+        switches = ", ".join(f"{name}={value}" for name, value in wanted.items())
+        raise BadConfig(
+            f"{path} is an RGNN with {switches}, this model has {got}. Build the model with {switches}; "
+            "RgnnConfig.released() is what the authors' weights run with."
+        )
+
+
+def _graph_switches(state: dict[str, Tensor]) -> dict[str, int | str]:
+    """Fields of `RgnnConfig` that the weights of an RGNN give away; none where there is no graph network."""
+    if any(key.startswith("limited.") for key in state):
+        return {"gnn": "limited"}
+    blocks = {key.split(".")[1] for key in state if key.startswith("blocks.")}
+    if not blocks:
+        return {}
+    residual = [tensor for key, tensor in state.items() if re.match(r"blocks\.0\.residuals\.tracks\..*weight$", key)]
+    switches: dict[str, int | str] = {"gnn": "full", "gnn_blocks": len(blocks), "gnn_residual": bool(residual)}
+    if residual:
+        inner, outer = residual[0].shape
+        switches |= {"bottleneck_layers": len(residual), "bottleneck": inner, "embedding": outer}
+    return switches
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -192,15 +272,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _rename(state: dict[str, Tensor]) -> tuple[str | None, dict[str, Tensor]]:
-    """The layout of a checkpoint and its tensors under the names of `Yolact`."""
+    """The layout of a checkpoint and its tensors under the names of a whole model: `detector.` is its `Yolact`."""
     if "layer1.0.conv1.weight" in state:
-        keys = {key: f"backbone.{key}" for key in state if not key.startswith("fc.")}
+        keys = {key: f"detector.backbone.{key}" for key in state if not key.startswith("fc.")}
         return "torchvision ResNet", {new: state[old] for old, new in keys.items()}
     if "backbone.layers.0.0.conv1.weight" in state:
-        return "YOLACT", {new: state[old] for old in state if (new := _from_yolact(old)) is not None}
+        return "YOLACT", {f"detector.{new}": state[old] for old in state if (new := _from_yolact(old)) is not None}
+    if "backbone.layer1.0.conv1.weight" in state and any(key.startswith("detector.") for key in state):
+        renamed = {_from_rgnn(key): tensor for key, tensor in state.items()}
+        for key in ("appearance_c4.weight", "appearance_c5.weight"):
+            if key in renamed:  # a 1x1 convolution; we project after pooling
+                renamed[key] = renamed[key].flatten(1)
+        return "RGNN", renamed
     if any(key.startswith("detector.backbone.") for key in state):
-        own = {key.removeprefix("detector."): tensor for key, tensor in state.items() if key.startswith("detector.")}
-        return "vislake", own
+        return "vislake", state
     return None, {}
 
 
@@ -210,6 +295,20 @@ def _from_yolact(key: str) -> str | None:
         return None
     key = re.sub(r"^backbone\.layers\.(\d+)\.", lambda found: f"backbone.layer{int(found[1]) + 1}.", key)
     return key.replace("prediction_layers.0.", "head.")
+
+
+def _from_rgnn(key: str) -> str:
+    """Our name for a key of the authors' RGNN; one without a counterpart keeps its own."""
+    names, prefix, rest = RGNN_NAMES, "", key
+    if found := re.match(r"track_detection_matcher\.layers\.(\d+)\.", key):  # blocks and residual stages in turn
+        block, residual = divmod(int(found[1]), 2)
+        names, prefix, rest = RGNN_RESIDUAL if residual else RGNN_BLOCK, f"blocks.{block}.", key[found.end() :]
+    theirs = next((theirs for theirs in names if rest.startswith(theirs)), None)
+    if theirs is None:
+        return key
+    ours = prefix + names[theirs] + rest.removeprefix(theirs)
+    # A residual block counts its activations as layers, ours does not
+    return re.sub(r"(?<=\.layers\.)\d+(?=\.(weight|bias)$)", lambda index: str(int(index[0]) // 2), ours)
 
 
 def describe(card: ModelCard) -> str:

@@ -1,5 +1,7 @@
 """Keys and shapes of published checkpoints, written out from their descriptions and not from our models."""
 
+from itertools import pairwise
+
 Shapes = dict[str, tuple[int, ...]]
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -43,6 +45,58 @@ def yolact_shapes(depth: int, classes: int) -> Shapes:
     for name, out in head.items():
         shapes |= _biased(f"prediction_layers.0.{name}", out, 256, 3)
     return shapes | _biased("semantic_seg_conv", classes, 256, 1)
+
+
+def rgnn_detector_shapes(depth: int) -> Shapes:
+    """The authors' RGNN without its tracker: torchvision's names under `backbone.`, YOLACT's under `detector.`."""
+    shapes = {f"backbone.{key}": shape for key, shape in resnet_shapes(depth).items() if not key.startswith("fc.")}
+    head = {key: shape for key, shape in yolact_shapes(depth, 40).items() if not key.startswith("backbone.")}
+    return shapes | {f"detector.{key}": shape for key, shape in head.items()}
+
+
+def rgnn_shapes(depth: int) -> Shapes:
+    """The authors' whole RGNN: two blocks of the graph network with a residual stage after each."""
+    shapes = rgnn_detector_shapes(depth)
+    shapes |= _biased("appnet.feat_nets.bb_feats_s8.0", 256, 1024, 1)
+    shapes |= _biased("appnet.feat_nets.bb_feats_s16.0", 256, 2048, 1)
+    shapes |= _bottleneck("detection_descriptor_extractor.appearance_layers", 512, (128, 128))
+    matcher = "track_detection_matcher"
+    for stage in (0, 2):
+        block = f"{matcher}.layers.{stage}"
+        detection, edge, empty_edge = (128, 128, 128) if stage else (45, 2, 1)
+        shapes |= _linear(f"{block}.bkgdet.out.0", 128, 128 + detection + empty_edge)
+        shapes |= _linear(f"{block}.trkdet.out.0", 128, 128 + detection + edge)
+        if not stage:
+            shapes |= _bottleneck(f"{block}.bkgdet.out.2", 128, (32,)) | _bottleneck(
+                f"{block}.trkdet.out.2", 128, (32,)
+            )
+        for node, inside in (("bkg", 128), ("trk", 128), ("det", detection)):
+            shapes |= _linear(f"{block}.{node}.out.0", 128, inside + 128)
+        for gate in ("bkg.bkgdet", "trk.trkdet", "det.bkgdet", "det.trkdet"):
+            shapes |= _linear(f"{block}.{gate}_sigmoid.0", 32, 128) | _linear(f"{block}.{gate}_sigmoid.2", 128, 32)
+        for part in ("bkgdet", "trkdet", "bkg", "trk", "det"):
+            shapes |= _bottleneck(f"{matcher}.layers.{stage + 1}.{part}.out", 128, (32,))
+    shapes |= _linear(f"{matcher}.score_layers.trkdet", 1, 128) | _linear(f"{matcher}.score_layers.bkgdet", 1, 128)
+    shapes |= {"track_descriptor.init_var": (512,), "track_descriptor.init_var_background": (512,)}
+    for memory in ("tracks", "background"):
+        for source in ("x", "prev_out"):
+            shapes |= _linear(f"track_descriptor.memory_layers.{memory}.{source}", 512, 128)
+    for head, out in {"lbscores": 41, "mean_eta": 1, "var_eta": 1, "var_new": 1}.items():
+        shapes |= _linear(f"track_descriptor.out_layers.{head}", out, 128)
+    shapes |= _biased("track_module.seg_layers.0", 16, 18, 3) | _biased("track_module.seg_layers.2", 1, 16, 3)
+    return shapes | _linear("track_module.embedding_to_seg_layers.0", 16, 128)
+
+
+def _bottleneck(key: str, channels: int, inner: tuple[int, ...]) -> Shapes:
+    """Linears of a residual block; activations count as layers between them."""
+    widths, shapes = (channels, *inner, channels), {}
+    for index, (inside, out) in enumerate(pairwise(widths)):
+        shapes |= _linear(f"{key}.layers.{2 * index}", out, inside)
+    return shapes
+
+
+def _linear(key: str, out: int, inside: int) -> Shapes:
+    return {f"{key}.weight": (out, inside), f"{key}.bias": (out,)}
 
 
 def _conv(key: str, out: int, inside: int, kernel: int) -> Shapes:

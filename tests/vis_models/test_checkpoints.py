@@ -145,6 +145,67 @@ def test_every_key_of_torchvision_s_resnet_but_its_classifier_has_a_place(tmp_pa
     assert not [key for key in report.missing if key.startswith("backbone.")]
 
 
+def published_rgnn(linears: int = 2) -> dict[str, torch.Tensor]:
+    """Small tensors under the keys of the authors' RGNN, each filled with a number of its own."""
+    state = {"backbone.layer1.0.conv1.weight": (16, 16, 3, 3), "detector.prediction_layers.0.upfeature.0.bias": (32,)}
+    state |= {"appnet.feat_nets.bb_feats_s8.0.weight": (16, 64, 1, 1), "track_descriptor.init_var": (32,)}
+    state |= {"track_detection_matcher.layers.2.det.bkgdet_sigmoid.2.bias": (32,)}
+    shapes = [(8, 32), (8, 8), (32, 8)] if linears == 3 else [(8, 32), (32, 8)]
+    for index, shape in enumerate(shapes):
+        state[f"track_detection_matcher.layers.1.trk.out.layers.{2 * index}.weight"] = shape
+    return {key: torch.full(shape, float(number)) for number, (key, shape) in enumerate(state.items(), start=1)}
+
+
+def test_weights_of_the_released_rgnn_find_their_places(tmp_path: Path):
+    torch.save({"net": published_rgnn()}, tmp_path / "rgnn.pth")
+    model = Rgnn(small_config(bottleneck_layers=2))
+    report = initialise(model, tmp_path / "rgnn.pth")
+    assert (report.layout, report.loaded, report.unexpected, report.reshaped) == ("RGNN", 7, [], [])
+    assert "match_head.weight" in report.missing
+    places = [
+        model.detector.backbone.layer1[0].conv1.weight, model.detector.head.upfeature[0].bias,
+        model.appearance_c4.weight, model.initial_variance_logit,
+        model.blocks[1].gates["detection_from_empty"].net[2].bias,
+        *(linear.weight for linear in model.blocks[0].residuals["tracks"].layers),
+    ]  # fmt: skip
+    assert [(place == number).all().item() for number, place in enumerate(places, start=1)] == [True] * 7
+
+
+def test_a_detector_takes_its_part_of_the_released_rgnn(tmp_path: Path):
+    torch.save({"net": published_rgnn()}, tmp_path / "rgnn.pth")
+    report = initialise(Yolact(small_config().detector), tmp_path / "rgnn.pth")
+    assert (report.layout, report.loaded, report.unexpected) == ("RGNN", 2, [])
+
+
+@pytest.mark.parametrize(
+    ("switches", "named"),
+    [
+        ({}, r"bottleneck_layers=2, this model has bottleneck_layers=3"),
+        ({"bottleneck_layers": 2, "gnn_blocks": 3}, r"gnn_blocks=2, this model has gnn_blocks=3"),
+        ({"gnn": "limited"}, r"gnn=full, this model has gnn=limited"),
+    ],
+)
+def test_weights_of_an_rgnn_of_other_switches_are_refused_with_the_ones_to_set(tmp_path: Path, switches, named):
+    torch.save({"net": published_rgnn()}, tmp_path / "rgnn.pth")
+    with pytest.raises(BadConfig, match=named + r"\. Build the model with .*RgnnConfig\.released\(\)"):
+        initialise(Rgnn(small_config(**switches)), tmp_path / "rgnn.pth")
+
+
+def test_a_whole_model_starts_from_the_weights_of_another(tmp_path: Path):
+    donor, model = Rgnn(small_config()), Rgnn(small_config())
+    save_model(tmp_path, donor, card())
+    report = initialise(model, tmp_path / "model.safetensors")
+    assert (report.layout, report.missing, report.unexpected, report.reshaped) == ("vislake", [], [], [])
+    assert torch.equal(model.match_head.weight, donor.match_head.weight)
+
+
+def test_weights_saved_before_the_initial_variances_take_those_of_the_config():
+    old = {key: value for key, value in Rgnn(small_config()).state_dict().items() if "initial_variance" not in key}
+    model = Rgnn(small_config(initial_variance_logit=-3.0))
+    model.load_state_dict(old)
+    assert (model.empty_initial_variance_logit == -3).all()
+
+
 def test_a_file_of_unknown_keys_is_refused_with_some_of_them(tmp_path: Path):
     torch.save({"encoder.weight": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(BadConfig, match=r"unknown layout, keys such as encoder.weight"):

@@ -279,7 +279,7 @@ def _rename(state: dict[str, Tensor]) -> tuple[str | None, dict[str, Tensor]]:
     if "backbone.layers.0.0.conv1.weight" in state:
         return "YOLACT", {f"detector.{new}": state[old] for old in state if (new := _from_yolact(old)) is not None}
     if "backbone.layer1.0.conv1.weight" in state and any(key.startswith("detector.") for key in state):
-        renamed = {_from_rgnn(key): tensor for key, tensor in state.items()}
+        renamed = {rgnn_name(key): tensor for key, tensor in state.items()}
         for key in ("appearance_c4.weight", "appearance_c5.weight"):
             if key in renamed:  # a 1x1 convolution; we project after pooling
                 renamed[key] = renamed[key].flatten(1)
@@ -297,7 +297,7 @@ def _from_yolact(key: str) -> str | None:
     return key.replace("prediction_layers.0.", "head.")
 
 
-def _from_rgnn(key: str) -> str:
+def rgnn_name(key: str) -> str:
     """Our name for a key of the authors' RGNN; one without a counterpart keeps its own."""
     names, prefix, rest = RGNN_NAMES, "", key
     if found := re.match(r"track_detection_matcher\.layers\.(\d+)\.", key):  # blocks and residual stages in turn

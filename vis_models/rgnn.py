@@ -591,7 +591,7 @@ class Rgnn(nn.Module):
         by_clip = [getattr(encoded, field.name).unflatten(0, (videos, length)) for field in fields(encoded)]
         weights = state.embedding.new_tensor(self.config.frame_weights[-length:])
         terms = {name: state.embedding.new_zeros(()) for name in ("score", "match", "init")}
-        seen, owners, detections, embeddings = [], [], [], []
+        statuses, identities, detections, embeddings = [], [], [], []
         for frame in range(length):
             now = RgnnEncoded(*(column[:, frame] for column in by_clip))
             truth = match_annotations(now, objects.boxes_px[:, frame], objects.visible[:, frame] & ~objects.crowd)
@@ -604,18 +604,34 @@ class Rgnn(nn.Module):
                 score = self._score_term(state, decisions.existing, identity, owner, objects.labels)
                 terms["score"] += weights[frame] * score / videos
             identity = torch.where(decisions.born, truth.gather(1, decisions.detection), identity)
-            seen.append(state.status == SEEN)
-            owners.append(torch.where(first_owner(identity, state.status != FREE), identity, -1))
+            statuses.append(state.status)
+            identities.append(identity)
             detections.append(decisions.detection)
             embeddings.append(state.embedding)
         if self.config.association == "masktrack":
             return terms  # the detector's masks as they are
         looked_at = torch.randperm(length, device=identity.device)[: self.config.loss_frames]
+        seen = [status == SEEN for status in statuses]
+        owners = [self._owners(*frame, state, identity) for frame in zip(statuses, identities, strict=True)]
         columns = (torch.stack(column, 1) for column in (seen, owners, detections, embeddings))
         rows = [column[:, looked_at].flatten(0, 1) for column in columns]
         shown = RgnnEncoded(*(column[:, looked_at].flatten(0, 1) for column in by_clip))
         terms["seg"] = self._segmentation_term(shown, objects.masks[:, looked_at].flatten(0, 1), *rows)
         return terms
+
+    def _owners(
+        self,
+        status: Int[Tensor, "B M"],
+        identity: Int[Tensor, "B M"],
+        last: RgnnState,
+        last_identity: Int[Tensor, "B M"],
+    ) -> Int[Tensor, "B M"]:
+        """The annotation whose pixels each track owns in a frame, -1 for none.
+
+        As released, also before its birth: an object that has no track yet is not background.
+        """
+        known = torch.where(status != FREE, identity, last_identity)
+        return torch.where(first_owner(known, last.status != FREE), known, -1)
 
     def _decision_terms(
         self,
@@ -799,12 +815,20 @@ def match_annotations(
     encoded: RgnnEncoded, boxes_px: Float[Tensor, "B A 4"], visible: Bool[Tensor, "B A"]
 ) -> Int[Tensor, "B N"]:
     """The annotation of each detection, -1 for background: overlap above one half, one detection per annotation."""
+    overlap, annotation = closest_annotations(encoded, boxes_px, visible)
+    detections = torch.arange(overlap.shape[1], device=overlap.device)
+    mine = torch.arange(overlap.shape[-1], device=overlap.device) == annotation[..., None]
+    first = torch.where(mine, overlap, -1.0).argmax(1).gather(1, annotation.clamp(min=0))
+    return torch.where(first == detections, annotation, -1)
+
+
+def closest_annotations(
+    encoded: RgnnEncoded, boxes_px: Float[Tensor, "B A 4"], visible: Bool[Tensor, "B A"]
+) -> tuple[Float[Tensor, "B N A"], Int[Tensor, "B N"]]:
+    """The overlap of each pair, and the annotation that a detection overlaps most, -1 where not above one half."""
     overlap = box_ops.iou(encoded.boxes_px, boxes_px) * (encoded.valid[..., None] & visible[:, None])
     value, annotation = overlap.max(-1)
-    mine = torch.arange(overlap.shape[-1], device=overlap.device) == annotation[..., None]
-    contest = torch.where(mine & (overlap > 0.5), overlap, -1.0)
-    primary = contest.argmax(1).gather(1, annotation) == torch.arange(overlap.shape[1], device=overlap.device)
-    return torch.where(primary & (value > 0.5), annotation, -1)
+    return overlap, torch.where(value > 0.5, annotation, -1)
 
 
 def first_owner(identity: Int[Tensor, "B M"], alive: Bool[Tensor, "B M"]) -> Bool[Tensor, "B M"]:

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from .conftest import REPOSITORY
-from .parity import layers, yolact
+from .parity import layers, rgnn, yolact
 from .parity.case import Case
 
-MODULES = (layers, yolact)
+MODULES = (layers, rgnn, yolact)
 """Each offers CHECKS, prefix -> check, and SLOW, prefixes of what takes longer than a unit test may."""
 NOT_YET = {
     "idol_": "IDOL",
@@ -25,7 +25,6 @@ NOT_YET = {
     "roi_align": "RoIAlign, of MaskTrack R-CNN",
     "centernet_": "CenterNet, of VisSTG",
     "deform_conv_": "deformable convolution, of VisSTG and MaskProp",
-    "rgnn_": "the checks of RGNN",
 }
 """Prefix -> what the house does not have yet."""
 

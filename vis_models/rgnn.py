@@ -63,6 +63,9 @@ class RgnnConfig(Config):
     appearance: Literal["gaussian", "constant_variance", "lstm", "embedding", "none"] = "gaussian"
     """What a track remembers of its look: eq. (4), the same with a fixed variance, what two LSTMs say, whatever its
     embedding keeps, nothing (Table 1)."""
+    mask_pooling: Literal["softmax", "sigmoid"] = "softmax"
+    """How detections share the features under them: they compete for each pixel, or each takes what its mask covers
+    (an alternative in the authors' code)."""
     appearance_channels: PositiveInt = 512
     """A: channels of an appearance, half of them from C4, half from C5."""
     initial_variance_logit: float = -7.0
@@ -99,7 +102,7 @@ class RgnnConfig(Config):
     def released(cls, depth: Literal[50, 101] = 50) -> "RgnnConfig":
         """The authors' released code where it leaves the paper: what their published weights run with unchanged."""
         return cls(
-            detector=YolactConfig(backbone=ResNetConfig(depth=depth)),
+            detector=YolactConfig(backbone=ResNetConfig(depth=depth), clip_to_last_pixel=True),
             bottleneck_layers=2,
             variance_cross_term="released",
             birth_appearance="released",
@@ -307,8 +310,8 @@ class Rgnn(nn.Module):
             class_logits=found.class_logits,
             mask_logits=found.mask_logits,
             valid=found.valid,
-            pooled_c4=mask_pool(c4.float(), score),
-            pooled_c5=mask_pool(c5.float(), score),
+            pooled_c4=mask_pool(c4.float(), score, self.config.mask_pooling),
+            pooled_c5=mask_pool(c5.float(), score, self.config.mask_pooling),
         )
 
     def blank(self, videos: int, size_px: Int[Tensor, "B 2"]) -> RgnnState:
@@ -542,11 +545,10 @@ class Rgnn(nn.Module):
         )
 
     def _update_appearance(self, embedding: Tensor, x: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """One scalar each of trust in mean and variance, and of the new variance, moves the Gaussian towards x."""
-        kappa = self.kappa_head(embedding).sigmoid()
+        """Move the Gaussian of each track towards x."""
+        kappa, nu, sample = self._trust(embedding)
         if self.config.appearance == "constant_variance":
             return kappa * x + (1 - kappa) * mean, variance
-        nu, sample = self.nu_head(embedding).sigmoid(), F.softplus(self.variance_head(embedding).float())
         surprise = (x - mean) ** 2
         cross = {
             "paper": kappa * (1 - nu) / (kappa + nu),
@@ -554,6 +556,11 @@ class Rgnn(nn.Module):
             "exact": nu * (1 - kappa),
         }[self.config.variance_cross_term]
         return kappa * x + (1 - kappa) * mean, nu * sample + (1 - nu) * variance + cross * surprise
+
+    def _trust(self, embedding: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One scalar each of every track: kappa and nu, its trust in a new mean and variance, and that variance."""
+        kappa, nu = self.kappa_head(embedding).sigmoid(), self.nu_head(embedding).sigmoid()
+        return kappa, nu, F.softplus(self.variance_head(embedding).float())
 
     def weigh_masks(
         self,
@@ -857,13 +864,20 @@ def box_map(
     return (down[..., :, None] & across[..., None, :]).float()
 
 
-def mask_pool(features: Float[Tensor, "F K h w"], score: Float[Tensor, "F N hs ws"]) -> Float[Tensor, "F _ _"]:
+def mask_pool(
+    features: Float[Tensor, "F K h w"],
+    score: Float[Tensor, "F N hs ws"],
+    rule: Literal["softmax", "sigmoid"] = "softmax",
+) -> Float[Tensor, "F _ _"]:
     """A constant 1 and the features, averaged under each mask and, last row, over the frame: (F, N+1, 1+K).
 
-    Detections compete for each pixel, by a softmax with the background at a constant logit.
+    Detections compete for each pixel with the background at a constant logit: all together by softmax, each by
+    itself by sigmoid.
     """
     score = resize_logits(score, map_size(features))
-    share = torch.cat([torch.full_like(score[:, :1], BACKGROUND_LOGIT), score], 1).softmax(1)[:, 1:]
+    share = (score - BACKGROUND_LOGIT).sigmoid()
+    if rule == "softmax":
+        share = torch.cat([torch.full_like(score[:, :1], BACKGROUND_LOGIT), score], 1).softmax(1)[:, 1:]
     weight = share / (share.sum((-2, -1), keepdim=True) + 1e-4)
     whole = torch.full_like(features[:, :1], 1 / features[0, 0].numel())
     weight = torch.cat([weight, whole], 1)

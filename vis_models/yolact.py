@@ -53,6 +53,8 @@ class YolactConfig(Config):
     """A scale divided by this is a fraction of the image."""
     square_priors: bool = False
     """Height := width as fractions, a bug of the published YOLACT weights that they depend on."""
+    clip_to_last_pixel: bool = False
+    """Boxes that enter a tracker end at (width - 1, height - 1) instead of the edge of the image; as RGNN's release."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of backbone channels dropped in training; 0.1 in RGNN, none in YOLACT."""
     negatives_per_positive: PositiveInt = 3
@@ -175,8 +177,7 @@ class Yolact(nn.Module):
         """
         score = output.logits.softmax(-1)[..., 1:].amax(-1)
         score, index = score.topk(min(pool, score.shape[1]), dim=1)
-        candidates = box_ops.corners(decode_boxes(_take(output.boxes, index), self.priors[index]))
-        candidates = candidates.clamp(0, 1) * self._image_scale(candidates)
+        candidates = self.boxes_px(_take(output.boxes, index), self.priors[index])
         alive = box_ops.fast_nms(candidates, nms_iou) & (score > min_score)
         rank = torch.where(alive, score, -1.0)
         rank, best = rank.topk(min(slots, rank.shape[1]), dim=1)
@@ -188,6 +189,12 @@ class Yolact(nn.Module):
             mask_logits=torch.einsum("fnk,fkhw->fnhw", coefficients, output.prototypes),
             valid=rank > 0,
         )
+
+    def boxes_px(self, encoded: Float[Tensor, "*S 4"], priors: Float[Tensor, "*S2 4"]) -> Float[Tensor, "*S 4"]:
+        """Boxes as corners, cut off at the image."""
+        edge = self._image_scale(encoded)
+        corners = box_ops.corners(decode_boxes(encoded, priors)) * edge
+        return corners.clamp(min=0).minimum(edge - 1 if self.config.clip_to_last_pixel else edge)
 
     def instances(
         self,

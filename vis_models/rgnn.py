@@ -303,15 +303,18 @@ class Rgnn(nn.Module):
 
     def attend(self, found: Detections, c4: Float[Tensor, "F _ _ _"], c5: Float[Tensor, "F _ _ _"]) -> RgnnEncoded:
         """The features under the detections, however these were found."""
-        inside = box_map(found.boxes_px, map_size(found.mask_logits), self.config.detector.image_size)
-        score = (found.mask_logits + 10 * inside).masked_fill(~found.valid[..., None, None], -1e4)
+        raw = wide(found.mask_logits)
+        inside = box_map(found.boxes_px, map_size(raw), self.config.detector.image_size)
+        score = (raw + 10 * inside).masked_fill(~found.valid[..., None, None], -1e4)
+        with torch.autocast(raw.device.type, enabled=False):  # a detection's share of a pixel can be one in thousands
+            pooled_c4, pooled_c5 = (mask_pool(wide(c), score, self.config.mask_pooling) for c in (c4, c5))
         return RgnnEncoded(
             boxes_px=found.boxes_px,
             class_logits=found.class_logits,
-            mask_logits=found.mask_logits,
+            mask_logits=raw,
             valid=found.valid,
-            pooled_c4=mask_pool(c4.float(), score, self.config.mask_pooling),
-            pooled_c5=mask_pool(c5.float(), score, self.config.mask_pooling),
+            pooled_c4=pooled_c4,
+            pooled_c5=pooled_c5,
         )
 
     def blank(self, videos: int, size_px: Int[Tensor, "B 2"]) -> RgnnState:
@@ -420,8 +423,8 @@ class Rgnn(nn.Module):
         )
 
     def _alike(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-        """Log-likelihood of an appearance under a track's Gaussian, scaled as released; always in float32."""
-        x, mean, variance = x.float(), mean.float(), variance.float()
+        """Log-likelihood of an appearance under a track's Gaussian, scaled as released; never in bfloat16."""
+        x, mean, variance = wide(x), wide(mean), wide(variance)
         likelihood = -0.5 * (x.shape[-1] * log(2 * pi) + (variance.log() + (x - mean) ** 2 / variance).sum(-1))
         return -4 + 0.01 * likelihood
 
@@ -434,7 +437,8 @@ class Rgnn(nn.Module):
             return replace(graph, tracks=tracks, detections=detections), match_logits, init_logits
         for block in self.blocks:
             graph = block(graph)
-        return graph, self.match_head(graph.edges).squeeze(-1), self.init_head(graph.empty_edges).squeeze(-1)
+        match, init = wide(self.match_head(graph.edges)), wide(self.init_head(graph.empty_edges))
+        return graph, match.squeeze(-1), init.squeeze(-1)
 
     def _births(
         self, encoded: RgnnEncoded, state: RgnnState, likely: Bool[Tensor, "B N"], lost: Bool[Tensor, "B M"]
@@ -501,7 +505,7 @@ class Rgnn(nn.Module):
     ) -> tuple[Float[Tensor, "B M C"], Float[Tensor, "B M _"]]:
         """Class logits of every track, and its votes; `found` are the class logits of the detections taken."""
         if self.config.scoring == "learned":
-            return self.class_head(embedding).float(), state.votes
+            return wide(self.class_head(embedding)), state.votes
         if self.config.scoring == "majority":
             return ablations.majority(state.votes * ~born, found, seen)
         mean = torch.where(born, found, 0.9 * state.class_logits + 0.1 * found)
@@ -560,7 +564,7 @@ class Rgnn(nn.Module):
     def _trust(self, embedding: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One scalar each of every track: kappa and nu, its trust in a new mean and variance, and that variance."""
         kappa, nu = self.kappa_head(embedding).sigmoid(), self.nu_head(embedding).sigmoid()
-        return kappa, nu, F.softplus(self.variance_head(embedding).float())
+        return kappa, nu, F.softplus(wide(self.variance_head(embedding)))
 
     def weigh_masks(
         self,
@@ -575,9 +579,9 @@ class Rgnn(nn.Module):
         raw = encoded.mask_logits[row, taken]
         inside = box_map(encoded.boxes_px[row, taken][:, None], map_size(raw), self.config.detector.image_size)
         if self.config.association == "masktrack":
-            return torch.where(inside[:, 0] > 0, raw + BACKGROUND_LOGIT, NO_MASK_LOGIT).float()
+            return torch.where(inside[:, 0] > 0, raw + BACKGROUND_LOGIT, NO_MASK_LOGIT)
         words = F.relu(self.mask_embedding(embedding[row, slot]))[:, :, None, None].expand(-1, -1, *raw.shape[-2:])
-        return self.mask_net(torch.cat([raw[:, None], inside, words], 1)).squeeze(1).float()
+        return wide(self.mask_net(torch.cat([raw[:, None], inside, words], 1))).squeeze(1)
 
     # ---- training --------------------------------------------------------------------------------------------
 
@@ -655,8 +659,9 @@ class Rgnn(nn.Module):
             return match, torch.zeros_like(match)
         pairs = decisions.existing[:, :, None] & encoded.valid[:, None]
         new = (truth >= 0) & ~known.any(1)
-        match = F.binary_cross_entropy_with_logits(decisions.match_logits, known.float(), reduction="none")
-        init = F.binary_cross_entropy_with_logits(decisions.init_logits, new.float(), reduction="none")
+        match_logits, init_logits = decisions.match_logits, decisions.init_logits
+        match = F.binary_cross_entropy_with_logits(match_logits, known.to(match_logits.dtype), reduction="none")
+        init = F.binary_cross_entropy_with_logits(init_logits, new.to(init_logits.dtype), reduction="none")
         return (match * pairs).sum(), (init * encoded.valid).sum()
 
     def _score_term(
@@ -888,6 +893,11 @@ def mask_pool(
 def map_size(maps: Shaped[Tensor, "*S h w"]) -> tuple[int, int]:
     """(height, width)."""
     return maps.shape[-2], maps.shape[-1]
+
+
+def wide(values: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    """In float32 at least: for what bfloat16 would round too far."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _edge_net(in_channels: int, config: RgnnConfig, first: bool) -> nn.Sequential:

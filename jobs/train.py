@@ -9,7 +9,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,15 +24,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from jobs.cluster import Workers, cluster
+from jobs.models import find
 from jobs.recipes import Stage, TrainJob
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, code_version
 from jobs.watch import Board, Events, Progress, Stopwatch, relay, say
-from vis_models.checkpoints import ModelCard, build, config_hash, initialise, save_model
+from vis_models.checkpoints import ModelCard, build, config_hash, initialise, save_model, weights_hash
 from vis_models.data.annotations import VideoSet, hold_out, read_youtube_vis, split_hash
-from vis_models.data.clips import ClipSet, collate
+from vis_models.data.clips import Augmentation, ClipSet, collate
 from vis_models.data.encoded import encode_copies
-from vis_models.data.world import WORLD_VERSION, write_youtube_vis
+from vis_models.data.world import write_youtube_vis
 from vis_models.metrics.detector import frame_mask_ap
 from vis_models.types import BadConfig
 
@@ -66,13 +67,18 @@ def train(
     weights = None
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # how long a checkpoint waits for its answer
     with cluster(settings) as workers:
-        for stage in job.stages:
+        for stage in stages(job):
             done = train_stage(job, stage, data, settings, workers, run_id, weights, report)
             weights, metrics = done["weights"], metrics | done["metrics"]
             if stage.part == "detector":
                 check_gate(job, metrics)
     assert weights is not None
     return register(job, settings, run_id, data, weights, metrics, command)
+
+
+def stages(job: TrainJob) -> tuple[Stage, ...]:
+    """What is left to train: with another run's detector everything but the detector."""
+    return tuple(stage for stage in job.stages if stage.part != "detector" or not job.detector)
 
 
 def freeze(job: TrainJob, store: Store, run_id: str) -> None:
@@ -112,7 +118,7 @@ def prepare_data(job: TrainJob, settings: Settings, progress: Progress) -> Data:
             "holding train.json and the frames under train/JPEGImages"
         )
     world = job.world
-    name = f"{world.world.level}-v{WORLD_VERSION}-{config_hash(world.model_dump())}"
+    name = f"{world.world.level}-v{world.world.version}-{config_hash(world.model_dump())}"
     folder = world_folder(settings) / name
     write_youtube_vis(world.world, folder, world.train_videos, world.val_videos, progress)
     return Data(str(folder), f"world {name}")
@@ -277,6 +283,9 @@ def train_on_worker(
     model: Any = build(job.model, sized(job, train_set))
     if start:
         model.load_state_dict(_tensors(store, start))
+    elif job.detector:
+        folder_of_model = store.local_copy(find(store, job.detector))
+        say(board, rank, {"note": f"detector: {initialise(model.detector, folder_of_model / WEIGHTS)}"})
     elif job.init:
         say(board, rank, {"note": str(initialise(model.detector, store.local_copy(job.init)))})
     else:
@@ -286,40 +295,72 @@ def train_on_worker(
     part.train()
     if stage.part == "detector":
         part.requires_grad_(True)
-    optimizer = _optimizer(stage, part)
+    optimizer = optimizer_of(stage, part)
     first = _restore(model, optimizer)
+    if first:
+        say(board, rank, {"note": f"goes on after iteration {first}"})
     share = (rank, workers.count)
-    batches, losses = _batches(job, stage, model, part, train_set, share, device, first, board)
+    cache = encodings_folder(settings, model, f"{data.name} {split_hash(train_set, val_set)}", stage.augmentation)
+    batches, losses = _batches(job, stage, model, part, train_set, share, device, first, board, cache)
     module = prepare_model(losses, parallel_strategy="ddp" if workers.count > 1 else None)
     events = Events(store, folder, rank)
     watch = Stopwatch()
-    for iteration, batch in enumerate(batches, start=first):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(stage, iteration)
-        torch.manual_seed(hash((job.seed, rank, iteration)))  # dropout is the same again after a resume
-        with torch.autocast(device.type, torch.bfloat16, enabled=stage.precision == "bf16"):
-            terms = module(*batch)
-            loss = sum(terms.values())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if stage.clip_gradient:
-            nn.utils.clip_grad_norm_(part.parameters(), stage.clip_gradient)
-        optimizer.step()
-        done = iteration + 1
+    for done, terms in descend(stage, (job.seed, rank), module, optimizer, batches, first):
         if watch.due() or done == stage.iterations:
             values = {name: float(term) for name, term in terms.items()}
             if not math.isfinite(sum(values.values())):
                 raise FloatingPointError(f"loss of {job.recipe}, stage {stage.name}, iteration {done}: {values}")
             say(board, rank, {"done": done, "loss": sum(values.values()), "it_per_s": watch.rate(done - first)})
-            events.write(done, values | {"learning_rate": learning_rate(stage, iteration)})
+            events.write(done, values | {"learning_rate": learning_rate(stage, done - 1)})
         if done % stage.checkpoint_every == 0 or done == stage.iterations:
-            metrics: dict[str, float] = {"iteration": done, "loss": float(loss)}
+            metrics: dict[str, float] = {"iteration": done, "loss": float(sum(terms.values()))}
             if done == stage.iterations and stage.part == "detector" and rank == 0:
                 say(board, rank, {"note": f"scoring the detector on {job.gate_frames} validation frames"})
                 metrics |= frame_mask_ap(model.detector, val_set, job.gate_frames, device)
                 events.write(done, metrics)
             events.save(last=done == stage.iterations)
             _checkpoint(model, optimizer, done, metrics, rank)
+
+
+def descend(
+    stage: Stage,
+    seed: tuple[int, ...],
+    module: Any,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[tuple],
+    first: int = 0,
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Gradient descent, one iteration a turn: how many are done, and the loss terms of the last one.
+
+    Args:
+        seed: with the iteration it decides the dropout, which is the same again after a resume.
+        module: takes a batch, returns loss terms.
+        first: iterations that were done before.
+    """
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    device = trained[0].device.type
+    for iteration, batch in enumerate(batches, start=first):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(stage, iteration)
+        torch.manual_seed(hash((*seed, iteration)))
+        with torch.autocast(device, torch.bfloat16, enabled=stage.precision == "bf16"):
+            terms: dict[str, Tensor] = module(*batch)
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()
+        if stage.clip_gradient:
+            nn.utils.clip_grad_norm_(trained, stage.clip_gradient)
+        optimizer.step()
+        yield iteration + 1, {name: term.detach() for name, term in terms.items()}
+
+
+def encodings_folder(settings: Settings, model: Any, videos: str, augmentation: Augmentation) -> Path:
+    """Where encoded copies lie on this machine: the same folder for the same detector, videos and augmentation."""
+    what = model.config.encoding | {
+        "weights": weights_hash(model.detector),
+        "videos": videos,
+        "augmentation": augmentation.model_dump(mode="json"),
+    }
+    return settings.scratch.expanduser() / "encodings" / config_hash(what)
 
 
 def learning_rate(stage: Stage, iteration: int) -> float:
@@ -355,6 +396,7 @@ def _batches(
     device: torch.device,
     first: int,
     board: Any,
+    cache: Path,
 ) -> tuple[Iterator[tuple], Losses]:
     """This worker's share of every global batch from iteration `first` on, and the loss that takes it.
 
@@ -368,7 +410,9 @@ def _batches(
         cached = encode_copies(
             clips,
             stage.cached_copies,
+            model.encoded,
             lambda one: model.encode_clips(one.to(device)),
+            cache,
             share,
             lambda done, total: say(board, rank, {"encoded": done, "of": total}),
         )
@@ -394,7 +438,8 @@ def _batches(
     return ((clip.to(device),) for clip in loader), Losses(part, part.loss)
 
 
-def _optimizer(stage: Stage, part: nn.Module) -> torch.optim.Optimizer:
+def optimizer_of(stage: Stage, part: nn.Module) -> torch.optim.Optimizer:
+    """What the stage asks for, over the parameters that are not frozen."""
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[stage.optimizer]
     trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
     return kind(trained, lr=stage.learning_rate, weight_decay=stage.weight_decay, fused=True)

@@ -11,7 +11,7 @@ D channels of an embedding, A channels of an appearance, C classes with backgrou
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from math import log, pi
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +94,11 @@ class RgnnConfig(Config):
     """The segmentation loss looks at every so-manyth row and column of the input; 1 as in the paper."""
 
     @property
+    def encoding(self) -> dict[str, Any]:
+        """Every field that decides what `Rgnn.encode_clips` returns, besides the weights."""
+        return self.model_dump(mode="json", include={"detector", "detections", "min_score", "nms_iou", "loss_stride"})
+
+    @property
     def has_gaussian(self) -> bool:
         """Whether tracks have a Gaussian over appearances with which detections are compared."""
         return self.appearance in ("gaussian", "constant_variance", "lstm")
@@ -173,6 +178,9 @@ class Decisions:
 
 class Rgnn(nn.Module):
     """A `VideoModel`. The detector is frozen here: `Yolact.loss` trains it in stage 1, `Rgnn.loss` the rest."""
+
+    encoded = RgnnEncoded
+    """What `encode` returns."""
 
     def __init__(self, config: RgnnConfig) -> None:
         super().__init__()

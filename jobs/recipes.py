@@ -187,7 +187,9 @@ def _row(base: Callable[[], TrainJob], name: str, row: Row) -> Callable[[], Trai
         changes = {f"config.{path}": value for path, value in row.changes.items()}
         return build(base.__name__, changes | {"recipe": f"{base.__name__}.{name}"})
 
-    recipe.__doc__ = f"Table {row.table}, {row.title}: {base.__name__} with {row.changes}."
+    recipe.__doc__ = (
+        f"Table {row.table}, {row.title}: {row.changes}.\n\nvis train --recipe {base.__name__}.{name} --detector MODEL"
+    )
     return recipe
 
 

@@ -28,7 +28,7 @@ from jobs.models import find
 from jobs.recipes import Stage, TrainJob
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, code_version
-from jobs.watch import Board, Events, Progress, Stopwatch, relay, say
+from jobs.watch import Events, Progress, Stopwatch, relay, say
 from vis_models.checkpoints import ModelCard, build, config_hash, initialise, save_model, weights_hash
 from vis_models.data.annotations import VideoSet, hold_out, read_youtube_vis, split_hash
 from vis_models.data.clips import Augmentation, ClipSet, collate
@@ -177,12 +177,24 @@ def train_stage(
         )
     train_set, _ = read_data(job, data, store)  # complains here, before a worker starts
     train_set.check_frames()
-    board = Board.options(num_cpus=0).remote()  # type: ignore[attr-defined]
+    with relay(stage, progress) as board:
 
-    def work() -> None:
-        train_on_worker(job, stage, data, settings, workers, folder, start, board)
+        def work() -> None:
+            train_on_worker(job, stage, data, settings, workers, folder, start, board)
 
-    trainer = TorchTrainer(
+        result = _trainer(work, stage, store, workers, run_id).fit()
+    if result.checkpoint is None or result.metrics is None:
+        raise RuntimeError(f"stage {stage.name} of run {run_id} ended without a checkpoint")
+    weights = f"{folder}/{WEIGHTS}"
+    with result.checkpoint.as_directory() as checkpoint:
+        store.write_bytes(weights, (Path(checkpoint) / WEIGHTS).read_bytes())
+    done = {"weights": weights, "metrics": result.metrics}
+    store.write_json(f"{folder}/done.json", done)
+    return done
+
+
+def _trainer(work: Callable[[], None], stage: Stage, store: Store, workers: Workers, run_id: str) -> TorchTrainer:
+    return TorchTrainer(
         work,
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.count,
@@ -197,16 +209,6 @@ def train_stage(
             failure_config=ray.train.FailureConfig(max_failures=8),
         ),
     )
-    with relay(board, stage, progress):
-        result = trainer.fit()
-    if result.checkpoint is None or result.metrics is None:
-        raise RuntimeError(f"stage {stage.name} of run {run_id} ended without a checkpoint")
-    weights = f"{folder}/{WEIGHTS}"
-    with result.checkpoint.as_directory() as checkpoint:
-        store.write_bytes(weights, (Path(checkpoint) / WEIGHTS).read_bytes())
-    done = {"weights": weights, "metrics": result.metrics}
-    store.write_json(f"{folder}/done.json", done)
-    return done
 
 
 def check_gate(job: TrainJob, metrics: dict[str, float]) -> None:
@@ -300,8 +302,8 @@ def train_on_worker(
     if first:
         say(board, rank, {"note": f"goes on after iteration {first}"})
     share = (rank, workers.count)
-    cache = encodings_folder(settings, model, f"{data.name} {split_hash(train_set, val_set)}", stage.augmentation)
-    batches, losses = _batches(job, stage, model, part, train_set, share, device, first, board, cache)
+    videos = f"{data.name} {split_hash(train_set, val_set)}"
+    batches, losses = _batches(job, stage, model, part, train_set, share, device, first, board, settings, videos)
     module = prepare_model(losses, parallel_strategy="ddp" if workers.count > 1 else None)
     events = Events(store, folder, rank)
     watch = Stopwatch()
@@ -396,7 +398,8 @@ def _batches(
     device: torch.device,
     first: int,
     board: Any,
-    cache: Path,
+    settings: Settings,
+    videos: str,
 ) -> tuple[Iterator[tuple], Losses]:
     """This worker's share of every global batch from iteration `first` on, and the loss that takes it.
 
@@ -412,7 +415,7 @@ def _batches(
             stage.cached_copies,
             model.encoded,
             lambda one: model.encode_clips(one.to(device)),
-            cache,
+            encodings_folder(settings, model, videos, stage.augmentation),
             share,
             lambda done, total: say(board, rank, {"encoded": done, "of": total}),
         )

@@ -35,7 +35,7 @@ class ExtraData(Config):
     """Folder that its file names are relative to; None looks beside the JSON."""
     chance: float = Field(gt=0, lt=1)
     """That the first sample of an epoch comes from this set."""
-    names: dict[str, str] = {}
+    names: dict[str, str] = Field(default_factory=dict)
     """What its categories are called in the main set, where the names differ by more than case, space, `_` and `-`."""
 
 
@@ -73,6 +73,12 @@ class Stage(Config):
     For stages whose encoder is frozen."""
     checkpoint_every: PositiveInt = 1000
     """Iterations."""
+
+    @model_validator(mode="after")
+    def _caches_one_set(self) -> "Stage":
+        if self.mixture_epoch and self.cached_copies:
+            raise ValueError("cached copies are of the main set alone: set cached_copies or mixture_epoch, not both")
+        return self
 
 
 class TrainJob(Config):

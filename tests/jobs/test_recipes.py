@@ -1,7 +1,7 @@
 import pytest
 
+from jobs.descent import learning_rate
 from jobs.recipes import RECIPES, ExtraData, build
-from jobs.train import learning_rate
 from vis_models.data.annotations import HoldOut
 from vis_models.types import BadConfig
 
@@ -73,6 +73,8 @@ def test_extra_data_that_no_stage_would_see_is_refused():
         build("rgnn_r18_world_tiny", {"extra": extra})
     with pytest.raises(BadConfig, match="leave none for the main one"):
         build("rgnn_r50_ytvis2019", {"extra": extra * 2})
+    with pytest.raises(BadConfig, match="cached copies are of the main set alone"):
+        build("rgnn_r50_ytvis2019", {"stages.0.cached_copies": 1})
 
 
 def test_a_field_is_changed_by_its_dotted_path():

@@ -24,7 +24,7 @@ class Augmentation(Config):
     """Random changes of a clip, the same for all its frames."""
 
     scale: tuple[float, float] = (1.0, 1.0)
-    """Isotropic scale, drawn uniformly: at 1 a frame just covers the model's input or, where that is set, fills `fit`."""
+    """Isotropic scale, drawn uniformly: at 1 a frame just covers the model's input or, where it is set, fills `fit`."""
     fit: tuple[PositiveInt, PositiveInt] | None = None
     """(height, width) in pixels: what a frame of any size is first scaled to fit into, its aspect kept."""
     horizontal_flip: float = Field(0.5, ge=0, le=1)

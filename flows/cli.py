@@ -103,13 +103,22 @@ def train(
     recipe: Annotated[str | None, typer.Option(help="`vis models --recipes` lists them.")] = None,
     data: Annotated[str | None, typer.Option(help="Data set in the YouTube-VIS format: folder or s3://...")] = None,
     init: Annotated[str | None, typer.Option(help="Checkpoint to start from: torchvision ResNet, YOLACT.")] = None,
+    detector: Annotated[
+        str | None, typer.Option(help="Take this model's detector and train the tracker alone.", metavar="MODEL")
+    ] = None,
+    cache_encodings: Annotated[
+        int | None, typer.Option(help="Augmented copies of each video that the tracker's stage is trained from.", min=0)
+    ] = None,
     resume: Annotated[str | None, typer.Option(help="Continue this run.", metavar="RUN")] = None,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="Change a field: stages.0.iterations=500", metavar="KEY=VALUE")
     ] = None,
 ) -> None:
     """Train RGNN: detector, gate, tracker, a registered model. Without options it draws the easy world first."""
-    given = {"recipe": recipe, "data": data, "init": init, "resume": resume, "changes": _changes(change or [])}
+    changes = _changes(change or [])
+    if cache_encodings is not None:
+        changes["stages.-1.cached_copies"] = cache_encodings
+    given = {"recipe": recipe, "data": data, "init": init, "detector": detector, "resume": resume, "changes": changes}
     trained = _run("flows.train", "train_rgnn", **{name: value for name, value in given.items() if value})
     print("  ".join(f"{name} {value:.3f}" for name, value in trained["metrics"].items()))
     print(f"model       {trained['uri']}")

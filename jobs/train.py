@@ -9,7 +9,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,17 +24,18 @@ from torch import Tensor, nn
 
 from jobs.cluster import Workers, cluster
 from jobs.descent import Losses, compile_convolutions, descend, learning_rate, load_batches, optimizer_of
+from jobs.models import find
 from jobs.recipes import Stage, TrainJob
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, code_version
-from jobs.watch import Board, Events, Progress, Stopwatch, relay, say
-from vis_models.checkpoints import ModelCard, build, config_hash, initialise, save_model
+from jobs.watch import Events, Progress, Stopwatch, relay, say
+from vis_models.checkpoints import ModelCard, build, config_hash, initialise, save_model, weights_hash
 from vis_models.data.annotations import VideoSet, hold_out, read_youtube_vis, split_hash
-from vis_models.data.clips import ClipSet
+from vis_models.data.clips import Augmentation, ClipSet
 from vis_models.data.coco import read_labels, translate
 from vis_models.data.encoded import encode_copies
 from vis_models.data.mixture import Mixture
-from vis_models.data.world import WORLD_VERSION, write_youtube_vis
+from vis_models.data.world import write_youtube_vis
 from vis_models.metrics.detector import frame_mask_ap
 from vis_models.types import BadConfig
 
@@ -68,13 +69,18 @@ def train(
     weights = None
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # how long a checkpoint waits for its answer
     with cluster(settings) as workers:
-        for stage in job.stages:
+        for stage in stages(job):
             done = train_stage(job, stage, data, settings, workers, run_id, weights, report)
             weights, metrics = done["weights"], metrics | done["metrics"]
             if stage.part == "detector":
                 check_gate(job, metrics)
     assert weights is not None
     return register(job, settings, run_id, data, weights, metrics, command)
+
+
+def stages(job: TrainJob) -> tuple[Stage, ...]:
+    """What is left to train: with another run's detector everything but the detector."""
+    return tuple(stage for stage in job.stages if stage.part != "detector" or not job.detector)
 
 
 def freeze(job: TrainJob, store: Store, run_id: str) -> None:
@@ -113,7 +119,7 @@ def prepare_data(job: TrainJob, settings: Settings, progress: Progress) -> Data:
             "holding train.json and the frames under train/JPEGImages"
         )
     world = job.world
-    name = f"{world.world.level}-v{WORLD_VERSION}-{config_hash(world.model_dump())}"
+    name = f"{world.world.level}-v{world.world.version}-{config_hash(world.model_dump())}"
     folder = world_folder(settings) / name
     write_youtube_vis(world.world, folder, world.train_videos, world.val_videos, progress)
     return Data(str(folder), f"world {name}")
@@ -202,12 +208,24 @@ def train_stage(
     samples_of(job, stage, train_set, extra)
     if found:
         progress(f"train {stage.name}", 0, stage.iterations, {"note": found})
-    board = Board.options(num_cpus=0).remote()  # type: ignore[attr-defined]
+    with relay(stage, progress) as board:
 
-    def work() -> None:
-        train_on_worker(job, stage, data, settings, workers, folder, start, board)
+        def work() -> None:
+            train_on_worker(job, stage, data, settings, workers, folder, start, board)
 
-    trainer = TorchTrainer(
+        result = _trainer(work, stage, store, workers, run_id).fit()
+    if result.checkpoint is None or result.metrics is None:
+        raise RuntimeError(f"stage {stage.name} of run {run_id} ended without a checkpoint")
+    weights = f"{folder}/{WEIGHTS}"
+    with result.checkpoint.as_directory() as checkpoint:
+        store.write_bytes(weights, (Path(checkpoint) / WEIGHTS).read_bytes())
+    done = {"weights": weights, "metrics": result.metrics}
+    store.write_json(f"{folder}/done.json", done)
+    return done
+
+
+def _trainer(work: Callable[[], None], stage: Stage, store: Store, workers: Workers, run_id: str) -> TorchTrainer:
+    return TorchTrainer(
         work,
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.count,
@@ -222,16 +240,6 @@ def train_stage(
             failure_config=ray.train.FailureConfig(max_failures=8),
         ),
     )
-    with relay(board, stage, progress):
-        result = trainer.fit()
-    if result.checkpoint is None or result.metrics is None:
-        raise RuntimeError(f"stage {stage.name} of run {run_id} ended without a checkpoint")
-    weights = f"{folder}/{WEIGHTS}"
-    with result.checkpoint.as_directory() as checkpoint:
-        store.write_bytes(weights, (Path(checkpoint) / WEIGHTS).read_bytes())
-    done = {"weights": weights, "metrics": result.metrics}
-    store.write_json(f"{folder}/done.json", done)
-    return done
 
 
 def check_gate(job: TrainJob, metrics: dict[str, float]) -> None:
@@ -310,6 +318,9 @@ def train_on_worker(
     model: Any = build(job.model, sized(job, train_set))
     if start:
         model.load_state_dict(_tensors(store, start))
+    elif job.detector:
+        folder_of_model = store.local_copy(find(store, job.detector))
+        say(board, rank, {"note": f"detector: {initialise(model.detector, folder_of_model / WEIGHTS)}"})
     elif job.init:
         say(board, rank, {"note": str(initialise(model.detector, store.local_copy(job.init)))})
     else:
@@ -325,9 +336,12 @@ def train_on_worker(
             compile_convolutions(model.detector)
     optimizer = optimizer_of(stage, part)
     first = _restore(model, optimizer)
+    if first:
+        say(board, rank, {"note": f"goes on after iteration {first}"})
     share = (rank, workers.count)
+    videos = f"{data.name} {split_hash(train_set, val_set)}"
     clips = samples_of(job, stage, train_set, extra)
-    batches, losses = _batches(job, stage, model, part, clips, share, device, first, board)
+    batches, losses = _batches(job, stage, model, part, clips, share, device, first, board, settings, videos)
     module = prepare_model(losses, parallel_strategy="ddp" if workers.count > 1 else None)
     events = Events(store, folder, rank)
     watch = Stopwatch()
@@ -349,6 +363,16 @@ def train_on_worker(
             _checkpoint(model, optimizer, done, metrics, rank)
 
 
+def encodings_folder(settings: Settings, model: Any, videos: str, augmentation: Augmentation) -> Path:
+    """Where encoded copies lie on this machine: the same folder for the same detector, videos and augmentation."""
+    what = model.config.encoding | {
+        "weights": weights_hash(model.detector),
+        "videos": videos,
+        "augmentation": augmentation.model_dump(mode="json", exclude_none=True),
+    }
+    return settings.scratch.expanduser() / "encodings" / config_hash(what)
+
+
 def _batches(
     job: TrainJob,
     stage: Stage,
@@ -359,6 +383,8 @@ def _batches(
     device: torch.device,
     first: int,
     board: Any,
+    settings: Settings,
+    videos: str,
 ) -> tuple[Iterator[tuple], Losses]:
     """This worker's share of every global batch from iteration `first` on, and the loss that takes it.
 
@@ -372,7 +398,9 @@ def _batches(
         cached = encode_copies(
             clips,
             stage.cached_copies,
+            model.encoded,
             lambda one: model.encode_clips(one.to(device)),
+            encodings_folder(settings, model, videos, stage.augmentation),
             share,
             lambda done, total: say(board, rank, {"encoded": done, "of": total}),
         )

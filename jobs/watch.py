@@ -1,16 +1,15 @@
 """What a training run shows while it runs: how far it is for the driver, curves for TensorBoard."""
 
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import ray
 from tensorboardX import SummaryWriter
 
+from jobs.cluster import listening
 from jobs.recipes import Stage
 from jobs.store import Store
 
@@ -74,48 +73,21 @@ class Stopwatch:
         return self.waited_s / max(time.monotonic() - self.start, 1e-9)
 
 
-@ray.remote
-class Board:
-    """Where the first worker writes how far it is, and the driver reads it."""
-
-    def __init__(self) -> None:
-        self.notes: list[dict[str, Any]] = []
-
-    def write(self, note: dict[str, Any]) -> None:
-        self.notes.append(note)
-
-    def take(self) -> list[dict[str, Any]]:
-        notes, self.notes = self.notes, []
-        return notes
-
-
 def say(board: Any, rank: int, note: dict[str, Any]) -> None:
     if rank == 0:
         board.write.remote(note)
 
 
 @contextmanager
-def relay(board: Any, stage: Stage, progress: Progress) -> Iterator[None]:
-    """Pass on what the workers say while the driver waits for them."""
-    over = threading.Event()
+def relay(stage: Stage, progress: Progress) -> Iterator[Any]:
+    """A board for `say`; what the workers say on it is passed on while the driver waits for them."""
 
-    def pass_on() -> None:
-        for note in ray.get(board.take.remote()):
-            if "encoded" in note:
-                progress(f"encode for {stage.name}", note["encoded"], note["of"], {})
-            else:
-                info = {key: value for key, value in note.items() if key != "done"}
-                progress(f"train {stage.name}", note.get("done", 0), stage.iterations, info)
+    def hear(note: dict[str, Any]) -> None:
+        if "encoded" in note:
+            progress(f"encode for {stage.name}", note["encoded"], note["of"], {})
+        else:
+            info = {key: value for key, value in note.items() if key != "done"}
+            progress(f"train {stage.name}", note.get("done", 0), stage.iterations, info)
 
-    def listen() -> None:
-        while not over.wait(0.5):
-            pass_on()
-
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
-    try:
-        yield
-    finally:
-        over.set()
-        listener.join()
-        pass_on()
+    with listening(hear) as board:
+        yield board

@@ -24,6 +24,19 @@ def iou(a: Float[Tensor, "*S N 4"], b: Float[Tensor, "*S M 4"]) -> Float[Tensor,
     return shared / union.clamp(min=torch.finfo(shared.dtype).tiny)
 
 
+def generalised_iou(a: Float[Tensor, "*S N 4"], b: Float[Tensor, "*S M 4"]) -> Float[Tensor, "*S N M"]:
+    """IoU minus the share of the smallest box around the pair that neither covers: above -1, also for boxes apart.
+
+    Source: Rezatofighi et al., "Generalized intersection over union", CVPR 2019, Alg. 1.
+    """
+    low = torch.minimum(a[..., :, None, :2], b[..., None, :, :2])
+    high = torch.maximum(a[..., :, None, 2:], b[..., None, :, 2:])
+    around = (high - low).clamp(min=0).prod(-1).clamp(min=torch.finfo(low.dtype).tiny)
+    shared = intersection(a, b)
+    union = area(a)[..., :, None] + area(b)[..., None, :] - shared
+    return iou(a, b) - (around - union) / around
+
+
 def centre_size(boxes: Float[Tensor, "*S 4"]) -> Float[Tensor, "*S 4"]:
     """Corners to (cx, cy, width, height)."""
     low, high = boxes[..., :2], boxes[..., 2:]
@@ -46,11 +59,10 @@ def fast_nms(boxes: Float[Tensor, "*S K 4"], threshold: float) -> Bool[Tensor, "
     return ~(overlap > threshold).any(-2)
 
 
-def greedy_nms(boxes: Float[Tensor, "K 4"], threshold: float) -> Bool[Tensor, " K"]:
+def greedy_nms(boxes: Float[Tensor, "*S K 4"], threshold: float) -> Bool[Tensor, "*S K"]:
     """Which boxes survive the classic rule, for boxes sorted by falling score: fallen boxes do not suppress."""
     overlap = (iou(boxes, boxes).triu(diagonal=1) > threshold).cpu()
-    kept = torch.ones(len(boxes), dtype=torch.bool)
-    for best in range(len(boxes)):
-        if kept[best]:
-            kept &= ~overlap[best]
+    kept = torch.ones(overlap.shape[:-1], dtype=torch.bool)
+    for best in range(boxes.shape[-2]):
+        kept &= ~(overlap[..., best, :] & kept[..., best, None])
     return kept.to(boxes.device)

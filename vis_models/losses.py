@@ -1,25 +1,55 @@
 """Losses that more than one model needs: tensors in, scalar out."""
 
+from typing import Literal
+
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def lovasz_softmax(probabilities: Float[Tensor, "F C H W"], labels: Int[Tensor, "F H W"]) -> Float[Tensor, ""]:
-    """Lovasz-softmax: a convex surrogate of 1 - IoU, per image, over the classes present in it.
+def lovasz_softmax(
+    probabilities: Float[Tensor, "F C H W"],
+    labels: Int[Tensor, "F H W"],
+    classes: Literal["present", "all"] = "present",
+    per_image: bool = True,
+    ignore: int | None = None,
+) -> Float[Tensor, ""]:
+    """Lovasz-softmax: a convex surrogate of 1 - IoU, averaged over classes and then over images.
 
-    Source: Berman et al., "The Lovasz-softmax loss", CVPR 2018, Eq. (11) and Alg. 1, "present" classes,
-    mean over images. Every (image, class) pair is one row of a single sort.
+    Source: Berman et al., "The Lovasz-softmax loss", CVPR 2018, Eq. (11) and Alg. 1. Every (image, class) pair
+    is one row of a single sort.
+
+    Args:
+        classes: the ones that an image has a label of, or all of them.
+        per_image: the overlap of each image; otherwise that of all images as if they were one.
+        ignore: label, not of a class, of pixels that do not count; where no other is left the loss is zero.
     """
-    one_hot = labels[:, None] == torch.arange(probabilities.shape[1], device=labels.device)[:, None, None]
-    present = one_hot.flatten(2).any(-1)
-    truth = one_hot[present].flatten(1).to(probabilities.dtype)  # (pairs, H*W)
-    errors = (truth - probabilities[present].flatten(1)).abs()
+    probabilities, labels = probabilities.flatten(2), labels.flatten(1)
+    if not per_image:
+        probabilities, labels = probabilities.transpose(0, 1).flatten(1)[None], labels.flatten()[None]
+    one_hot = labels[:, None] == torch.arange(probabilities.shape[1], device=labels.device)[:, None]
+    rows = one_hot.any(-1) if classes == "present" else torch.ones_like(one_hot[..., 0])
+    truth = one_hot[rows].to(probabilities.dtype)  # (pairs, pixels)
+    errors = (truth - probabilities[rows]).abs()
+    if ignore is not None:
+        errors = errors.masked_fill((labels == ignore)[rows.nonzero()[:, 0]], -1.0)  # sorted last, worth nothing
+    per_row = rows.sum(1)
+    weights = (1 / per_row.to(errors.dtype)).repeat_interleave(per_row)
+    return (_lovasz_extension(errors, truth) * weights).sum() / len(labels)
+
+
+def lovasz_hinge(logits: Float[Tensor, "F H W"], labels: Int[Tensor, "F H W"]) -> Float[Tensor, ""]:
+    """The binary form on hinge errors, section 3.2 of the same paper: labels 0 or 1, averaged over images."""
+    truth = labels.flatten(1).to(logits.dtype)
+    errors = 1 - logits.flatten(1) * (2 * truth - 1)
+    return _lovasz_extension(errors, truth).mean()
+
+
+def _lovasz_extension(errors: Float[Tensor, "S P"], truth: Float[Tensor, "S P"]) -> Float[Tensor, " S"]:
+    """Jaccard loss of each row, interpolated between the corners at which every error is 0 or 1 (Alg. 1)."""
     errors, order = errors.sort(dim=1, descending=True)
-    losses = (errors * lovasz_gradient(truth.gather(1, order))).sum(1)
-    per_image = present.sum(1)
-    weights = (1 / per_image.to(losses.dtype)).repeat_interleave(per_image)
-    return (losses * weights).sum() / len(labels)
+    return (F.relu(errors) * lovasz_gradient(truth.gather(1, order))).sum(1)
 
 
 def lovasz_gradient(sorted_truth: Float[Tensor, "*S P"]) -> Float[Tensor, "*S P"]:

@@ -11,15 +11,16 @@ D channels of an embedding, A channels of an appearance, C classes with backgrou
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from math import log, pi
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from vis_models import boxes as box_ops
+from vis_models import rgnn_ablations as ablations
 from vis_models.losses import lovasz_softmax
 from vis_models.masks import resize_logits
 from vis_models.types import Clips, Config, Frames, Objects, Rows, Sighting, Tracks, Verdict, VideoInfo
@@ -44,10 +45,23 @@ class RgnnConfig(Config):
     """Inner width of gates and residual blocks."""
     bottleneck_layers: Literal[2, 3] = 3
     """Linears of a residual block of the graph: 3 in the paper (Table 3), 2 as released."""
+    gnn: Literal["full", "limited"] = "full"
+    """limited: an edge sees its own similarity alone and a track only its best detection (Table 1)."""
     gnn_blocks: PositiveInt = 2
     gnn_residual: bool = True
     """A residual stage after each block."""
-    appearance: PositiveInt = 512
+    node_update: Literal["gated", "mlp"] = "gated"
+    """mlp: no gates on messages, a second layer in each function of the graph (Table 4)."""
+    association: Literal["gnn", "masktrack"] = "gnn"
+    """masktrack: the rule of MaskTrack R-CNN decides which track a detection continues (Table 1)."""
+    gating: Literal["lstm", "simple", "none"] = "lstm"
+    """What stands between the graph and a track's memory: eq. (2), one gate without a cell, nothing (Table 1)."""
+    scoring: Literal["learned", "majority", "detector_mean"] = "learned"
+    """Where class and score of a track come from: its embedding, or its detections' votes or mean (Table 1)."""
+    appearance: Literal["gaussian", "constant_variance", "lstm", "embedding", "none"] = "gaussian"
+    """What a track remembers of its look: eq. (4), the same with a fixed variance, what two LSTMs say, whatever its
+    embedding keeps, nothing (Table 1)."""
+    appearance_channels: PositiveInt = 512
     """A: channels of an appearance, half of them from C4, half from C5."""
     initial_variance_logit: float = -7.0
     """softplus of it is the variance of a new track's appearance."""
@@ -78,6 +92,27 @@ class RgnnConfig(Config):
     """Frames of a clip, drawn anew each time, that the segmentation loss looks at; None: all, as in the paper."""
     loss_stride: PositiveInt = 1
     """The segmentation loss looks at every so-manyth row and column of the input; 1 as in the paper."""
+
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """Every field that decides what `Rgnn.encode_clips` returns, besides the weights."""
+        return self.model_dump(mode="json", include={"detector", "detections", "min_score", "nms_iou", "loss_stride"})
+
+    @property
+    def has_gaussian(self) -> bool:
+        """Whether tracks have a Gaussian over appearances with which detections are compared."""
+        return self.appearance in ("gaussian", "constant_variance", "lstm")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "RgnnConfig":
+        if not self.has_gaussian and (self.association == "masktrack" or self.gnn == "limited"):
+            raise ValueError(
+                f"appearance={self.appearance!r} leaves nothing to compare, which association='masktrack' and "
+                "gnn='limited' live on: change one switch at a time"
+            )
+        if self.association == "masktrack" and self.gnn == "limited":
+            raise ValueError("association='masktrack' and gnn='limited' both replace the graph's decisions: choose one")
+        return self
 
 
 @dataclass(frozen=True)
@@ -112,12 +147,17 @@ class RgnnState(Rows):
     cell: Float[Tensor, "B M D"]
     mean: Float[Tensor, "B M A"]
     variance: Float[Tensor, "B M A"]
+    appearance_memory: Float[Tensor, "B M _"]
+    """Of the LSTMs that predict mean and variance; no channels otherwise."""
     class_logits: Float[Tensor, "B M C"]
+    votes: Float[Tensor, "B M _"]
+    """Summed confidence and votes for each class, where the majority decides; no channels otherwise."""
     empty_embedding: Float[Tensor, "B D"]
     """tau_0, the empty track."""
     empty_cell: Float[Tensor, "B D"]
     empty_mean: Float[Tensor, "B A"]
     empty_variance: Float[Tensor, "B A"]
+    empty_appearance_memory: Float[Tensor, "B _"]
 
 
 @dataclass(frozen=True)
@@ -139,21 +179,30 @@ class Decisions:
 class Rgnn(nn.Module):
     """A `VideoModel`. The detector is frozen here: `Yolact.loss` trains it in stage 1, `Rgnn.loss` the rest."""
 
+    encoded = RgnnEncoded
+    """What `encode` returns."""
+
     def __init__(self, config: RgnnConfig) -> None:
         super().__init__()
         self.config = config
         self.detector = Yolact(config.detector)
         _, c4, c5 = self.detector.backbone.channels
-        D, A = config.embedding, config.appearance
+        D, A = config.embedding, config.appearance_channels
         num_classes = config.detector.num_classes + 1
         self.appearance_c4 = nn.Linear(c4, A // 2)
         self.appearance_c5 = nn.Linear(c5, A - A // 2)
         self.appearance = Residual(A, A // 4, layers=3)
-        self.blocks = nn.ModuleList(GnnBlock(config, first=index == 0) for index in range(config.gnn_blocks))
-        self.match_head = _head(D, 1, bias=-2.1)
-        self.init_head = _head(D, 1, bias=-2.1)
-        self.gate = Gate(D)
-        self.empty_gate = Gate(D)
+        if config.gnn == "full":
+            self.blocks = nn.ModuleList(GnnBlock(config, first=index == 0) for index in range(config.gnn_blocks))
+            self.match_head = _head(D, 1, bias=-2.1)
+            self.init_head = _head(D, 1, bias=-2.1)
+        else:
+            self.limited = ablations.LimitedGnn(num_classes + 4, D)
+        gate = {"lstm": Gate, "simple": ablations.SimpleGate, "none": ablations.NoGate}[config.gating]
+        self.gate = gate(D)
+        self.empty_gate = gate(D)
+        if config.appearance == "lstm":
+            self.appearance_lstm = ablations.AppearanceLstm(A, config.initial_variance_logit)
         self.class_head = nn.Linear(D, num_classes)
         self.kappa_head = nn.Linear(D, 1)
         self.nu_head = nn.Linear(D, 1)
@@ -245,7 +294,10 @@ class Rgnn(nn.Module):
     def blank(self, videos: int, size_px: Int[Tensor, "B 2"]) -> RgnnState:
         """The state before the first frame."""
         config, like = self.config, self.class_head.weight
-        M, D, A = config.tracks, config.embedding, config.appearance
+        M, D = config.tracks, config.embedding
+        A = config.appearance_channels if config.has_gaussian else 0
+        memory = 4 * A if config.appearance == "lstm" else 0
+        num_classes = config.detector.num_classes + 1
         variance = F.softplus(torch.tensor(config.initial_variance_logit)).item()
         return RgnnState(
             size_px=size_px.to(like.device),
@@ -258,28 +310,39 @@ class Rgnn(nn.Module):
             cell=like.new_zeros(videos, M, D),
             mean=like.new_zeros(videos, M, A),
             variance=like.new_full((videos, M, A), variance),
-            class_logits=like.new_zeros(videos, M, config.detector.num_classes + 1),
+            appearance_memory=like.new_zeros(videos, M, memory),
+            class_logits=like.new_zeros(videos, M, num_classes),
+            votes=like.new_zeros(videos, M, num_classes if config.scoring == "majority" else 0),
             empty_embedding=like.new_zeros(videos, D),
             empty_cell=like.new_zeros(videos, D),
             empty_mean=like.new_zeros(videos, A),
             empty_variance=like.new_full((videos, A), variance),
+            empty_appearance_memory=like.new_zeros(videos, memory),
         )
 
     def advance(self, encoded: RgnnEncoded, state: RgnnState, init_logit: float) -> tuple[RgnnState, Decisions]:
         """The next frame of B videos, masks apart: graph, decisions, memory (sections 3.1 to 3.4)."""
         looks, scene = self._appearances(encoded)
-        first = (state.frame == 0)[:, None]
-        state = replace(state, empty_mean=torch.where(first, scene, state.empty_mean))
+        if self.config.has_gaussian:
+            first = (state.frame == 0)[:, None]
+            state = replace(state, empty_mean=torch.where(first, scene, state.empty_mean))
         existing = state.status != FREE
-        graph = self._graph(encoded, looks, state, existing)
-        for block in self.blocks:
-            graph = block(graph)
-        match_logits = self.match_head(graph.edges).squeeze(-1)
-        init_logits = self.init_head(graph.empty_edges).squeeze(-1)
+        graph, match_logits, init_logits = self._reason(self._graph(encoded, looks, state, existing))
         match = match_logits.detach().masked_fill(~encoded.valid[:, None], -torch.inf)
+        likely = init_logits.detach() > init_logit
+        if self.config.association == "masktrack":
+            match_logits = torch.einsum("bma,bna->bmn", state.mean, looks)
+            match, likely = ablations.masktrack_decisions(
+                match_logits.detach(),
+                box_ops.iou(state.boxes_px, encoded.boxes_px),
+                encoded.class_logits,
+                state.class_logits,
+                existing,
+                encoded.valid,
+            )
         best, detection = match.max(-1)
         seen = existing & (best >= self.config.keep_active_logit)
-        births = self._births(encoded, state, init_logits.detach() > init_logit, (state.status == KEPT) & ~seen)
+        births = self._births(encoded, state, likely, (state.status == KEPT) & ~seen)
         status = torch.where(seen, SEEN, torch.where(existing, KEPT, FREE))
         status = torch.where(births.born, SEEN, status)
         detection = torch.where(births.born, births.detection, torch.where(seen, detection, 0))
@@ -306,14 +369,19 @@ class Rgnn(nn.Module):
         box = encoded.boxes_px * encoded.boxes_px.new_tensor([2 / width, 2 / height] * 2) - 1
         compared = existing if self.config.inactive_box == "last" else existing & (state.status == SEEN)
         overlap = box_ops.iou(state.boxes_px * compared[..., None], encoded.boxes_px)
-        alike = self._alike(looks[:, None], state.mean[:, :, None], state.variance[:, :, None])
-        empty_alike = self._alike(looks, state.empty_mean[:, None], state.empty_variance[:, None])
+        edges, empty_edges = [2 * overlap - 1], looks[..., :0]
+        if self.config.has_gaussian:
+            edges.insert(0, self._alike(looks[:, None], state.mean[:, :, None], state.variance[:, :, None]))
+            empty_edges = self._alike(looks, state.empty_mean[:, None], state.empty_variance[:, None])[..., None]
+        nodes = [encoded.class_logits, box]
+        if self.config.appearance == "embedding":
+            nodes.append(looks)
         return Graph(
             tracks=state.embedding * existing[..., None],
             empty=state.empty_embedding,
-            detections=torch.cat([encoded.class_logits, box], -1),
-            edges=torch.stack([alike, 2 * overlap - 1], -1),
-            empty_edges=empty_alike[..., None],
+            detections=torch.cat(nodes, -1),
+            edges=torch.stack(edges, -1),
+            empty_edges=empty_edges,
             track_mask=existing,
             detection_mask=encoded.valid,
         )
@@ -323,6 +391,17 @@ class Rgnn(nn.Module):
         x, mean, variance = x.float(), mean.float(), variance.float()
         likelihood = -0.5 * (x.shape[-1] * log(2 * pi) + (variance.log() + (x - mean) ** 2 / variance).sum(-1))
         return -4 + 0.01 * likelihood
+
+    def _reason(self, graph: "Graph") -> tuple["Graph", Float[Tensor, "B M N"], Float[Tensor, "B N"]]:
+        """The graph after the network, and its logits for matches and new tracks."""
+        if self.config.gnn == "limited":
+            tracks, detections, match_logits, init_logits = self.limited(
+                graph.tracks, graph.detections, graph.edges, graph.track_mask, graph.detection_mask
+            )
+            return replace(graph, tracks=tracks, detections=detections), match_logits, init_logits
+        for block in self.blocks:
+            graph = block(graph)
+        return graph, self.match_head(graph.edges).squeeze(-1), self.init_head(graph.empty_edges).squeeze(-1)
 
     def _births(
         self, encoded: RgnnEncoded, state: RgnnState, likely: Bool[Tensor, "B N"], lost: Bool[Tensor, "B M"]
@@ -360,16 +439,8 @@ class Rgnn(nn.Module):
         embedding, cell = self.gate(x, state.embedding * ~born, state.cell * ~born)
         embedding, cell = embedding * alive, cell * alive
         empty_embedding, empty_cell = self.empty_gate(graph.empty, state.empty_embedding, state.empty_cell)
-        look = _pick(looks, taken)
-        start = F.softplus(torch.tensor(self.config.initial_variance_logit)).item()
-        old_mean = torch.where(born, 0.0, state.mean)
-        old_variance = torch.where(born, start, state.variance)
-        mean, variance = self._update_appearance(embedding, look, old_mean, old_variance)
-        if self.config.birth_appearance == "paper":
-            mean, variance = torch.where(born, look, mean), torch.where(born, start, variance)
-        empty_mean, empty_variance = self._update_appearance(
-            empty_embedding, scene, state.empty_mean, state.empty_variance
-        )
+        state = self._remember_looks(state, _pick(looks, taken), scene, embedding, empty_embedding, born, seen)
+        class_logits, votes = self._scores(state, embedding, _pick(encoded.class_logits, taken), born, seen)
         # ids follow the detections' scores, whatever slots the births found
         order = ((taken[:, :, None] > taken[:, None]) & decisions.born[:, None]).sum(2)
         return replace(
@@ -381,18 +452,71 @@ class Rgnn(nn.Module):
             boxes_px=torch.where(seen, _pick(encoded.boxes_px, taken), state.boxes_px),
             embedding=embedding,
             cell=cell,
-            mean=torch.where(seen, mean, state.mean),
-            variance=torch.where(seen, variance, state.variance),
-            class_logits=self.class_head(embedding).float(),
+            class_logits=class_logits,
+            votes=votes,
             empty_embedding=empty_embedding,
             empty_cell=empty_cell,
+        )
+
+    def _scores(
+        self,
+        state: RgnnState,
+        embedding: Float[Tensor, "B M D"],
+        found: Float[Tensor, "B M C"],
+        born: Bool[Tensor, "B M 1"],
+        seen: Bool[Tensor, "B M 1"],
+    ) -> tuple[Float[Tensor, "B M C"], Float[Tensor, "B M _"]]:
+        """Class logits of every track, and its votes; `found` are the class logits of the detections taken."""
+        if self.config.scoring == "learned":
+            return self.class_head(embedding).float(), state.votes
+        if self.config.scoring == "majority":
+            return ablations.majority(state.votes * ~born, found, seen)
+        mean = torch.where(born, found, 0.9 * state.class_logits + 0.1 * found)
+        return torch.where(seen, mean, state.class_logits), state.votes
+
+    def _remember_looks(
+        self,
+        state: RgnnState,
+        look: Float[Tensor, "B M A"],
+        scene: Float[Tensor, "B A"],
+        embedding: Float[Tensor, "B M D"],
+        empty_embedding: Float[Tensor, "B D"],
+        born: Bool[Tensor, "B M 1"],
+        seen: Bool[Tensor, "B M 1"],
+    ) -> RgnnState:
+        """Move the appearance of each track with a detection towards its look, and tau_0's towards the frame's."""
+        if not self.config.has_gaussian:
+            return state
+        if self.config.association == "masktrack":
+            return replace(state, mean=torch.where(seen, look, state.mean))
+        if self.config.appearance == "lstm":
+            mean, variance, memory = self.appearance_lstm(look, state.appearance_memory * ~born)
+            empty_mean, empty_variance, empty_memory = self.appearance_lstm(scene, state.empty_appearance_memory)
+            memory = torch.where(seen, memory, state.appearance_memory)
+            state = replace(state, appearance_memory=memory, empty_appearance_memory=empty_memory)
+        else:
+            start = F.softplus(torch.tensor(self.config.initial_variance_logit)).item()
+            old_mean, old_variance = torch.where(born, 0.0, state.mean), torch.where(born, start, state.variance)
+            mean, variance = self._update_appearance(embedding, look, old_mean, old_variance)
+            if self.config.birth_appearance == "paper":
+                mean, variance = torch.where(born, look, mean), torch.where(born, start, variance)
+            empty_mean, empty_variance = self._update_appearance(
+                empty_embedding, scene, state.empty_mean, state.empty_variance
+            )
+        return replace(
+            state,
+            mean=torch.where(seen, mean, state.mean),
+            variance=torch.where(seen, variance, state.variance),
             empty_mean=empty_mean,
             empty_variance=empty_variance,
         )
 
     def _update_appearance(self, embedding: Tensor, x: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """One scalar each of trust in mean and variance, and of the new variance, moves the Gaussian towards x."""
-        kappa, nu = self.kappa_head(embedding).sigmoid(), self.nu_head(embedding).sigmoid()
+        kappa = self.kappa_head(embedding).sigmoid()
+        if self.config.appearance == "constant_variance":
+            return kappa * x + (1 - kappa) * mean, variance
+        nu = self.nu_head(embedding).sigmoid()
         sample = F.softplus(self.variance_head(embedding).float())
         surprise = (x - mean) ** 2
         cross = {
@@ -414,6 +538,8 @@ class Rgnn(nn.Module):
         taken = detection[row, slot]
         raw = encoded.mask_logits[row, taken]
         inside = box_map(encoded.boxes_px[row, taken][:, None], map_size(raw), self.config.detector.image_size)
+        if self.config.association == "masktrack":
+            return torch.where(inside[:, 0] > 0, raw + BACKGROUND_LOGIT, NO_MASK_LOGIT).float()
         words = F.relu(self.mask_embedding(embedding[row, slot]))[:, :, None, None].expand(-1, -1, *raw.shape[-2:])
         return self.mask_net(torch.cat([raw[:, None], inside, words], 1)).squeeze(1).float()
 
@@ -445,13 +571,16 @@ class Rgnn(nn.Module):
             match, init = self._decision_terms(now, decisions, truth, identity, owner)
             terms["match"] += self.config.match_weight * match / (videos * length)
             terms["init"] += init / (videos * length)
-            score = self._score_term(state, decisions.existing, identity, owner, objects.labels)
-            terms["score"] += weights[frame] * score / videos
+            if self.config.scoring == "learned":
+                score = self._score_term(state, decisions.existing, identity, owner, objects.labels)
+                terms["score"] += weights[frame] * score / videos
             identity = torch.where(decisions.born, truth.gather(1, decisions.detection), identity)
             seen.append(state.status == SEEN)
             owners.append(torch.where(first_owner(identity, state.status != FREE), identity, -1))
             detections.append(decisions.detection)
             embeddings.append(state.embedding)
+        if self.config.association == "masktrack":
+            return terms  # the detector's masks as they are
         looked_at = torch.randperm(length, device=identity.device)[: self.config.loss_frames]
         columns = (torch.stack(column, 1) for column in (seen, owners, detections, embeddings))
         rows = [column[:, looked_at].flatten(0, 1) for column in columns]
@@ -469,6 +598,9 @@ class Rgnn(nn.Module):
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """A detection belongs to the first track of its annotation, and starts a track where there is none."""
         known = owner[:, :, None] & (truth[:, None] == identity[:, :, None])
+        if self.config.association == "masktrack":
+            match = ablations.masktrack_loss(decisions.match_logits, decisions.existing, known, truth >= 0)
+            return match, torch.zeros_like(match)
         pairs = decisions.existing[:, :, None] & encoded.valid[:, None]
         new = (truth >= 0) & ~known.any(1)
         match = F.binary_cross_entropy_with_logits(decisions.match_logits, known.float(), reduction="none")
@@ -544,14 +676,17 @@ class GnnBlock(nn.Module):
     def __init__(self, config: RgnnConfig, first: bool) -> None:
         super().__init__()
         D, inner = config.embedding, config.bottleneck
-        detection = config.detector.num_classes + 1 + 4 if first else D
-        self.edge = _edge_net(D + detection + (2 if first else D), config, first)
-        self.empty_edge = _edge_net(D + detection + (1 if first else D), config, first)
-        self.empty = nn.Linear(2 * D, D)
-        self.track = nn.Linear(2 * D, D)
-        self.detection = nn.Linear(detection + D, D)
+        looks = config.appearance_channels if config.appearance == "embedding" else 0
+        detection = config.detector.num_classes + 1 + 4 + looks if first else D
+        alike = int(config.has_gaussian)
+        self.edge = _edge_net(D + detection + (1 + alike if first else D), config, first)
+        self.empty_edge = _edge_net(D + detection + (alike if first else D), config, first)
+        self.empty = _node_net(2 * D, config)
+        self.track = _node_net(2 * D, config)
+        self.detection = _node_net(detection + D, config)
         names = ("empty", "track", "detection", "detection_from_empty")
-        self.gates = nn.ModuleDict({name: MessageGate(D, inner) for name in names})
+        gated = config.node_update == "gated"
+        self.gates = nn.ModuleDict({name: MessageGate(D, inner) if gated else nn.Identity() for name in names})
         parts = [field.name for field in fields(Graph) if "mask" not in field.name]
         self.residuals = nn.ModuleDict(
             {p: Residual(D, inner, config.bottleneck_layers) for p in parts} if config.gnn_residual else {}
@@ -684,9 +819,18 @@ def map_size(maps: Shaped[Tensor, "*S h w"]) -> tuple[int, int]:
 def _edge_net(in_channels: int, config: RgnnConfig, first: bool) -> nn.Sequential:
     D = config.embedding
     layers: list[nn.Module] = [nn.Linear(in_channels, D), nn.ReLU(inplace=True)]
+    if config.node_update == "mlp":
+        layers += [nn.Linear(D, D), nn.ReLU(inplace=True)]
     if first:
         layers.append(Residual(D, config.bottleneck, config.bottleneck_layers))
     return nn.Sequential(*layers)
+
+
+def _node_net(in_channels: int, config: RgnnConfig) -> nn.Module:
+    D = config.embedding
+    if config.node_update == "gated":
+        return nn.Linear(in_channels, D)
+    return nn.Sequential(nn.Linear(in_channels, D), nn.ReLU(inplace=True), nn.Linear(D, D))
 
 
 def _head(in_channels: int, out_channels: int, bias: float) -> nn.Linear:

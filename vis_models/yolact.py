@@ -8,6 +8,7 @@ Axes: F frames, P priors, C classes with background at 0, K prototypes, N detect
 
 from dataclasses import dataclass
 from math import sqrt
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +20,12 @@ from vis_models import boxes as box_ops
 from vis_models.layers.backbones import ResNet, ResNetConfig
 from vis_models.layers.fpn import FeaturePyramid
 from vis_models.losses import mean_over_workers
+from vis_models.masks import resize_logits
 from vis_models.types import Clips, Config, Detections
 
 MEAN_RGB = (123.68, 116.78, 103.94)
 STD_RGB = (58.40, 57.12, 57.38)
+NmsRule = Literal["fast", "greedy"]
 CENTRE_VARIANCE, SIZE_VARIANCE = 0.1, 0.2  # of the SSD box coding
 
 
@@ -66,6 +69,18 @@ class YolactConfig(Config):
     mask_weight: PositiveFloat = 6.125
     semantic_weight: PositiveFloat = 1.0
 
+    @classmethod
+    def released(cls, depth: Literal[50, 101] = 50) -> "YolactConfig":
+        """The authors' models of COCO's 80 classes at 550x550: what their published weights run with unchanged."""
+        return cls(
+            num_classes=80,
+            image_size=(550, 550),
+            backbone=ResNetConfig(depth=depth),
+            prior_aspect=1.0,
+            prior_denominator=550.0,
+            square_priors=True,
+        )
+
 
 @dataclass(frozen=True)
 class YolactOutput:
@@ -79,6 +94,25 @@ class YolactOutput:
     semantic: Float[Tensor, "F _ _ _"]
     features: tuple[Tensor, Tensor, Tensor]
     """C3, C4, C5 of the backbone."""
+
+
+@dataclass(frozen=True)
+class Instances:
+    """What YOLACT says about one frame after its decisions, best first."""
+
+    classes: Int[Tensor, " N"]
+    """Counted from 0, the first foreground class."""
+    scores: Float[Tensor, " N"]
+    boxes: Float[Tensor, "N 4"]
+    """Corners as fractions of the image."""
+    masks: Float[Tensor, "N h w"]
+    """Probabilities at the resolution of the prototypes, 0 outside the box."""
+
+    def at(self, size_px: tuple[int, int]) -> tuple[Int[Tensor, "N 4"], Bool[Tensor, "N H W"]]:
+        """Boxes in whole pixels, cut off and not rounded, and masks, in an image of this height and width."""
+        height, width = size_px
+        boxes_px = self.boxes * self.boxes.new_tensor([width, height, width, height])
+        return boxes_px.long(), resize_logits(self.masks[None], size_px)[0] > 0.5
 
 
 class Yolact(nn.Module):
@@ -156,30 +190,30 @@ class Yolact(nn.Module):
         )
 
     def instances(
-        self, output: YolactOutput, min_score: float = 0.05, nms_iou: float = 0.5, top: int = 100
-    ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """YOLACT's own answer, frame by frame: per-class Fast NMS, then the `top` best over all classes.
+        self,
+        output: YolactOutput,
+        min_score: float = 0.05,
+        nms_iou: float = 0.5,
+        top: int = 100,
+        rule: NmsRule = "fast",
+        cross_class: bool = False,
+    ) -> list[Instances]:
+        """YOLACT's own answer, frame by frame: suppression, then the `top` best over all classes.
 
-        Returns:
-            for each frame (classes (N,) counted from 0, scores (N,), boxes_px (N, 4), cropped mask logits (N, h, w)).
+        Differs from the authors' Fast NMS, which also answers with a prior's classes below `min_score` when its
+        best one is above.
         """
         probabilities = output.logits.softmax(-1)[..., 1:]
-        decoded = box_ops.corners(decode_boxes(output.boxes, self.priors)).clamp(0, 1)
+        decoded = box_ops.corners(decode_boxes(output.boxes, self.priors))
         answers = []
-        for frame in range(len(probabilities)):
-            near = (probabilities[frame].amax(-1) > min_score).nonzero().squeeze(1)
-            score, order = probabilities[frame, near].T.sort(dim=1, descending=True)  # (classes, priors)
-            score, order = score[:, :200], near[order[:, :200]]
-            alive = box_ops.fast_nms(decoded[frame][order], nms_iou) & (score > min_score)
-            classes, rank = alive.nonzero(as_tuple=True)
-            best = score[classes, rank].argsort(descending=True)[:top]
-            classes, rank = classes[best], rank[best]
-            prior = order[classes, rank]
-            masks = torch.einsum("nk,khw->nhw", output.coefficients[frame, prior], output.prototypes[frame])
-            box = decoded[frame, prior]
-            inside = crop(box[None], (masks.shape[-2], masks.shape[-1]))[0]
-            boxes_px = box * self._image_scale(box)
-            answers.append((classes, score[classes, rank], boxes_px, masks.masked_fill(~inside, -20.0)))
+        for frame, scores in enumerate(probabilities):
+            near = (scores.amax(-1) > min_score).nonzero().squeeze(1)
+            classes, prior, score = suppress(
+                decoded[frame, near], scores[near].T, nms_iou, rule, cross_class, min_score, top=top
+            )
+            boxes = decoded[frame, near[prior]]
+            masks = assemble(output.coefficients[frame, near[prior]], output.prototypes[frame], boxes)
+            answers.append(Instances(classes, score, boxes.clamp(0, 1), masks))
         return answers
 
     def _image_scale(self, like: Tensor) -> Tensor:
@@ -290,8 +324,8 @@ class Yolact(nn.Module):
         annotation = matched.gather(1, prior)
         box = _take(boxes, annotation)
         size = (output.prototypes.shape[-2], output.prototypes.shape[-1])
-        small = F.interpolate(masks.float(), size=size, mode="bilinear", align_corners=False)
-        target = _take(small if self.config.soft_masks else (small > 0.5).float(), annotation)
+        small = resize_logits(masks.to(output.prototypes.dtype), size)
+        target = _take(small if self.config.soft_masks else (small > 0.5).to(small.dtype), annotation)
         logits = torch.einsum("fnk,fkhw->fnhw", _take(output.coefficients, prior), output.prototypes)
         pixel = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * crop(box, size)
         wh = (box[..., 2:] - box[..., :2]) * box.new_tensor([size[1], size[0]])
@@ -307,9 +341,9 @@ class Yolact(nn.Module):
         regular: Bool[Tensor, "F A"],
     ) -> Float[Tensor, ""]:
         """Per-pixel sigmoid cross-entropy of each class against the union of its objects."""
-        small = F.interpolate(masks.float(), size=semantic.shape[-2:], mode="bilinear", align_corners=False) > 0.5
+        small = resize_logits(masks.to(semantic.dtype), (semantic.shape[-2], semantic.shape[-1])) > 0.5
         one_hot = F.one_hot(labels.clamp(min=0), semantic.shape[1]) * regular[..., None]  # (F, A, S)
-        target = torch.einsum("fas,fahw->fshw", one_hot.float(), small.float()).clamp(max=1)
+        target = torch.einsum("fas,fahw->fshw", one_hot.to(semantic.dtype), small.to(semantic.dtype)).clamp(max=1)
         loss = F.binary_cross_entropy_with_logits(semantic, target, reduction="sum")
         return loss / (semantic.shape[-1] * semantic.shape[-2] * len(semantic))
 
@@ -348,6 +382,48 @@ def encode_boxes(boxes: Float[Tensor, "*S 4"], priors: Float[Tensor, "*S2 4"]) -
     centre = (target[..., :2] - priors[..., :2]) / (CENTRE_VARIANCE * priors[..., 2:])
     size = (target[..., 2:].clamp(min=1e-6) / priors[..., 2:]).log() / SIZE_VARIANCE  # never log 0
     return torch.cat([centre, size], -1)
+
+
+def suppress(
+    boxes: Float[Tensor, "P 4"],
+    scores: Float[Tensor, "S P"],
+    nms_iou: float,
+    rule: NmsRule = "fast",
+    cross_class: bool = False,
+    min_score: float = 0.0,
+    pool: int = 200,
+    top: int = 100,
+) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"], Float[Tensor, " N"]]:
+    """The best boxes of an image that no better one covers, best first.
+
+    Args:
+        scores: of each foreground class.
+        nms_iou: a box falls when a better one overlaps it by more.
+        rule: fast lets fallen boxes suppress, greedy does not.
+        cross_class: each box competes once, with its best class, against all boxes; otherwise in every class
+            against the boxes of that class.
+        pool: how many of the best boxes (of a class) enter the suppression.
+
+    Returns:
+        class, index of the box, and score of each survivor.
+    """
+    best, category = scores.max(0, keepdim=True)
+    rows = best if cross_class else scores
+    score, order = rows.topk(min(pool, rows.shape[1]), dim=1)
+    survives = {"fast": box_ops.fast_nms, "greedy": box_ops.greedy_nms}[rule]
+    row, rank = (survives(boxes[order], nms_iou) & (score > min_score)).nonzero(as_tuple=True)
+    first = score[row, rank].argsort(descending=True)[:top]
+    row, rank = row[first], rank[first]
+    prior = order[row, rank]
+    return category[0, prior] if cross_class else row, prior, score[row, rank]
+
+
+def assemble(
+    coefficients: Float[Tensor, "N K"], prototypes: Float[Tensor, "K h w"], boxes: Float[Tensor, "N 4"]
+) -> Float[Tensor, "N h w"]:
+    """Mask probabilities: the sum of the prototypes by each detection's coefficients, cut at its box."""
+    logits = torch.einsum("nk,khw->nhw", coefficients, prototypes)
+    return logits.sigmoid() * crop(boxes[None], (logits.shape[-2], logits.shape[-1]))[0]
 
 
 def crop(boxes: Float[Tensor, "F N 4"], size: tuple[int, int]) -> Bool[Tensor, "F N h w"]:

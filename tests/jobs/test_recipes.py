@@ -47,7 +47,12 @@ def test_the_model_of_the_paper_has_its_sizes(recipe: str, depth: int):
     job = build(recipe)
     assert job.config.detector.image_size == (480, 864)
     assert job.config.detector.backbone.depth == depth
-    assert (job.config.tracks, job.config.detections, job.config.embedding, job.config.appearance) == (24, 16, 128, 512)
+    assert (job.config.tracks, job.config.detections, job.config.embedding, job.config.appearance_channels) == (
+        24,
+        16,
+        128,
+        512,
+    )
     assert (job.config.detector.dropout, job.config.dropout) == (0.1, 0.1)
     assert job.hold_out == HoldOut(rule="rgnn")
     for stage in job.stages:

@@ -24,7 +24,14 @@ def small_config(**changes) -> RgnnConfig:
         prior_aspect=WIDTH / HEIGHT,
         prior_denominator=(WIDTH * HEIGHT) ** 0.5,
     )
-    base = {"detector": detector, "detections": 6, "tracks": 5, "embedding": 32, "bottleneck": 8, "appearance": 32}
+    base = {
+        "detector": detector,
+        "detections": 6,
+        "tracks": 5,
+        "embedding": 32,
+        "bottleneck": 8,
+        "appearance_channels": 32,
+    }
     return RgnnConfig.model_validate(base | {"dropout": 0.0} | changes)
 
 

@@ -8,10 +8,12 @@ from safetensors.torch import save_file
 
 from vis_models.checkpoints import ModelCard, build, initialise, load_model, read_card, save_model
 from vis_models.data.annotations import Category
+from vis_models.layers.backbones import ResNetConfig
 from vis_models.rgnn import Rgnn
 from vis_models.types import BadConfig
-from vis_models.yolact import Yolact
+from vis_models.yolact import Yolact, YolactConfig
 
+from ..parity.layouts import resnet_shapes, yolact_shapes
 from .drawn import small_config
 
 pytestmark = pytest.mark.unit
@@ -103,6 +105,44 @@ def test_yolact_weights_fill_the_detector_except_where_the_class_count_differs(t
     ]  # fmt: skip
     assert report.missing == report.unexpected == []
     assert torch.equal(detector.proto_net[10].weight, donor.proto_net[10].weight)
+
+
+def published(shapes: dict[str, tuple[int, ...]], path: Path) -> int:
+    """A checkpoint of one number, 0.5, in every key and shape of a published one."""
+    torch.save({key: torch.full((), 0.5).expand(shape) for key, shape in shapes.items()}, path)
+    return len(shapes)
+
+
+def test_the_authors_checkpoint_of_80_classes_starts_rgnn_s_detector_of_40(tmp_path: Path):
+    count = published(yolact_shapes(50, 80), tmp_path / "yolact.pth")
+    detector = Yolact(YolactConfig())
+    fresh = detector.head.conf_layer.weight.clone()
+    report = initialise(detector, tmp_path / "yolact.pth")
+    assert (report.loaded, len(report.reshaped)) == (count - 4, 4)
+    assert report.missing == report.unexpected == []
+    assert torch.equal(detector.head.conf_layer.weight, fresh)
+    assert detector.semantic_seg_conv.out_channels == 40
+    assert (detector.head.bbox_layer.weight == 0.5).all()
+
+
+def test_a_checkpoint_says_what_is_missing_and_what_nothing_reads(tmp_path: Path):
+    shapes = yolact_shapes(101, 80)
+    del shapes["fpn.lat_layers.0.bias"]
+    legacy = {"backbone.layer1.0.conv1.weight": (1,), "fpn.downsample_layers.2.weight": (1,)}
+    count = published(shapes | legacy | {"maskiou_net.0.weight": (8, 1, 3, 3)}, tmp_path / "yolact.pth")
+    report = initialise(Yolact(YolactConfig.released(101)), tmp_path / "yolact.pth")
+    assert (report.missing, report.unexpected) == (["fpn.lat_layers.0.bias"], ["maskiou_net.0.weight"])
+    assert (report.loaded, report.reshaped) == (count - 3, [])
+
+
+@pytest.mark.parametrize("depth", [50, 101])
+def test_every_key_of_torchvision_s_resnet_but_its_classifier_has_a_place(tmp_path: Path, depth: int):
+    count = published(resnet_shapes(depth), tmp_path / "resnet.pth")
+    small = {"channels": 8, "prototypes": 2, "prototype_channels": 8, "image_size": (64, 64)}
+    detector = Yolact(YolactConfig(backbone=ResNetConfig(depth=depth), **small))
+    report = initialise(detector, tmp_path / "resnet.pth")
+    assert (report.loaded, report.unexpected, report.reshaped) == (count - 2, [], [])
+    assert not [key for key in report.missing if key.startswith("backbone.")]
 
 
 def test_a_file_of_unknown_keys_is_refused_with_some_of_them(tmp_path: Path):

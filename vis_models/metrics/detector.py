@@ -56,6 +56,6 @@ def _detect(
     height, width = frame.shape[:2]
     change = draw_change(np.random.default_rng(0), UNCHANGED, (height, width), detector.config.image_size)
     pixels = torch.from_numpy(change_frame(frame, change)).permute(2, 0, 1)[None].to(device)
-    classes, scores, _, logits = detector.instances(detector(pixels))[0]
-    masks = mask_ops.resize_logits(logits[None], (height, width))[0] > 0
-    return list(zip(classes.tolist(), scores.tolist(), mask_ops.encode(masks), strict=True))
+    found = detector.instances(detector(pixels))[0]
+    _, masks = found.at((height, width))
+    return list(zip(found.classes.tolist(), found.scores.tolist(), mask_ops.encode(masks), strict=True))

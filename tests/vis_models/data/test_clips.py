@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from vis_models.data.clips import (
     draw_change,
     load_clip,
 )
-from vis_models.data.encoded import encode_copies
+from vis_models.data.encoded import EncodedClips, encode_copies
 from vis_models.data.world import WorldConfig, write_youtube_vis
 from vis_models.rgnn import Rgnn
 from vis_models.types import BadConfig
@@ -120,24 +122,39 @@ def test_clips_longer_than_every_video_are_refused(videos):
         clip_set(videos, length=7)
 
 
-def test_a_cached_clip_is_a_stretch_of_what_the_model_says_about_the_video(videos):
+def encode(model: Rgnn, clips: ClipSet, copies: int, folder: Path, share: tuple[int, int] = (0, 1)) -> EncodedClips:
+    return encode_copies(clips, copies, model.encoded, model.encode_clips, folder, share, lambda *_: None)
+
+
+def test_a_cached_clip_is_a_stretch_of_what_the_model_says_about_the_video(videos, tmp_path: Path):
     model = Rgnn(small_config()).eval()
     clips = ClipSet(videos, 4, (HEIGHT, WIDTH), Augmentation(horizontal_flip=0.0), seed=0)
-    cached = encode_copies(clips, 1, model.encode_clips, (0, 1), lambda *_: None)
-    whole = [video for video, _ in cached.copies]
+    cached = encode(model, clips, 1, tmp_path)
+    whole = [cached.whole(n)[0] for n in range(len(cached.files))]
     encoded, objects = cached.batch(range(3))
     assert objects.visible.shape[:2] == (3, 4)
     for clip in encoded.boxes_px.unflatten(0, (3, 4)):
-        found = [torch.allclose(clip, v.boxes_px[s : s + 4].float()) for v in whole for s in range(3)]
+        found = [torch.allclose(clip, v.boxes_px[s : s + 4]) for v in whole for s in range(3)]
         assert any(found)
     video = clips.usable[0]
     unchanged = Change(scaled=(HEIGHT, WIDTH), corner=(0, 0), target=(HEIGHT, WIDTH))
     direct, _ = model.encode_clips(load_clip(videos, video, range(6), unchanged))
-    assert torch.allclose(whole[0].boxes_px.float(), direct.boxes_px, atol=0.05)  # half precision
+    assert torch.allclose(whole[0].boxes_px, direct.boxes_px, atol=0.05)  # half precision
 
 
-def test_workers_share_the_copies_without_overlap(videos):
+def test_workers_share_the_copies_without_overlap(videos, tmp_path: Path):
     model = Rgnn(small_config()).eval()
     clips = clip_set(videos, length=6)
-    parts = [encode_copies(clips, 2, model.encode_clips, (rank, 2), lambda *_: None) for rank in (0, 1)]
-    assert [len(part.copies) for part in parts] == [len(clips.usable)] * 2
+    parts = [encode(model, clips, 2, tmp_path, (rank, 2)) for rank in (0, 1)]
+    assert [len(part.files) for part in parts] == [len(clips.usable)] * 2
+    assert not set(parts[0].files) & set(parts[1].files)
+
+
+def test_copies_that_were_encoded_before_are_not_encoded_again(videos, tmp_path: Path):
+    model = Rgnn(small_config()).eval()
+    first = encode(model, clip_set(videos, length=6), 1, tmp_path)
+    before = {file: file.stat().st_mtime_ns for file in first.files}
+    first.files[0].unlink()
+    again = encode(model, clip_set(videos, length=6), 1, tmp_path)
+    made = [file for file in again.files if before[file] != file.stat().st_mtime_ns]
+    assert made == [first.files[0]]

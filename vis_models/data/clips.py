@@ -96,7 +96,7 @@ def change_mask(mask: Bool[np.ndarray, "H W"], change: Change) -> Bool[np.ndarra
 
 def _place(array: np.ndarray, change: Change) -> np.ndarray:
     (row, column), (height, width) = change.corner, change.target
-    if array.shape[:2] != change.target:
+    if array.shape[:2] != change.target or change.corner != (0, 0):
         cut = array[max(-row, 0) : height - row, max(-column, 0) : width - column]
         array = np.zeros((height, width, *array.shape[2:]), array.dtype)
         array[max(row, 0) : max(row, 0) + cut.shape[0], max(column, 0) : max(column, 0) + cut.shape[1]] = cut

@@ -3,8 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from vis_models.data.annotations import read_youtube_vis
+from vis_models import masks
+from vis_models.data.annotations import AnnotatedVideo, Category, TrackLabel, VideoSet, read_youtube_vis
 from vis_models.data.clips import (
     Augmentation,
     Change,
@@ -105,6 +107,21 @@ def test_an_object_whose_centre_is_cut_away_is_dropped(videos):
     video = videos.videos[0]
     nowhere = Change(scaled=(48, 72), corner=(-48, -72), target=SIZE)
     assert not load_clip(videos, video, range(2), nowhere).objects.visible.any()
+
+
+@pytest.mark.parametrize(("shift", "stays"), [(-29, True), (-30, True), (-31, False)])
+def test_an_object_stays_as_long_as_the_centre_of_its_box_does(tmp_path, shift: int, stays: bool):
+    """Columns 20 to 39 of the picture: the centre of the box is at 30."""
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "0.png")
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[10:20, 20:40] = True
+    track = TrackLabel(1, 1, False, (masks.encode(mask[None])[0],))
+    video = AnnotatedVideo(1, 40, 60, ("0.png",), tmp_path, (track,))
+    change = Change(scaled=(40, 60), corner=(0, shift), target=(40, 60))
+    objects = load_clip(VideoSet((Category(id=1, name="seal"),), (video,)), video, range(1), change).objects
+    assert objects.visible.item() == stays
+    if stays:
+        assert objects.boxes_px.flatten().tolist() == [0, 10, 40 + shift, 20]
 
 
 def test_clips_with_fewer_objects_are_padded(videos):

@@ -18,12 +18,12 @@ from typing import Any
 import ray
 import torch
 from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor
 
-from jobs import recipes
 from jobs.cluster import TICKETS_PER_CORE, cluster
 from jobs.descent import descend, optimizer_of
 from jobs.models import find
-from jobs.recipes import TrainJob
+from jobs.recipes import TrainJob, with_row
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, code_version, now
 from jobs.train import WEIGHTS, encodings_folder, prepare_data, read_data
@@ -118,8 +118,17 @@ class Comparison:
         return "reproduced" if self.difference + 1.96 * self.error < 0 else "not reproduced"
 
 
-def ablate(job: AblationJob, settings: Settings, progress: Progress | None = None, command: str = "") -> str:
-    """Train and score every row that has no result yet. Returns the address of the folder with the results.
+class Ablation(Config):
+    """What came out."""
+
+    uri: str
+    """Folder with `results.csv`, `table.md`, `detector.json` and a results file of every run."""
+    table: str
+    """Markdown."""
+
+
+def ablate(job: AblationJob, settings: Settings, progress: Progress | None = None, command: str = "") -> Ablation:
+    """Train and score every row that has no result yet.
 
     Raises:
         BadConfig: an unknown row or recipe, or no such model.
@@ -149,7 +158,7 @@ def ablate(job: AblationJob, settings: Settings, progress: Progress | None = Non
             result = RowResult(
                 row=row,
                 seed=seed,
-                recipe=job.recipe if row == BASE else f"{job.recipe}.{row}",
+                recipe=_recipe(job, row, seed).recipe,
                 detector=job.detector,
                 data=data.name,
                 videos=len(val_set.videos),
@@ -162,11 +171,17 @@ def ablate(job: AblationJob, settings: Settings, progress: Progress | None = Non
             results.append(result)
             _write_results(store, folder, results)
             report("ablation", len(results), len(job.runs), {row: f"AP {result.ap:.3f}"})
-    return store.uri(folder)
+    table = markdown(compare(store, folder, labels_of(job, settings)), job.recipe, job.detector)
+    store.write_bytes(f"{folder}/table.md", table.encode())
+    return Ablation(uri=store.uri(folder), table=table)
 
 
 def compare(store: Store, folder: str, truth: GroundTruth, replicates: int = 200) -> list[Comparison]:
-    """Every row of an ablation against the proposed approach."""
+    """Every row of an ablation against the proposed approach.
+
+    Args:
+        replicates: how often the videos are drawn again for the intervals.
+    """
     results = {(result.row, result.seed): result for result in read_results(store, folder)}
     matches = {run: _matches(truth, _predictions(store, folder, *run)) for run in results}
     rows = sorted({row for row, _ in results}, key=list(ROWS).index)
@@ -187,6 +202,32 @@ def _compare(
     return Comparison(row, len(seeds), mean, difference, error)
 
 
+def markdown(comparisons: list[Comparison], recipe: str, detector: str) -> str:
+    """The table: paper AP, our AP, the difference with its interval, and the command of each row."""
+    lines = [
+        "| table | row | paper AP | our AP (seeds) | minus proposed, 95 % | the paper's gap | `vis train ...` |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for each in comparisons:
+        row = ROWS[each.row]
+        paper = "diverges" if row.published_ap is None else f"{row.published_ap:.1f}"
+        gap = "" if each.row == BASE else f"{100 * each.difference:+.1f} ± {196 * each.error:.1f}"
+        verdict = f"{each.published_gap:+.1f} {each.verdict}".strip() if each.published_gap else ""
+        name = recipe if each.row == BASE else f"{recipe}.{each.row}"
+        lines.append(
+            f"| {row.table} | {row.title} | {paper} | {100 * each.ap:.1f} ({each.seeds}) | {gap} | {verdict} "
+            f"| `--recipe {name} --detector {detector}` |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def labels_of(job: AblationJob, settings: Settings) -> GroundTruth:
+    """The validation labels that the rows were scored against."""
+    base, store = _recipe(job, BASE, job.seeds[0]), Store.open(settings)
+    _, val_set = read_data(base, prepare_data(base, settings, lambda *_: None), store)
+    return _truth(val_set)
+
+
 def read_results(store: Store, folder: str) -> list[RowResult]:
     """The lines of the CSV, in the order in which they were finished."""
     key = f"{folder}/results.csv"
@@ -204,8 +245,7 @@ def _write_results(store: Store, folder: str, results: list[RowResult]) -> None:
 
 
 def _recipe(job: AblationJob, row: str, seed: int) -> TrainJob:
-    name = job.recipe if row == BASE else f"{job.recipe}.{row}"
-    made = recipes.build(name, {"seed": seed, "detector": job.detector})
+    made = with_row(job.recipe, row, {"seed": seed, "detector": job.detector})
     if job.iterations:
         stages = [stage.model_copy(update={"iterations": job.iterations}) for stage in made.stages]
         made = made.model_copy(update={"stages": tuple(stages)})
@@ -273,12 +313,19 @@ def _detector_figures(shared: Shared) -> dict[str, float]:
     results = []
     ids = [category.id for category in shared.val_set.categories]
     for n, video in enumerate(shared.videos):
-        rows: Any = shared.val.whole(n)[0]
-        size = (video.height, video.width)
-        frames = (detected_masks(rows, frame, size, shared.image_size) for frame in range(len(rows)))
-        results += identity_oracle(video, frames, ids)
+        results += identity_oracle(video, _detections(shared, n, (video.height, video.width)), ids)
     summary = _score(shared, results)
     return {"identity_oracle_ap": summary["AP"], "identity_oracle_ap50": summary["AP50"]}
+
+
+def _detections(shared: Shared, n: int, size_px: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Masks and class probabilities of the detections in each frame of the n-th validation video."""
+    rows: Any = shared.val.whole(n)[0]
+    for boxes_px, logits, masks, valid in zip(
+        rows.boxes_px, rows.class_logits, rows.mask_logits, rows.valid, strict=True
+    ):
+        found = detected_masks(boxes_px[valid], masks[valid], size_px, shared.image_size)
+        yield found, logits[valid].softmax(-1)[:, 1:]
 
 
 # ---- one row -------------------------------------------------------------------------------------------------------
@@ -338,8 +385,12 @@ def track(model: Any, shared: Shared) -> Iterator[dict[str, Any]]:
 
 
 def _score(shared: Shared, results: list[dict[str, Any]]) -> dict[str, float]:
-    truth = GroundTruth(json.loads(Path(shared.val_set.source).read_text()), shared.val_set.source)
+    truth = _truth(shared.val_set)
     return accumulate(_matches(truth, results), [*truth.categories]).summary()
+
+
+def _truth(val_set: VideoSet) -> GroundTruth:
+    return GroundTruth(json.loads(Path(val_set.source).read_text()), val_set.source)
 
 
 def _matches(truth: GroundTruth, results: list[dict[str, Any]]) -> list[dict[int, Matches]]:

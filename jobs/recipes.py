@@ -4,7 +4,9 @@ A variant is a recipe rebuilt, and checked again, with fields changed: `vis trai
 What depends on the machine (workers, GPUs, where data lies) is not here but in `jobs/settings.py`.
 """
 
+import csv
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -202,20 +204,48 @@ ROWS_OF = ("rgnn_r18_world_hard", "rgnn_r50_ytvis2019")
 """Recipes that also exist with each row of the paper's tables: `rgnn_r18_world_hard.limited`."""
 
 
-def _row(base: Callable[[], TrainJob], name: str, row: Row) -> Callable[[], TrainJob]:
+def with_row(recipe: str, name: str, changes: dict[str, Any] | None = None) -> TrainJob:
+    """A recipe with one row of the paper's tables, and more fields changed as in `build`."""
+    switches = {f"config.{path}": value for path, value in ROWS[name].changes.items()}
+    renamed = {"recipe": f"{recipe}.{name}"} if switches else {}
+    return build(recipe, switches | renamed | (changes or {}))
+
+
+def _row(base: str, name: str, row: Row) -> Callable[[], TrainJob]:
     def recipe() -> TrainJob:
-        changes = {f"config.{path}": value for path, value in row.changes.items()}
-        return build(base.__name__, changes | {"recipe": f"{base.__name__}.{name}"})
+        return with_row(base, name)
 
     recipe.__doc__ = (
-        f"Table {row.table}, {row.title}: {row.changes}.\n\nvis train --recipe {base.__name__}.{name} --detector MODEL"
+        f"Table {row.table}, {row.title}: {row.changes}.\n\nvis train --recipe {base}.{name} --detector MODEL"
     )
     return recipe
 
 
 RECIPES |= {
-    f"{base}.{name}": _row(RECIPES[base], name, row) for base in ROWS_OF for name, row in ROWS.items() if row.changes
+    f"{base}.{name}": _row(base, name, row)
+    for base in ROWS_OF
+    for name, row in ROWS.items()
+    if row.changes and name != "resnet101"  # another detector: a recipe of its own
 }
+
+
+MEASURED = Path(__file__).with_name("measured.csv")
+"""What was measured with a recipe: figures, data, command and commit, one line per run as `vis ablate` writes them."""
+
+
+def measured(recipe: str) -> float | None:
+    """Mean AP over the runs of a recipe that were measured, as a fraction; None: there was none."""
+    with MEASURED.open(newline="") as file:
+        found = [float(line["ap"]) for line in csv.DictReader(file) if line["recipe"] == recipe]
+    return sum(found) / len(found) if found else None
+
+
+def published_ap(recipe: str) -> float | None:
+    """What the paper reports, in percent; None where it says nothing, or that training diverged."""
+    if "r101" in recipe:
+        return ROWS["resnet101"].published_ap
+    base, _, row = recipe.partition(".")
+    return ROWS[row or "proposed"].published_ap if row or base == "rgnn_r50_ytvis2019" else None
 
 
 def build(recipe: str, changes: dict[str, Any] | None = None) -> TrainJob:

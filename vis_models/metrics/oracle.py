@@ -14,7 +14,6 @@ from torch import Tensor
 
 from vis_models import masks as mask_ops
 from vis_models.data.annotations import AnnotatedVideo
-from vis_models.types import Detections
 from vis_models.yolact import crop
 
 LEAST_IOU = 0.5
@@ -22,18 +21,16 @@ LEAST_IOU = 0.5
 
 
 def detected_masks(
-    found: Detections, frame: int, size_px: tuple[int, int], image_size: tuple[int, int]
-) -> tuple[Bool[Tensor, "N H W"], Float[Tensor, "N C"]]:
-    """Masks of the detections of one frame at `size_px`, inside their boxes, and their class probabilities.
-
-    Args:
-        image_size: (height, width) of the model's input, in whose pixels the boxes are.
-    """
-    valid, (height, width) = found.valid[frame], image_size
-    fraction = found.boxes_px[frame, valid][None] / found.boxes_px.new_tensor([width, height, width, height])
-    logits = found.mask_logits[frame, valid][None]
-    logits = logits.masked_fill(~crop(fraction, (logits.shape[-2], logits.shape[-1])), -20.0)
-    return mask_ops.resize_logits(logits, size_px)[0] > 0, found.class_logits[frame, valid].softmax(-1)[:, 1:]
+    boxes_px: Float[Tensor, "N 4"],
+    mask_logits: Float[Tensor, "N h w"],
+    size_px: tuple[int, int],
+    image_size: tuple[int, int],
+) -> Bool[Tensor, "N H W"]:
+    """A detector's own masks, each inside its box, at `size_px`; the boxes are in pixels of `image_size`."""
+    height, width = image_size
+    fraction = boxes_px / boxes_px.new_tensor([width, height, width, height])
+    inside = crop(fraction[None], (mask_logits.shape[-2], mask_logits.shape[-1]))
+    return mask_ops.resize_logits(mask_logits[None].masked_fill(~inside, -20.0), size_px)[0] > 0
 
 
 def identity_oracle(

@@ -78,7 +78,7 @@ def tiny_plan() -> Plan:
     stages = []
     for stage in build("rgnn_r50_ytvis2019").stages:
         small = stage.augmentation.model_copy(update={"fit": (96, 160)})
-        stages.append(stage.model_copy(update={"batch_size": 2, "augmentation": small, "precision": "fp32"}))
+        stages.append(stage.model_copy(update={"batch_size": 2, "augmentation": small}))
     stages[1] = stages[1].model_copy(update={"clip_length": 3})
     return Plan(
         device=torch.device("cpu"),
@@ -89,7 +89,7 @@ def tiny_plan() -> Plan:
         window=2,
         resident=2,
         warm_up=1,
-        inference_size=(64, 96),
+        inference_size=(48, 80),
         streams=2,
         frames=3,
         processes=0,
@@ -186,7 +186,7 @@ def infer(plan: Plan, trained: Any, videos: VideoSet) -> tuple[float, float, flo
     def play(count: int) -> tuple[float, float]:
         state = model.start(infos)
         encoding = stepping = 0.0
-        with torch.autocast(plan.device.type, torch.bfloat16, enabled=plan.device.type == "cuda"):
+        with torch.autocast(plan.device.type, torch.bfloat16):
             for _ in range(count):
                 before = seconds(plan.device)
                 encoded = model.encode(Frames(pixels))
@@ -226,8 +226,7 @@ def report(plan: Plan) -> None:
         print(f"{f'whole schedule, {counts} iterations at these speeds with loading':72}{sum(hours):10.1f} h ({parts})")
         fps, encode, step = infer(plan, model, videos)
         size = "x".join(map(str, plan.inference_size))
-        precision = "bf16" if plan.device.type == "cuda" else "fp32"
-        what = f"inference {size}, {precision}, {plan.streams} videos side by side, encode and step"
+        what = f"inference {size}, bf16, {plan.streams} videos side by side, encode and step"
         print(f"{what:72}{fps:8.0f} f/s  (encode alone {encode:.0f}, step alone {step:.0f})")
 
 

@@ -19,9 +19,9 @@ def test_the_tiny_benchmark_fills_every_line_of_its_table():
     said = bench("--tiny")
     assert "the numbers mean nothing" in said
     for stage in ("detector, 2 x 1", "tracker, 2 x 3"):
-        assert re.search(rf"stage {stage} frames 64x96, fp32, 2 iterations +[\d.]+ it/s +[\d.]+ it/s +\d+%", said)
+        assert re.search(rf"stage {stage} frames 64x96, bf16, 2 iterations +[\d.]+ it/s +[\d.]+ it/s +\d+%", said)
     assert re.search(r"whole schedule, 111960 \+ 94950 iterations .* [\d.]+ h \([\d.]+ \+ [\d.]+\)", said)
-    assert re.search(r"inference 64x96, fp32, 2 videos side by side, encode and step +\d+ f/s", said)
+    assert re.search(r"inference 48x80, bf16, 2 videos side by side, encode and step +\d+ f/s", said)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -57,6 +57,19 @@ def test_the_second_stage_leaves_detector_and_running_averages_as_they_are():
     assert not any(name.startswith("detector.") for name in changed)
 
 
+@pytest.mark.parametrize("part", ["detector", "whole"])
+def test_half_precision_gives_nearly_the_same_loss(part: str):
+    first = {}
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(0)
+        model = Rgnn(small_config(init_train_logit=-3.0))
+        model.detector.requires_grad_(part == "detector")
+        (terms,) = taught(model.detector if part == "detector" else model, stage(precision=precision), iterations=1)
+        first[precision] = {name: float(term) for name, term in terms.items()}
+        assert all(term.dtype == torch.float32 for term in terms.values())
+    assert first["bf16"] == pytest.approx(first["fp32"], rel=0.05, abs=0.05)
+
+
 def test_channel_dropout_is_the_detectors_in_stage_one_and_the_appearances_in_stage_two():
     clips = moving_squares()
     config = small_config(dropout=0.5)

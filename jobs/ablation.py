@@ -21,11 +21,12 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from jobs.cluster import TICKETS_PER_CORE, cluster
+from jobs.descent import descend, optimizer_of
 from jobs.models import find
 from jobs.recipes import TrainJob, with_row
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, code_version, now
-from jobs.train import WEIGHTS, descend, encodings_folder, optimizer_of, prepare_data, read_data
+from jobs.train import WEIGHTS, encodings_folder, prepare_data, read_data
 from vis_models import masks as mask_ops
 from vis_models.checkpoints import build, config_hash, initialise
 from vis_models.data.annotations import AnnotatedVideo, VideoSet, split_hash

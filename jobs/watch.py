@@ -2,10 +2,10 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tensorboardX import SummaryWriter
 
@@ -14,6 +14,7 @@ from jobs.recipes import Stage
 from jobs.store import Store
 
 REPORT_EVERY_S = 1.0
+Item = TypeVar("Item")
 Progress = Callable[[str, int, int, dict[str, Any]], None]
 
 
@@ -39,10 +40,11 @@ class Events:
 
 
 class Stopwatch:
-    """When it is time to say something, and how fast it goes."""
+    """When it is time to say something, how fast it goes, and how much of the time passes waiting."""
 
     def __init__(self) -> None:
         self.start = self.last = time.monotonic()
+        self.waited_s = 0.0
 
     def due(self) -> bool:
         now = time.monotonic()
@@ -53,6 +55,22 @@ class Stopwatch:
 
     def rate(self, iterations: int) -> float:
         return iterations / max(time.monotonic() - self.start, 1e-9)
+
+    def waits_for(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items; the time from asking for one until it comes counts as waiting."""
+        ahead = iter(items)
+        while True:
+            asked = time.monotonic()
+            try:
+                item = next(ahead)
+            except StopIteration:
+                return
+            self.waited_s += time.monotonic() - asked
+            yield item
+
+    def waiting(self) -> float:
+        """Share of the time so far, 0 to 1."""
+        return self.waited_s / max(time.monotonic() - self.start, 1e-9)
 
 
 def say(board: Any, rank: int, note: dict[str, Any]) -> None:

@@ -632,7 +632,8 @@ class Rgnn(nn.Module):
     ) -> Float[Tensor, ""]:
         """Lovasz-softmax of background and tracks against the annotations that tracks own, over all frames at once."""
         where = seen.nonzero()
-        logits = encoded.mask_logits.new_full((*seen.shape, *encoded.mask_logits.shape[-2:]), NO_MASK_LOGIT)
+        size = (*seen.shape, *encoded.mask_logits.shape[-2:])
+        logits = encoded.mask_logits.new_full(size, NO_MASK_LOGIT, dtype=torch.float32)
         logits = logits.index_put(where.unbind(1), self.weigh_masks(encoded, detection, embedding, where))
         logits = torch.cat([torch.full_like(logits[:, :1], BACKGROUND_LOGIT), logits], 1)
         slots = torch.arange(1, seen.shape[1] + 1, device=seen.device)

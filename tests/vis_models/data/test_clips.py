@@ -3,8 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from vis_models.data.annotations import read_youtube_vis
+from vis_models import masks
+from vis_models.data.annotations import AnnotatedVideo, Category, TrackLabel, VideoSet, read_youtube_vis
 from vis_models.data.clips import (
     Augmentation,
     Change,
@@ -48,6 +50,30 @@ def test_picture_and_mask_go_the_same_way():
         assert (moved != change_mask(mask, change)).mean() < 0.05
 
 
+def test_the_scale_of_the_paper_is_that_of_720x1280_whatever_the_size_of_the_picture():
+    """Section C.2: height and width together from U([342, 608], [720, 1280]), then a crop of 480x864."""
+    paper = Augmentation(fit=(720, 1280), scale=(0.475, 1.0))
+    rng = np.random.default_rng(0)
+    for source in ((720, 1280), (360, 640), (1440, 2560)):
+        sides = np.array([draw_change(rng, paper, source, (480, 864)).scaled for _ in range(2000)])
+        assert sides.min(0).tolist() == pytest.approx([342, 608], abs=3)
+        assert sides.max(0).tolist() == pytest.approx([720, 1280], abs=3)
+        assert sides.mean(0).tolist() == pytest.approx([531, 944], abs=8)
+        assert np.abs(sides[:, 1] / sides[:, 0] - 16 / 9).max() < 0.005
+    upright = draw_change(rng, Augmentation(fit=(720, 1280)), (1000, 500), (480, 864))
+    assert upright.scaled == (720, 360)
+    assert -240 <= upright.corner[0] <= 0  # cropped at random
+    assert upright.corner[1] == (864 - 360) // 2  # padded on both sides
+
+
+def test_all_frames_of_a_clip_are_changed_alike(videos):
+    clips = clip_set(videos, length=6, scale=(0.5, 1.0), vertical_flip=0.5)
+    clip = clips[4].frames[0]
+    padding = (clip == 0).all(1)
+    assert padding.any()
+    assert (padding == padding[0]).float().mean() > 0.999  # black inside the picture is rare
+
+
 def test_a_small_picture_is_centred_on_black_and_a_flip_mirrors_it():
     frame = np.arange(12, dtype=np.uint8).reshape(2, 2, 3) + 1
     change = Change(scaled=(2, 2), corner=(1, 1), target=(4, 4), flip_x=True, channels=(2, 1, 0))
@@ -81,6 +107,21 @@ def test_an_object_whose_centre_is_cut_away_is_dropped(videos):
     video = videos.videos[0]
     nowhere = Change(scaled=(48, 72), corner=(-48, -72), target=SIZE)
     assert not load_clip(videos, video, range(2), nowhere).objects.visible.any()
+
+
+@pytest.mark.parametrize(("shift", "stays"), [(-29, True), (-30, True), (-31, False)])
+def test_an_object_stays_as_long_as_the_centre_of_its_box_does(tmp_path, shift: int, stays: bool):
+    """Columns 20 to 39 of the picture: the centre of the box is at 30."""
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "0.png")
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[10:20, 20:40] = True
+    track = TrackLabel(1, 1, False, (masks.encode(mask[None])[0],))
+    video = AnnotatedVideo(1, 40, 60, ("0.png",), tmp_path, (track,))
+    change = Change(scaled=(40, 60), corner=(0, shift), target=(40, 60))
+    objects = load_clip(VideoSet((Category(id=1, name="seal"),), (video,)), video, range(1), change).objects
+    assert objects.visible.item() == stays
+    if stays:
+        assert objects.boxes_px.flatten().tolist() == [0, 10, 40 + shift, 20]
 
 
 def test_clips_with_fewer_objects_are_padded(videos):

@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -ec
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit lint types bench clean
+.PHONY: help setup demo test unit lint types bench bench-gpu clean
 
 SIZE ?= full
 PIP := .venv/bin/python -m pip install --disable-pip-version-check --constraint infra/constraints.txt
@@ -18,6 +18,7 @@ help:
 	@echo 'make test   all tests          make unit   the fast ones'
 	@echo 'make lint   ruff               make types  mypy'
 	@echo 'make bench  speed and memory, after make demo (a quarter of an hour)'
+	@echo 'make bench-gpu   training and inference on a GPU (half an hour at most)'
 	@echo 'make setup  .venv and vis only make clean  remove .venv and caches, keep .vis'
 
 # ---- set-up ----------------------------------------------------------------------------------------------------
@@ -99,6 +100,9 @@ lint: .venv/test.stamp
 
 bench: .venv/test.stamp
 	.venv/bin/python -m tests.bench
+
+bench-gpu: .venv/test.stamp
+	.venv/bin/python -m tests.bench_gpu
 
 types: .venv/test.stamp
 	.venv/bin/mypy

@@ -103,16 +103,47 @@ def train(
     recipe: Annotated[str | None, typer.Option(help="`vis models --recipes` lists them.")] = None,
     data: Annotated[str | None, typer.Option(help="Data set in the YouTube-VIS format: folder or s3://...")] = None,
     init: Annotated[str | None, typer.Option(help="Checkpoint to start from: torchvision ResNet, YOLACT.")] = None,
+    detector: Annotated[
+        str | None, typer.Option(help="Take this model's detector and train the tracker alone.", metavar="MODEL")
+    ] = None,
+    cache_encodings: Annotated[
+        int | None, typer.Option(help="Augmented copies of each video that the tracker's stage is trained from.", min=0)
+    ] = None,
     resume: Annotated[str | None, typer.Option(help="Continue this run.", metavar="RUN")] = None,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="Change a field: stages.0.iterations=500", metavar="KEY=VALUE")
     ] = None,
 ) -> None:
     """Train RGNN: detector, gate, tracker, a registered model. Without options it draws the easy world first."""
-    given = {"recipe": recipe, "data": data, "init": init, "resume": resume, "changes": _changes(change or [])}
+    changes = _changes(change or [])
+    if cache_encodings is not None:
+        changes["stages.-1.cached_copies"] = cache_encodings
+    given = {"recipe": recipe, "data": data, "init": init, "detector": detector, "resume": resume, "changes": changes}
     trained = _run("flows.train", "train_rgnn", **{name: value for name, value in given.items() if value})
     print("  ".join(f"{name} {value:.3f}" for name, value in trained["metrics"].items()))
     print(f"model       {trained['uri']}")
+
+
+@app.command()
+def ablate(
+    detector: Annotated[str, typer.Option(help="Model whose detector every row shares.", metavar="MODEL")],
+    recipe: Annotated[str, typer.Option(help="The proposed approach.")] = "rgnn_r18_world_hard",
+    row: Annotated[list[str] | None, typer.Option(help="A row of the tables; default: all.")] = None,
+    seeds: Annotated[int, typer.Option(help="Of rows with a published gap of 3 AP or more.", min=1)] = 3,
+    iterations: Annotated[int | None, typer.Option(help="Of each row; default: the recipe's.", min=1)] = None,
+) -> None:
+    """Train every row of the RGNN paper's tables on one detector, and compare each with the proposed approach."""
+    from flows.progress import at_terminal
+    from flows.steps import command
+    from jobs.ablation import AblationJob, ablate
+    from jobs.settings import Settings
+
+    given = {"rows": tuple(row)} if row else {}
+    job = AblationJob(recipe=recipe, detector=detector, seeds=tuple(range(seeds)), iterations=iterations, **given)
+    with at_terminal() as progress:
+        done = ablate(job, Settings(), progress, command())
+    print(done.table)
+    print(f"ablation    {done.uri}")
 
 
 @app.command()
@@ -207,10 +238,13 @@ def query(
 def models(recipes: Annotated[bool, typer.Option("--recipes", help="List what can be trained.")] = False) -> None:
     """List the registered models with their figures, oldest first."""
     if recipes:
-        from jobs.recipes import RECIPES
+        from jobs.recipes import RECIPES, measured, published_ap
 
+        print(f"{'recipe':42}{'published':>10}{'measured':>10}   AP x 100; published on YouTube-VIS 2019 valid")
         for name, recipe in RECIPES.items():
-            print(f"{name:24}{(recipe.__doc__ or '').splitlines()[0]}")
+            published, ours = published_ap(name), measured(name)
+            figures = f"{'' if published is None else published:>10}{'' if ours is None else f'{100 * ours:.1f}':>10}"
+            print(f"{name:42}{figures}   {(recipe.__doc__ or '').splitlines()[0]}")
         return
     from jobs.models import registered
     from jobs.settings import Settings

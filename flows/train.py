@@ -7,6 +7,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows.steps import command, launch, mendable, run_name
+from jobs.models import find
 from jobs.recipes import build
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
@@ -19,6 +20,7 @@ def train_rgnn(
     recipe: str = "rgnn_r18_world_easy",
     data: str | None = None,
     init: str | None = None,
+    detector: str | None = None,
     resume: str | None = None,
     changes: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -28,12 +30,15 @@ def train_rgnn(
         recipe: Name of a complete run; `vis models --recipes` lists them.
         data: Folder or s3:// address of a data set in the YouTube-VIS format; recipes of drawn worlds need none.
         init: Checkpoint to start from (torchvision ResNet, YOLACT); random weights without it.
+        detector: Registered model whose detector is taken, so that only the tracker is trained.
         resume: Name of an earlier run to continue with its own recipe and data; the other parameters are not used.
         changes: Fields of the recipe to change, by dotted path, such as {"stages.0.iterations": 500}.
     """
     settings = Settings()
     store = Store.open(settings)
     given = {key: store.address(place) for key, place in {"data": data, "init": init}.items() if place}
+    if detector:
+        given["detector"] = find(store, detector)
     if resume:
         run_id, job = resume, resumable(settings, resume)
     else:

@@ -19,7 +19,10 @@ from vis_models.types import BadConfig, Config
 OBJECT_STORE_BYTES = 256 * 2**20
 """Small on purpose: frames and masks never pass through Ray's object store."""
 
-LISTEN_S = 1.0
+TICKETS_PER_CORE = 2
+"""What Ray calls CPUs are tickets here: enough that the workers never wait for Ray's own tasks."""
+
+LISTEN_S = 0.5
 """How often the notes of workers are read."""
 
 
@@ -65,8 +68,7 @@ def _connect(settings: Settings) -> None:
                 "have one started on this machine"
             ) from error
     else:
-        # CPUs are tickets, not cores: enough that the workers never wait for Ray's own tasks.
-        tickets = 2 * max(os.cpu_count() or 1, settings.workers * max(1, settings.cpus_per_worker))
+        tickets = TICKETS_PER_CORE * max(os.cpu_count() or 1, settings.workers * max(1, settings.cpus_per_worker))
         start = partial(
             ray.init, num_cpus=tickets, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet
         )
@@ -122,10 +124,13 @@ def listening(hear: Callable[[dict[str, Any]], None]) -> Iterator[Any]:
     board = Board.remote()  # type: ignore[attr-defined]
     over = threading.Event()
 
+    def take() -> None:
+        for note in ray.get(board.take.remote()):
+            hear(note)
+
     def listen() -> None:
         while not over.wait(LISTEN_S):
-            for note in ray.get(board.take.remote()):
-                hear(note)
+            take()
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
@@ -134,4 +139,5 @@ def listening(hear: Callable[[dict[str, Any]], None]) -> Iterator[Any]:
     finally:
         over.set()
         listener.join()
+        take()
         ray.kill(board)

@@ -21,18 +21,21 @@ import torch
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from jobs.cluster import Workers, cluster
+from jobs.descent import Losses, compile_convolutions, descend, learning_rate, load_batches, optimizer_of
+from jobs.models import find
 from jobs.recipes import Stage, TrainJob
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, code_version
-from jobs.watch import Board, Events, Progress, Stopwatch, relay, say
-from vis_models.checkpoints import ModelCard, build, config_hash, initialise, save_model
+from jobs.watch import Events, Progress, Stopwatch, relay, say
+from vis_models.checkpoints import ModelCard, build, config_hash, initialise, save_model, weights_hash
 from vis_models.data.annotations import VideoSet, hold_out, read_youtube_vis, split_hash
-from vis_models.data.clips import ClipSet, collate
+from vis_models.data.clips import Augmentation, ClipSet
+from vis_models.data.coco import read_labels, translate
 from vis_models.data.encoded import encode_copies
-from vis_models.data.world import WORLD_VERSION, write_youtube_vis
+from vis_models.data.mixture import Mixture
+from vis_models.data.world import write_youtube_vis
 from vis_models.metrics.detector import frame_mask_ap
 from vis_models.types import BadConfig
 
@@ -66,7 +69,7 @@ def train(
     weights = None
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # how long a checkpoint waits for its answer
     with cluster(settings) as workers:
-        for stage in job.stages:
+        for stage in stages(job):
             done = train_stage(job, stage, data, settings, workers, run_id, weights, report)
             weights, metrics = done["weights"], metrics | done["metrics"]
             if stage.part == "detector":
@@ -75,13 +78,17 @@ def train(
     return register(job, settings, run_id, data, weights, metrics, command)
 
 
+def stages(job: TrainJob) -> tuple[Stage, ...]:
+    """What is left to train: with another run's detector everything but the detector."""
+    return tuple(stage for stage in job.stages if stage.part != "detector" or not job.detector)
+
+
 def freeze(job: TrainJob, store: Store, run_id: str) -> None:
     """Write the run's spec, or make sure that a run of this name has the same one."""
     key = f"{LAYOUT}/runs/{run_id}/spec.json"
-    spec = json.loads(job.model_dump_json())
     if not store.exists(key):
-        store.write_json(key, spec)
-    elif store.read_json(key) != spec:
+        store.write_json(key, json.loads(job.model_dump_json()))
+    elif TrainJob.model_validate(store.read_json(key)) != job:  # a field that is new since then has its default
         raise BadConfig(
             f"run {run_id} was started with another recipe or other fields, see {store.uri(key)}. "
             "Resume it without changes (`vis train --resume`), or start a new run."
@@ -112,7 +119,7 @@ def prepare_data(job: TrainJob, settings: Settings, progress: Progress) -> Data:
             "holding train.json and the frames under train/JPEGImages"
         )
     world = job.world
-    name = f"{world.world.level}-v{WORLD_VERSION}-{config_hash(world.model_dump())}"
+    name = f"{world.world.level}-v{world.world.version}-{config_hash(world.model_dump())}"
     folder = world_folder(settings) / name
     write_youtube_vis(world.world, folder, world.train_videos, world.val_videos, progress)
     return Data(str(folder), f"world {name}")
@@ -145,6 +152,31 @@ def read_data(job: TrainJob, data: Data, store: Store) -> tuple[VideoSet, VideoS
     return train_set, val_set
 
 
+def read_extra(job: TrainJob, main: VideoSet, store: Store) -> tuple[tuple[VideoSet, ...], str]:
+    """The job's extra sets in the categories of the main one, and what was found and dropped, in words."""
+    sets, words = [], []
+    for part in job.extra:
+        frames = store.local_copy(part.frames) if part.frames else None
+        read, dropped = translate(read_labels(store.local_copy(part.labels), frames), main.categories, part.names)
+        read.require_labels()
+        sets.append(read)
+        words.append(
+            f"{part.labels}: {sum(bool(video.tracks) for video in read.videos)} of {len(read.videos)} have labels"
+            + "".join(f", {count} x {name} dropped" for name, count in sorted(dropped.items()))
+        )
+    return tuple(sets), "; ".join(words)
+
+
+def samples_of(job: TrainJob, stage: Stage, train_set: VideoSet, extra: tuple[VideoSet, ...]) -> ClipSet | Mixture:
+    """The stream of clips of a stage: of the main set, or of all sets where the stage mixes them."""
+    size = job.config.detector.image_size
+    sets = [ClipSet(part, stage.clip_length, size, stage.augmentation, job.seed) for part in (train_set, *extra)]
+    if not extra or not stage.mixture_epoch:
+        return sets[0]
+    chances = [part.chance for part in job.extra]
+    return Mixture(tuple(sets), (1 - sum(chances), *chances), stage.mixture_epoch, job.seed)
+
+
 def train_stage(
     job: TrainJob,
     stage: Stage,
@@ -170,13 +202,30 @@ def train_stage(
             "choose another number of workers (VIS_WORKERS)"
         )
     train_set, _ = read_data(job, data, store)  # complains here, before a worker starts
-    train_set.check_frames()
-    board = Board.options(num_cpus=0).remote()  # type: ignore[attr-defined]
+    extra, found = read_extra(job, train_set, store) if stage.mixture_epoch else ((), "")
+    for part in (train_set, *extra):
+        part.check_frames()
+    samples_of(job, stage, train_set, extra)
+    if found:
+        progress(f"train {stage.name}", 0, stage.iterations, {"note": found})
+    with relay(stage, progress) as board:
 
-    def work() -> None:
-        train_on_worker(job, stage, data, settings, workers, folder, start, board)
+        def work() -> None:
+            train_on_worker(job, stage, data, settings, workers, folder, start, board)
 
-    trainer = TorchTrainer(
+        result = _trainer(work, stage, store, workers, run_id).fit()
+    if result.checkpoint is None or result.metrics is None:
+        raise RuntimeError(f"stage {stage.name} of run {run_id} ended without a checkpoint")
+    weights = f"{folder}/{WEIGHTS}"
+    with result.checkpoint.as_directory() as checkpoint:
+        store.write_bytes(weights, (Path(checkpoint) / WEIGHTS).read_bytes())
+    done = {"weights": weights, "metrics": result.metrics}
+    store.write_json(f"{folder}/done.json", done)
+    return done
+
+
+def _trainer(work: Callable[[], None], stage: Stage, store: Store, workers: Workers, run_id: str) -> TorchTrainer:
+    return TorchTrainer(
         work,
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.count,
@@ -191,16 +240,6 @@ def train_stage(
             failure_config=ray.train.FailureConfig(max_failures=8),
         ),
     )
-    with relay(board, stage, progress):
-        result = trainer.fit()
-    if result.checkpoint is None or result.metrics is None:
-        raise RuntimeError(f"stage {stage.name} of run {run_id} ended without a checkpoint")
-    weights = f"{folder}/{WEIGHTS}"
-    with result.checkpoint.as_directory() as checkpoint:
-        store.write_bytes(weights, (Path(checkpoint) / WEIGHTS).read_bytes())
-    done = {"weights": weights, "metrics": result.metrics}
-    store.write_json(f"{folder}/done.json", done)
-    return done
 
 
 def check_gate(job: TrainJob, metrics: dict[str, float]) -> None:
@@ -236,7 +275,8 @@ def register(
                 recipe=job.recipe,
                 run_id=run_id,
                 commit=code_version(),
-                data=f"{data.name}, split {split_hash(train_set, val_set)}",
+                data=f"{data.name}, split {split_hash(train_set, val_set)}"
+                + "".join(f", {part.labels} at {part.chance:g}" for part in job.extra),
                 command=command,
                 created_at=datetime.now(UTC),
                 metrics={name: value for name, value in metrics.items() if name != "iteration"},
@@ -273,10 +313,14 @@ def train_on_worker(
     torch.set_num_threads(workers.cpus)
     device = get_device()
     train_set, val_set = read_data(job, data, store)
+    extra = read_extra(job, train_set, store)[0] if stage.mixture_epoch else ()
     torch.manual_seed(job.seed)
     model: Any = build(job.model, sized(job, train_set))
     if start:
         model.load_state_dict(_tensors(store, start))
+    elif job.detector:
+        folder_of_model = store.local_copy(find(store, job.detector))
+        say(board, rank, {"note": f"detector: {initialise(model.detector, folder_of_model / WEIGHTS)}"})
     elif job.init:
         say(board, rank, {"note": str(initialise(model.detector, store.local_copy(job.init)))})
     else:
@@ -286,34 +330,31 @@ def train_on_worker(
     part.train()
     if stage.part == "detector":
         part.requires_grad_(True)
-    optimizer = _optimizer(stage, part)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # every batch has the same shapes
+        if stage.compile:
+            compile_convolutions(model.detector)
+    optimizer = optimizer_of(stage, part)
     first = _restore(model, optimizer)
+    if first:
+        say(board, rank, {"note": f"goes on after iteration {first}"})
     share = (rank, workers.count)
-    batches, losses = _batches(job, stage, model, part, train_set, share, device, first, board)
+    videos = f"{data.name} {split_hash(train_set, val_set)}"
+    clips = samples_of(job, stage, train_set, extra)
+    batches, losses = _batches(job, stage, model, part, clips, share, device, first, board, settings, videos)
     module = prepare_model(losses, parallel_strategy="ddp" if workers.count > 1 else None)
     events = Events(store, folder, rank)
     watch = Stopwatch()
-    for iteration, batch in enumerate(batches, start=first):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(stage, iteration)
-        torch.manual_seed(hash((job.seed, rank, iteration)))  # dropout is the same again after a resume
-        with torch.autocast(device.type, torch.bfloat16, enabled=stage.precision == "bf16"):
-            terms = module(*batch)
-            loss = sum(terms.values())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if stage.clip_gradient:
-            nn.utils.clip_grad_norm_(part.parameters(), stage.clip_gradient)
-        optimizer.step()
-        done = iteration + 1
+    for done, terms in descend(stage, (job.seed, rank), module, optimizer, watch.waits_for(batches), first):
         if watch.due() or done == stage.iterations:
             values = {name: float(term) for name, term in terms.items()}
             if not math.isfinite(sum(values.values())):
                 raise FloatingPointError(f"loss of {job.recipe}, stage {stage.name}, iteration {done}: {values}")
-            say(board, rank, {"done": done, "loss": sum(values.values()), "it_per_s": watch.rate(done - first)})
-            events.write(done, values | {"learning_rate": learning_rate(stage, iteration)})
+            speed = {"it_per_s": watch.rate(done - first), "waiting": watch.waiting()}
+            say(board, rank, {"done": done, "loss": sum(values.values())} | speed)
+            events.write(done, values | speed | {"learning_rate": learning_rate(stage, done - 1)})
         if done % stage.checkpoint_every == 0 or done == stage.iterations:
-            metrics: dict[str, float] = {"iteration": done, "loss": float(loss)}
+            metrics: dict[str, float] = {"iteration": done, "loss": float(sum(terms.values()))}
             if done == stage.iterations and stage.part == "detector" and rank == 0:
                 say(board, rank, {"note": f"scoring the detector on {job.gate_frames} validation frames"})
                 metrics |= frame_mask_ap(model.detector, val_set, job.gate_frames, device)
@@ -322,27 +363,14 @@ def train_on_worker(
             _checkpoint(model, optimizer, done, metrics, rank)
 
 
-def learning_rate(stage: Stage, iteration: int) -> float:
-    """Of one iteration: warm-up, then constant, in drops, or along a cosine."""
-    if iteration < stage.warm_up:
-        return stage.learning_rate * (iteration + 1) / stage.warm_up
-    share = iteration / stage.iterations
-    if stage.cosine:
-        past = (iteration - stage.warm_up) / max(stage.iterations - stage.warm_up, 1)
-        return stage.learning_rate * (1 + math.cos(math.pi * past)) / 2
-    return stage.learning_rate / 5 ** sum(share >= drop for drop in stage.drops)
-
-
-class Losses(nn.Module):
-    """A loss as a module's `forward`, which is what data-parallel training wraps."""
-
-    def __init__(self, part: nn.Module, loss: Callable[..., dict[str, Tensor]]) -> None:
-        super().__init__()
-        self.part = part
-        self.loss = loss
-
-    def forward(self, *batch: Any) -> dict[str, Tensor]:
-        return self.loss(*batch)
+def encodings_folder(settings: Settings, model: Any, videos: str, augmentation: Augmentation) -> Path:
+    """Where encoded copies lie on this machine: the same folder for the same detector, videos and augmentation."""
+    what = model.config.encoding | {
+        "weights": weights_hash(model.detector),
+        "videos": videos,
+        "augmentation": augmentation.model_dump(mode="json", exclude_none=True),
+    }
+    return settings.scratch.expanduser() / "encodings" / config_hash(what)
 
 
 def _batches(
@@ -350,25 +378,29 @@ def _batches(
     stage: Stage,
     model: Any,
     part: Any,
-    train_set: VideoSet,
+    clips: ClipSet | Mixture,
     share: tuple[int, int],
     device: torch.device,
     first: int,
     board: Any,
+    settings: Settings,
+    videos: str,
 ) -> tuple[Iterator[tuple], Losses]:
     """This worker's share of every global batch from iteration `first` on, and the loss that takes it.
 
     Without cached copies sample n of a run is the same for any number of workers.
     """
     rank, workers = share
-    clips = ClipSet(train_set, stage.clip_length, job.config.detector.image_size, stage.augmentation, job.seed)
     each = stage.batch_size // workers
     if stage.cached_copies:
+        assert isinstance(clips, ClipSet)  # a stage cannot have both
         model.eval()
         cached = encode_copies(
             clips,
             stage.cached_copies,
+            model.encoded,
             lambda one: model.encode_clips(one.to(device)),
+            encodings_folder(settings, model, videos, stage.augmentation),
             share,
             lambda done, total: say(board, rank, {"encoded": done, "of": total}),
         )
@@ -385,19 +417,8 @@ def _batches(
         list(range(iteration * stage.batch_size + rank * each, iteration * stage.batch_size + (rank + 1) * each))
         for iteration in range(first, stage.iterations)
     ]
-    loader: DataLoader[Any] = DataLoader(
-        clips,  # type: ignore[arg-type]  # any object with __getitem__ will do beside a batch sampler
-        batch_sampler=samples,
-        collate_fn=collate,
-        num_workers=max(torch.get_num_threads() - 1, 1) if device.type == "cuda" else 0,
-    )
-    return ((clip.to(device),) for clip in loader), Losses(part, part.loss)
-
-
-def _optimizer(stage: Stage, part: nn.Module) -> torch.optim.Optimizer:
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[stage.optimizer]
-    trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
-    return kind(trained, lr=stage.learning_rate, weight_decay=stage.weight_decay, fused=True)
+    processes = max(torch.get_num_threads() - 1, 1) if device.type == "cuda" else 0
+    return ((clip,) for clip in load_batches(clips, samples, device, processes)), Losses(part, part.loss)
 
 
 def _restore(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:

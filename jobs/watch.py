@@ -1,20 +1,20 @@
 """What a training run shows while it runs: how far it is for the driver, curves for TensorBoard."""
 
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import ray
 from tensorboardX import SummaryWriter
 
+from jobs.cluster import listening
 from jobs.recipes import Stage
 from jobs.store import Store
 
 REPORT_EVERY_S = 1.0
+Item = TypeVar("Item")
 Progress = Callable[[str, int, int, dict[str, Any]], None]
 
 
@@ -40,10 +40,11 @@ class Events:
 
 
 class Stopwatch:
-    """When it is time to say something, and how fast it goes."""
+    """When it is time to say something, how fast it goes, and how much of the time passes waiting."""
 
     def __init__(self) -> None:
         self.start = self.last = time.monotonic()
+        self.waited_s = 0.0
 
     def due(self) -> bool:
         now = time.monotonic()
@@ -55,20 +56,21 @@ class Stopwatch:
     def rate(self, iterations: int) -> float:
         return iterations / max(time.monotonic() - self.start, 1e-9)
 
+    def waits_for(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items; the time from asking for one until it comes counts as waiting."""
+        ahead = iter(items)
+        while True:
+            asked = time.monotonic()
+            try:
+                item = next(ahead)
+            except StopIteration:
+                return
+            self.waited_s += time.monotonic() - asked
+            yield item
 
-@ray.remote
-class Board:
-    """Where the first worker writes how far it is, and the driver reads it."""
-
-    def __init__(self) -> None:
-        self.notes: list[dict[str, Any]] = []
-
-    def write(self, note: dict[str, Any]) -> None:
-        self.notes.append(note)
-
-    def take(self) -> list[dict[str, Any]]:
-        notes, self.notes = self.notes, []
-        return notes
+    def waiting(self) -> float:
+        """Share of the time so far, 0 to 1."""
+        return self.waited_s / max(time.monotonic() - self.start, 1e-9)
 
 
 def say(board: Any, rank: int, note: dict[str, Any]) -> None:
@@ -77,27 +79,15 @@ def say(board: Any, rank: int, note: dict[str, Any]) -> None:
 
 
 @contextmanager
-def relay(board: Any, stage: Stage, progress: Progress) -> Iterator[None]:
-    """Pass on what the workers say while the driver waits for them."""
-    over = threading.Event()
+def relay(stage: Stage, progress: Progress) -> Iterator[Any]:
+    """A board for `say`; what the workers say on it is passed on while the driver waits for them."""
 
-    def pass_on() -> None:
-        for note in ray.get(board.take.remote()):
-            if "encoded" in note:
-                progress(f"encode for {stage.name}", note["encoded"], note["of"], {})
-            else:
-                info = {key: value for key, value in note.items() if key != "done"}
-                progress(f"train {stage.name}", note.get("done", 0), stage.iterations, info)
+    def hear(note: dict[str, Any]) -> None:
+        if "encoded" in note:
+            progress(f"encode for {stage.name}", note["encoded"], note["of"], {})
+        else:
+            info = {key: value for key, value in note.items() if key != "done"}
+            progress(f"train {stage.name}", note.get("done", 0), stage.iterations, info)
 
-    def listen() -> None:
-        while not over.wait(0.5):
-            pass_on()
-
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
-    try:
-        yield
-    finally:
-        over.set()
-        listener.join()
-        pass_on()
+    with listening(hear) as board:
+        yield board

@@ -1,6 +1,7 @@
 """Imports go flows -> jobs -> vis_models and never back, and the models stay free of cluster, server and network."""
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,3 +42,57 @@ def test_models_import_nothing_of_cluster_server_or_network():
 
 def test_jobs_do_not_know_prefect():
     assert [str(path) for path, name in imports("jobs") if name == "prefect"] == []
+
+
+ONLY = """
+import pkgutil, sys
+
+ALLOWED = set(sys.stdlib_module_names) | set(sys.argv[1].split())
+
+class Absent:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ALLOWED or name.startswith("_sysconfigdata"):  # the standard library's, by platform
+            return self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = [Absent(finder) for finder in sys.meta_path]
+import vis_models
+
+for module in pkgutil.walk_packages(vis_models.__path__, "vis_models."):
+    __import__(module.name)
+    print(module.name)
+for name in sys.argv[2].split():
+    __import__(name)
+for name in "ray prefect fsspec typer duckdb rich beartype torchvision".split():
+    assert name not in sys.modules
+    try:
+        __import__(name)
+    except ModuleNotFoundError:
+        pass
+    else:
+        raise AssertionError(f"{name} is not absent: this test proves nothing")
+"""
+BROUGHT_ALONG = {
+    "torch": {"torchgen", "functorch", "typing_extensions"},
+    "jaxtyping": {"wadler_lindig"},
+    "pydantic": {"pydantic_core", "annotated_types", "typing_extensions", "typing_inspection"},
+}
+"""What needs nothing of its own: it comes with one of those that the models need."""
+
+
+def test_every_module_of_the_models_imports_where_nothing_else_is_installed():
+    """Of the whole house only the models, and what measures them on a GPU, must run where there is no cluster."""
+    present = (MODELS_NEED - {"scipy"}).union({"vis_models", "jobs", "tests"}, *BROUGHT_ALONG.values())
+    alone = "jobs.recipes jobs.descent tests.bench_gpu"
+    done = subprocess.run(
+        [sys.executable, "-c", ONLY, " ".join(present), alone], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    files = sorted((REPOSITORY / "vis_models").rglob("*.py"))
+    modules = {".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__") for path in files}
+    assert set(done.stdout.split()) == modules - {"vis_models"}

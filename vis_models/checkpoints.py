@@ -317,6 +317,15 @@ def describe(card: ModelCard) -> str:
     return f"{card.name}  {card.model}  {len(card.classes)} classes  {card.created_at:%Y-%m-%d %H:%M}  {metrics}"
 
 
+def weights_hash(model: nn.Module) -> str:
+    """A short, stable name for weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
 def config_hash(config: dict[str, Any]) -> str:
     """A short, stable name for a config."""
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]

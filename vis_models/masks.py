@@ -87,6 +87,9 @@ def from_coco(segmentation: Any, height_px: int, width_px: int) -> bytes | None:
     if not segmentation:
         return None
     if isinstance(segmentation, list):
+        for polygon in segmentation:  # pycocotools would take four numbers for a box
+            if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+                raise BadConfig(f"a polygon is a list x, y, x, y, ... of 3 points or more, got {str(polygon)[:60]}")
         return coco.merge(coco.frPyObjects(segmentation, height_px, width_px))["counts"]
     if not isinstance(segmentation, dict) or "counts" not in segmentation:
         raise BadConfig(f"a segmentation is null, RLE or polygons, got {str(segmentation)[:60]!r}")

@@ -11,7 +11,7 @@ D channels of an embedding, A channels of an appearance, C classes with backgrou
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from math import exp, log, pi
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -113,6 +113,12 @@ class RgnnConfig(Config):
         )
 
     @property
+    def encoding(self) -> dict[str, Any]:
+        """Every field that decides what `Rgnn.encode_clips` returns, besides the weights."""
+        names = {"detector", "detections", "min_score", "nms_iou", "mask_pooling", "loss_stride"}
+        return self.model_dump(mode="json", include=names)
+
+    @property
     def has_gaussian(self) -> bool:
         """Whether tracks have a Gaussian over appearances with which detections are compared."""
         return self.appearance in ("gaussian", "constant_variance", "lstm")
@@ -193,6 +199,8 @@ class Decisions:
 class Rgnn(nn.Module):
     """A `VideoModel`. The detector is frozen here: `Yolact.loss` trains it in stage 1, `Rgnn.loss` the rest."""
 
+    encoded = RgnnEncoded
+    """What `encode` returns."""
     initial_variance_logit: Float[Tensor, " A"]
     """Of a new track; not trained."""
     empty_initial_variance_logit: Float[Tensor, " A"]
@@ -689,8 +697,9 @@ class Rgnn(nn.Module):
     ) -> Float[Tensor, ""]:
         """Lovasz-softmax of background and tracks against the annotations that tracks own, over all frames at once."""
         where = seen.nonzero()
-        logits = encoded.mask_logits.new_full((*seen.shape, *encoded.mask_logits.shape[-2:]), NO_MASK_LOGIT)
-        logits = logits.index_put(where.unbind(1), self.weigh_masks(encoded, detection, embedding, where))
+        weighed = self.weigh_masks(encoded, detection, embedding, where)
+        logits = weighed.new_full((*seen.shape, *weighed.shape[-2:]), NO_MASK_LOGIT)
+        logits = logits.index_put(where.unbind(1), weighed)
         logits = torch.cat([torch.full_like(logits[:, :1], BACKGROUND_LOGIT), logits], 1)
         slots = torch.arange(1, seen.shape[1] + 1, device=seen.device)
         annotations = torch.arange(truth.shape[1], device=seen.device)

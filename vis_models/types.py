@@ -96,6 +96,11 @@ class Rows:
         move = (getattr(self, field.name) for field in fields(self))
         return type(self)(*(v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in move))
 
+    def pin_memory(self: RowsLike) -> RowsLike:
+        """In host memory that a GPU can copy from while it computes."""
+        columns = (getattr(self, field.name) for field in fields(self))
+        return type(self)(*(v.pin_memory() if isinstance(v, Tensor) else v for v in columns))
+
     @classmethod
     def join(cls: type[RowsLike], parts: Sequence[RowsLike]) -> RowsLike:
         columns = zip(*([getattr(part, field.name) for field in fields(cls)] for part in parts), strict=True)
@@ -124,6 +129,9 @@ class Clips:
 
     def to(self, device: torch.device | str) -> "Clips":
         return Clips(self.frames.to(device, non_blocking=True), self.objects.to(device))
+
+    def pin_memory(self) -> "Clips":
+        return Clips(self.frames.pin_memory(), self.objects.pin_memory())
 
 
 @dataclass(frozen=True)

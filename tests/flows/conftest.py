@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.conftest import REPOSITORY
 
@@ -95,12 +96,14 @@ def vis(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def films(vis: Program) -> Path:
-    """Two drawn films, one that ends early, one that is none."""
+    """Three drawn films, one that is none, and a folder of frames with damage."""
     folder = vis.folder / "films"
     vis("world", folder, "--archive", 3, "--frames", 8)
-    whole = (folder / "000000.mp4").read_bytes()
-    (folder / "torn.mp4").write_bytes(whole[: len(whole) * 2 // 3])
     (folder / "text.mp4").write_text("no film")
+    (folder / "frames").mkdir()
+    for number in range(4):
+        Image.new("RGB", (160, 96), (0, 60 * number, 0)).save(folder / f"frames/{number:05d}.jpg")
+    (folder / "frames/00003.jpg").write_bytes(b"")
     return folder
 
 

@@ -1,6 +1,8 @@
 import pytest
 
-from jobs.recipes import RECIPES, build
+from jobs.descent import learning_rate
+from jobs.recipes import RECIPES, ExtraData, build
+from vis_models.data.annotations import HoldOut
 from vis_models.types import BadConfig
 
 pytestmark = pytest.mark.unit
@@ -12,19 +14,72 @@ def test_every_recipe_is_listed_under_its_own_name_with_its_command():
         assert f"vis train --recipe {name}" in (recipe.__doc__ or "")
 
 
-def test_the_recipe_of_the_paper_has_its_numbers():
-    job = build("rgnn_r50_ytvis2019")
-    detector, tracker = job.stages
-    assert (detector.iterations, detector.batch_size, detector.learning_rate) == (111960, 8, 5e-5)
-    assert (tracker.iterations, tracker.batch_size, tracker.clip_length, tracker.learning_rate) == (94950, 4, 10, 2e-4)
+PAPER = ["rgnn_r50_ytvis2019", "rgnn_r101_ytvis2019"]
+
+
+@pytest.mark.parametrize("recipe", PAPER)
+def test_the_first_stage_of_the_paper_has_its_numbers(recipe: str):
+    stage = build(recipe).stages[0]
+    assert (stage.part, stage.iterations, stage.batch_size, stage.clip_length) == ("detector", 111_960, 8, 1)
+    assert (stage.optimizer, stage.weight_decay, stage.warm_up, stage.clip_gradient) == ("adam", 1e-4, 0, None)
+    rates = {0: 5e-5, 60 * 933 - 1: 5e-5, 60 * 933: 1e-5, 90 * 933 - 1: 1e-5, 90 * 933: 2e-6, 111_959: 2e-6}
+    assert {at: learning_rate(stage, at) for at in rates} == pytest.approx(rates)
+    assert stage.mixture_epoch == 7468 // 8 * 8
+    assert stage.checkpoint_every == 933
+
+
+@pytest.mark.parametrize("recipe", PAPER)
+def test_the_second_stage_of_the_paper_has_its_numbers(recipe: str):
+    job = build(recipe)
+    stage = job.stages[1]
+    assert (stage.part, stage.iterations, stage.batch_size, stage.clip_length) == ("whole", 94_950, 4, 10)
+    assert (stage.optimizer, stage.weight_decay, stage.warm_up, stage.clip_gradient) == ("adam", 1e-4, 0, None)
+    assert {learning_rate(stage, at) for at in (0, 633, 50_000, 94_949)} == {2e-4}
+    assert (stage.mixture_epoch, stage.cached_copies) == (None, 0)
+    assert job.config.frame_weights == pytest.approx([0.285 * 0.8 ** (11 - frame) for frame in range(1, 11)], abs=1e-6)
+    assert job.config.frame_weights[0] == pytest.approx(0.031, abs=1e-3)
+    assert job.config.frame_weights[-1] == pytest.approx(0.228, abs=1e-3)
+    assert sum(job.config.frame_weights) == pytest.approx(1.018, abs=1e-3)
+
+
+@pytest.mark.parametrize(("recipe", "depth"), zip(PAPER, (50, 101), strict=True))
+def test_the_model_of_the_paper_has_its_sizes(recipe: str, depth: int):
+    job = build(recipe)
     assert job.config.detector.image_size == (480, 864)
+    assert job.config.detector.backbone.depth == depth
     assert (job.config.tracks, job.config.detections, job.config.embedding, job.config.appearance_channels) == (
         24,
         16,
         128,
         512,
     )
-    assert sum(job.config.frame_weights) == pytest.approx(1.018, abs=1e-3)
+    assert (job.config.detector.dropout, job.config.dropout) == (0.1, 0.1)
+    assert job.hold_out == HoldOut(rule="rgnn")
+    for stage in job.stages:
+        assert (stage.augmentation.fit, stage.augmentation.scale) == ((720, 1280), (0.475, 1.0))
+        assert (stage.augmentation.horizontal_flip, stage.augmentation.vertical_flip) == (0.5, 0.0)
+
+
+def test_the_paper_is_one_model_on_two_backbones():
+    small, large = (build(recipe).model_dump(exclude={"recipe"}) for recipe in PAPER)
+    large["config"]["detector"]["backbone"]["depth"] = 50
+    assert small == large
+
+
+def test_extra_data_is_given_from_outside():
+    extra = [{"labels": "images.json", "chance": 0.75, "names": {"Man": "person"}}]
+    job = build("rgnn_r50_ytvis2019", {"extra": extra})
+    assert job.extra == (ExtraData(labels="images.json", chance=0.75, names={"Man": "person"}),)
+
+
+def test_extra_data_that_no_stage_would_see_is_refused():
+    extra = [{"labels": "images.json", "chance": 0.75}]
+    with pytest.raises(BadConfig, match="no stage mixes the extra data in"):
+        build("rgnn_r18_world_tiny", {"extra": extra})
+    with pytest.raises(BadConfig, match="leave none for the main one"):
+        build("rgnn_r50_ytvis2019", {"extra": extra * 2})
+    with pytest.raises(BadConfig, match="cached copies are of the main set alone"):
+        build("rgnn_r50_ytvis2019", {"stages.0.cached_copies": 1})
 
 
 def test_a_field_is_changed_by_its_dotted_path():

@@ -1,5 +1,6 @@
 """Two stages on a real Ray: what is learned does not depend on how many workers there are or how often they die."""
 
+import json
 import os
 import signal
 import threading
@@ -7,15 +8,22 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load
 
+from jobs.descent import learning_rate
 from jobs.recipes import TrainJob, build
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
-from jobs.train import check_gate, freeze, learning_rate, prepare_data, read_data, resumable, train
+from jobs.train import check_gate, freeze, prepare_data, read_data, read_extra, resumable, samples_of, train
 from vis_models.checkpoints import load_model
+from vis_models.data.annotations import read_youtube_vis
+from vis_models.data.clips import ClipSet
+from vis_models.data.mixture import Mixture
+from vis_models.data.world import WorldConfig, write_youtube_vis
 from vis_models.types import BadConfig
 
 
@@ -115,6 +123,63 @@ def test_a_run_ends_in_a_model_folder_with_its_story_and_curves(tmp_path: Path, 
     started = time.monotonic()
     assert train(small, given, "run-1").sha256 == card.sha256  # everything is there already
     assert time.monotonic() - started < 30
+
+
+def test_a_stage_mixes_labelled_images_with_the_videos_and_says_what_it_dropped(tmp_path: Path, local_ray: None):
+    labels = images_of_discs(tmp_path)
+    extra = [{"labels": str(labels), "chance": 0.75}]
+    mixing = job((0,), **{"extra": extra, "stages.0.mixture_epoch": 24, "stages.0.iterations": 2})
+    told: list[dict[str, Any]] = []
+    card = train(mixing, settings(tmp_path), "mixed", lambda stage, done, total, info: told.append(info))
+    assert f"{labels}: 5 of 6 have labels, 1 x Drum dropped" in [info.get("note") for info in told]
+    assert card.data.endswith(f", {labels} at 0.75")
+    speeds = [info for info in told if "it_per_s" in info]
+    assert speeds
+    assert all(0 < info["waiting"] < 1 and info["it_per_s"] > 0 for info in speeds)
+
+
+@pytest.mark.unit
+def test_the_samples_of_a_mixing_stage_come_from_all_sets_with_their_chances(tmp_path: Path):
+    world = WorldConfig(height=48, width=72, frames=2)
+    write_youtube_vis(world, tmp_path / "world", 4, 1)
+    main = read_youtube_vis(tmp_path / "world" / "train.json")
+    labels = images_of_discs(tmp_path)
+    mixing = job((0,), **{"extra": [{"labels": str(labels), "chance": 0.6}], "stages.0.mixture_epoch": 8})
+    extra, _ = read_extra(mixing, main, Store.open(settings(tmp_path)))
+    samples = samples_of(mixing, mixing.stages[0], main, extra)
+    assert isinstance(samples, Mixture)
+    assert (samples.counts, samples.epoch, samples.seed) == ((4, 5), 8, mixing.seed)
+    assert samples.chances == pytest.approx((0.4, 0.6))
+    assert isinstance(samples_of(mixing, mixing.stages[0], main, ()), ClipSet)
+
+
+def images_of_discs(folder: Path) -> Path:
+    """Six grey images of 60x50 px with a light square each, that a COCO file calls a disc; the last one is a drum."""
+    document: dict[str, Any] = {"images": [], "annotations": []}
+    document["categories"] = [{"id": 1, "name": "Drum"}, {"id": 7, "name": "Disc"}]
+    for number in range(6):
+        picture = np.full((50, 60, 3), 90, np.uint8)
+        picture[10:30, 20:40] = 240
+        Image.fromarray(picture).save(folder / f"{number}.png")
+        document["images"].append({"id": number, "height": 50, "width": 60, "file_name": f"{number}.png"})
+        polygon = [[20, 10, 40, 10, 40, 30, 20, 30]]
+        category = 1 if number == 5 else 7
+        document["annotations"].append(
+            {"id": number, "image_id": number, "category_id": category, "segmentation": polygon}
+        )
+    (folder / "images.json").write_text(json.dumps(document))
+    return folder / "images.json"
+
+
+@pytest.mark.unit
+def test_a_run_from_before_a_field_existed_can_be_resumed(tmp_path: Path):
+    store, tiny = Store.open(settings(tmp_path)), job((0,))
+    spec = tiny.model_dump(mode="json")
+    del spec["extra"], spec["stages"][0]["compile"]
+    store.write_json(f"{LAYOUT}/runs/old/spec.json", spec)
+    freeze(resumable(settings(tmp_path), "old"), store, "old")
+    with pytest.raises(BadConfig, match="started with another recipe"):
+        freeze(tiny.model_copy(update={"seed": 1}), store, "old")
 
 
 @pytest.mark.unit

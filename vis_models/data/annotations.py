@@ -5,13 +5,11 @@ iscrowd, segmentations[T]}`, T = len(file_names). A segmentation is null where t
 compressed RLE, RLE with a list of counts, or polygons. Sizes come from the video, never from the annotation.
 """
 
-import gzip
 import hashlib
 import json
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,7 +17,7 @@ from PIL import Image
 from pydantic import Field
 
 from vis_models import masks
-from vis_models.data.json_entries import FORMAT_REMEDY, Entry, complaint, unique
+from vis_models.data.json_entries import FORMAT_REMEDY, Entry, complaint, load_json, unique
 from vis_models.types import Config
 
 
@@ -124,7 +122,7 @@ def read_youtube_vis(json_path: Path | str, frames_dir: Path | str | None = None
         BadConfig: no such file, broken JSON, or an entry that contradicts the format or another entry.
     """
     path = Path(json_path)
-    whole = Entry(_load(path), str(path))
+    whole = Entry(load_json(path, "a YouTube-VIS JSON", "videos and categories"), str(path))
     names = {number: entry.text("name") for number, entry in unique(whole.entries("categories")).items()}
     videos = {number: _video(number, entry) for number, entry in unique(whole.entries("videos")).items()}
     tracks: dict[int, list[TrackLabel]] = {number: [] for number in videos}
@@ -152,7 +150,7 @@ def _video(number: int, entry: Entry) -> AnnotatedVideo:
     height, width, names = entry.integer("height"), entry.integer("width"), entry.list("file_names")
     if min(height, width) < 1:
         raise complaint(entry.where, "a size in pixels", f"{width}x{height}", FORMAT_REMEDY)
-    if not names or not all(isinstance(name, str) and _stays_inside(name) for name in names):
+    if not names or not all(isinstance(name, str) and stays_inside(name) for name in names):
         raise complaint(f"{entry.where}, file_names", "relative paths, at least one", f"{names[:3]}", FORMAT_REMEDY)
     if entry.value.get("length", len(names)) != len(names):
         got = f"{len(names)} of them"
@@ -160,7 +158,8 @@ def _video(number: int, entry: Entry) -> AnnotatedVideo:
     return AnnotatedVideo(number, height, width, tuple(names), frames_dir=Path(), tracks=())
 
 
-def _stays_inside(name: str) -> bool:
+def stays_inside(name: str) -> bool:
+    """Whether a file name of a JSON from outside leads to a place below the folder it is relative to."""
     path = PurePosixPath(name.replace("\\", "/"))
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]
 
@@ -183,21 +182,6 @@ def _rles(entry: Entry, video: AnnotatedVideo) -> tuple[bytes | None, ...]:
             remedy = "Convert this mask, or the whole file, to the size of the video's frames."
             raise complaint(f"{where}, frame {frame}", expected, str(error), remedy) from error
     return tuple(rles)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    again = "Copy the file again; it may be cut off."
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = json.load(file)
-    except FileNotFoundError as error:
-        raise complaint(str(path), "a YouTube-VIS JSON", "no such file", "Check the path.") from error
-    except (ValueError, OSError, EOFError, zlib.error) as error:
-        raise complaint(str(path), "a YouTube-VIS JSON", f"{type(error).__name__}: {error}", again) from error
-    if not isinstance(content, dict):
-        remedy = "A list is how results are written: give the annotation file."
-        raise complaint(str(path), "an object with videos and categories", f"a {type(content).__name__}", remedy)
-    return content
 
 
 def _guess_frames_dir(path: Path, videos: dict[int, AnnotatedVideo]) -> Path:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, UInt8
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from vis_models import masks as mask_ops
 from vis_models.data.annotations import AnnotatedVideo, VideoSet
@@ -24,7 +24,9 @@ class Augmentation(Config):
     """Random changes of a clip, the same for all its frames."""
 
     scale: tuple[float, float] = (1.0, 1.0)
-    """Isotropic scale, drawn uniformly: 1 fits the whole frame into the model's input."""
+    """Isotropic scale, drawn uniformly: at 1 a frame just covers the model's input or, where it is set, fills `fit`."""
+    fit: tuple[PositiveInt, PositiveInt] | None = None
+    """(height, width) in pixels: what a frame of any size is first scaled to fit into, its aspect kept."""
     horizontal_flip: float = Field(0.5, ge=0, le=1)
     """Probability."""
     vertical_flip: float = Field(0.0, ge=0, le=1)
@@ -53,13 +55,16 @@ def draw_change(
 ) -> Change:
     """Draw one change for frames of size `source` (height, width) that become `target`.
 
-    At scale 1 with one aspect ratio the frame is resized to the target as a whole. Otherwise a frame larger than the
+    At scale 1 and without `fit` the frame is resized to the target as a whole. Otherwise a frame larger than the
     target is cropped at random, a smaller one is centred (Johnander et al., section C.2).
     """
     scale = rng.uniform(*config.scale)
-    fit = max(target[0] / source[0], target[1] / source[1])
-    scaled = tuple(max(1, round(side * fit * scale)) for side in source)
-    if config.scale == (1.0, 1.0):
+    if config.fit:
+        base = min(config.fit[0] / source[0], config.fit[1] / source[1])
+    else:
+        base = max(target[0] / source[0], target[1] / source[1])
+    scaled = tuple(max(1, round(side * base * scale)) for side in source)
+    if config.scale == (1.0, 1.0) and not config.fit:
         scaled = target  # the aspect is not kept, as at inference
     corner = tuple(
         -int(rng.integers(0, have - want + 1)) if have > want else (want - have) // 2
@@ -91,7 +96,7 @@ def change_mask(mask: Bool[np.ndarray, "H W"], change: Change) -> Bool[np.ndarra
 
 def _place(array: np.ndarray, change: Change) -> np.ndarray:
     (row, column), (height, width) = change.corner, change.target
-    if array.shape[:2] != change.target:
+    if array.shape[:2] != change.target or change.corner != (0, 0):
         cut = array[max(-row, 0) : height - row, max(-column, 0) : width - column]
         array = np.zeros((height, width, *array.shape[2:]), array.dtype)
         array[max(row, 0) : max(row, 0) + cut.shape[0], max(column, 0) : max(column, 0) + cut.shape[1]] = cut
@@ -128,9 +133,13 @@ class ClipSet:
         return [video for video in self.videos.videos if len(video.file_names) >= self.length and video.tracks]
 
     def __getitem__(self, n: int) -> Clips:
-        usable = self.usable
-        turn, place = divmod(n, len(usable))
-        video = usable[np.random.default_rng([self.seed, 0, turn]).permutation(len(usable))[place]]
+        turn, place = divmod(n, len(self.usable))
+        order = np.random.default_rng([self.seed, 0, turn]).permutation(len(self.usable))
+        return self.clip(int(order[place]), n)
+
+    def clip(self, index: int, n: int) -> Clips:
+        """Sample n, whose turn has come to video `index` of `usable`."""
+        video = self.usable[index]
         rng = np.random.default_rng([self.seed, 1, n])
         start = int(rng.integers(0, len(video.file_names) - self.length + 1))
         change = draw_change(rng, self.augmentation, (video.height, video.width), self.size)

@@ -1,7 +1,11 @@
 """JSON from outside, read with suspicion: every complaint says where, what was expected, what came, what to do."""
 
+import gzip
+import json
+import zlib
 from collections import Counter
 from collections.abc import Container
+from pathlib import Path
 from typing import Any
 
 from vis_models.types import BadConfig
@@ -13,21 +17,43 @@ def complaint(where: str, expected: str, got: str, remedy: str) -> BadConfig:
     return BadConfig(f"{where}: expected {expected}, got {got}. {remedy}")
 
 
+def load_json(path: Path, kind: str, parts: str) -> dict[str, Any]:
+    """The object in a .json or .json.gz file.
+
+    Args:
+        kind: what is expected, such as `a COCO JSON`.
+        parts: what such an object holds.
+    """
+    again = "Copy the file again; it may be cut off."
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = json.load(file)
+    except FileNotFoundError as error:
+        raise complaint(str(path), kind, "no such file", "Check the path.") from error
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise complaint(str(path), kind, f"{type(error).__name__}: {error}", again) from error
+    if not isinstance(content, dict):
+        remedy = "A list is how results are written: give the annotation file."
+        raise complaint(str(path), f"an object with {parts}", f"a {type(content).__name__}", remedy)
+    return content
+
+
 class Entry:
     """A JSON object that knows where it stands, so that every complaint can say it."""
 
-    def __init__(self, value: Any, where: str) -> None:
+    def __init__(self, value: Any, where: str, remedy: str = FORMAT_REMEDY) -> None:
+        self.remedy = remedy
         if not isinstance(value, dict):
-            raise complaint(where, "an object", repr(value)[:60], FORMAT_REMEDY)
+            raise complaint(where, "an object", repr(value)[:60], remedy)
         self.value = value
         self.where = f"{where} (id {value['id']})" if "id" in value else where
 
     def _read(self, key: str, kind: type, words: str) -> Any:
         if key not in self.value:
-            raise complaint(self.where, f"the key {key!r}", f"only {sorted(self.value)}", FORMAT_REMEDY)
+            raise complaint(self.where, f"the key {key!r}", f"only {sorted(self.value)}", self.remedy)
         value = self.value[key]
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise complaint(f"{self.where}, {key}", words, repr(value)[:60], FORMAT_REMEDY)
+            raise complaint(f"{self.where}, {key}", words, repr(value)[:60], self.remedy)
         return value
 
     def integer(self, key: str) -> int:
@@ -40,7 +66,9 @@ class Entry:
         return self._read(key, list, "a list")
 
     def entries(self, key: str) -> "list[Entry]":
-        return [Entry(value, f"{self.where}: {key}[{index}]") for index, value in enumerate(self.list(key))]
+        return [
+            Entry(value, f"{self.where}: {key}[{index}]", self.remedy) for index, value in enumerate(self.list(key))
+        ]
 
     def reference(self, key: str, known: Container[int]) -> int:
         """A number that names an entry of another list."""

@@ -18,10 +18,10 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from vis_models import masks
-from vis_models.data.world_scene import CATEGORIES, WORLD_VERSION, Scene, WorldConfig
+from vis_models.data.world_scene import CATEGORIES, Scene, WorldConfig
 from vis_models.types import BadConfig
 
-__all__ = ["CATEGORIES", "WORLD_VERSION", "DrawnTrack", "DrawnVideo", "WorldConfig", "draw_video", "write_archive",
+__all__ = ["CATEGORIES", "DrawnTrack", "DrawnVideo", "WorldConfig", "draw_video", "write_archive",
            "write_youtube_vis"]  # fmt: skip
 
 MIN_VISIBLE_PX = 8
@@ -134,7 +134,7 @@ def _write_marker(folder: Path, config: WorldConfig, counts: dict[str, int], com
 
 
 def _marker(config: WorldConfig, counts: dict[str, int], complete: bool) -> str:
-    plan = {"world_version": WORLD_VERSION, "config": config.model_dump(), "videos": counts, "complete": complete}
+    plan = {"world_version": config.version, "config": config.model_dump(), "videos": counts, "complete": complete}
     return json.dumps(plan)
 
 
@@ -148,7 +148,7 @@ def _write_frames(video: DrawnVideo, folder: Path, name: str) -> list[str]:
 
 def _empty_truth(config: WorldConfig) -> dict[str, Any]:
     return {
-        "info": {"description": "drawn world", "world_version": WORLD_VERSION, "config": config.model_dump()},
+        "info": {"description": "drawn world", "world_version": config.version, "config": config.model_dump()},
         "licenses": [],
         "videos": [],
         "categories": [

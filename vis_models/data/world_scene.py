@@ -15,12 +15,8 @@ from pydantic import Field, field_validator
 from vis_models.data.world_paint import REACH, SHAPES, Look, blob, ground, reach_of, sprite, stone
 from vis_models.types import Config
 
-WORLD_VERSION = 1
-"""Grows whenever the same config would draw other pixels."""
 CATEGORIES = tuple(SHAPES)
 """Category ids count from 1 in this order."""
-SIZES = (0.1, 0.4)
-"""Longer side of an object's upright silhouette, in frame heights."""
 OFF_STAGE = 0.4
 """How far outside the frame an object goes before it may come back on the other side."""
 SOLID = [255 * (alpha >= 128) for alpha in range(256)]
@@ -40,6 +36,11 @@ class WorldConfig(Config):
     frames: int = Field(16, ge=1)
     """Frames of a video."""
 
+    @property
+    def version(self) -> int:
+        """Grows whenever the same config would draw other pixels."""
+        return LEVELS[self.level].version
+
     @field_validator("height", "width")
     @classmethod
     def _even(cls, side_px: int) -> int:
@@ -52,6 +53,10 @@ class WorldConfig(Config):
 class Level:
     """How difficult a world is. Shares and chances are 0 to 1, ranges are (least, most)."""
 
+    version: int
+    """Grows with every change of the level. A result names the version it was measured on."""
+    sizes: tuple[float, float]
+    """Longer side of an object's upright silhouette, in frame heights."""
     objects: tuple[int, int]
     look_alike_thirds: int
     """In how many of three consecutive videos some objects are alike."""
@@ -77,6 +82,8 @@ class Level:
 
 LEVELS = {
     "easy": Level(
+        version=1,
+        sizes=(0.1, 0.4),
         objects=(1, 4),
         look_alike_thirds=1,
         colour_spread=14.0,
@@ -93,20 +100,22 @@ LEVELS = {
         colour_distance=110.0,
     ),
     "hard": Level(
-        objects=(3, 8),
+        version=2,
+        sizes=(0.12, 0.42),
+        objects=(2, 5),
         look_alike_thirds=2,
         colour_spread=0.0,
-        speed=(0.015, 0.09),
+        speed=(0.015, 0.05),
         crossing_chance=0.8,
-        occluders=(1, 3),
-        occluder_size=(1.4, 2.2),
-        clutter=20,
-        camera_share=0.7,
-        shake=0.015,
-        defocus_share=0.3,
-        motion_blur_share=0.4,
-        contrast=(0.35, 0.8),
-        colour_distance=60.0,
+        occluders=(0, 2),
+        occluder_size=(1.2, 1.7),
+        clutter=8,
+        camera_share=0.5,
+        shake=0.008,
+        defocus_share=0.1,
+        motion_blur_share=0.1,
+        contrast=(0.8, 1.0),
+        colour_distance=110.0,
     ),
 }
 
@@ -189,7 +198,7 @@ class Scene:
         self.config = config
         self.level = level = LEVELS[config.level]
         self.aspect = config.width / config.height
-        rng, ground_rng = (np.random.default_rng([WORLD_VERSION, config.seed, index, part]) for part in (0, 1))
+        rng, ground_rng = (np.random.default_rng([level.version, config.seed, index, part]) for part in (0, 1))
         self.camera = self._camera(rng)
         self.margin_px = int(np.ceil(self.camera.reach * config.height)) + 1
         self.ground, self.ground_colour = ground(ground_rng, config.height, config.width, self.margin_px, level.clutter)
@@ -240,22 +249,23 @@ class Scene:
 
     def _objects(self, rng: Generator, alike: bool) -> list[Thing]:
         """From back to front. Look-alikes copy one object's look and nearly its size."""
-        least, most = self.level.objects
+        level, (least, most) = self.level, self.level.objects
         count = int(rng.integers(max(least, 1 + alike), most + 1))
         copies = int(rng.integers(2, max(2, count // 2) + 1)) if alike else 1
         things: list[Thing] = []
         for number in range(count):
             if 0 < number < copies:
                 look = things[0].look.recoloured(rng, self.level.colour_spread)
-                size = float(np.clip(things[0].size * rng.uniform(0.85, 1.15), *SIZES))
+                size = float(np.clip(things[0].size * rng.uniform(0.85, 1.15), *level.sizes))
             else:
                 look = Look.random(rng, self.ground_colour, self.level.colour_distance)
-                size = rng.uniform(*SIZES)
+                size = rng.uniform(*level.sizes)
             things.append(self._thing(rng, look, size, self._path(rng, things)))
         return [things[place] for place in rng.permutation(count)]
 
     def _thing(self, rng: Generator, look: Look, size: float, path: Path) -> Thing:
-        breath = min(rng.uniform(0, 0.25), SIZES[1] / size - 1, 1 - SIZES[0] / size)  # never leaves SIZES
+        least, most = self.level.sizes
+        breath = min(rng.uniform(0, 0.25), most / size - 1, 1 - least / size)  # never leaves the sizes of the level
         side_px = int(np.ceil(1.5 * REACH * size * self.config.height))  # finer than any frame will show it
         outline = SHAPES[look.shape]
         angle, spin = rng.uniform(0, 2 * np.pi), rng.uniform(-0.12, 0.12)

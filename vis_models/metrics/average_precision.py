@@ -75,7 +75,7 @@ def accumulate(videos: Sequence[Mapping[int, Matches]], categories: Sequence[int
         objects[k] = sum(found.objects for found in matches)
         empty_pairs += sum(found.empty_pairs for found in matches)
         for a in np.nonzero(objects[k])[0].tolist():
-            precision[:, :, k, a] = _precision(matches, a, int(objects[k, a]))
+            precision[:, :, k, a] = precision_of(matches, a, int(objects[k, a]))
             for m, limit in enumerate(LIMITS):
                 hits = sum(_hits(found, a)[:, :limit].sum(axis=1) for found in matches)
                 recall[:, k, a, m] = hits / objects[k, a]
@@ -86,7 +86,7 @@ def _hits(matches: Matches, area: int) -> Bool[np.ndarray, "T D"]:
     return (matches.partner[area] != 0) & ~matches.ignored[area]
 
 
-def _precision(matches: list[Matches], area: int, objects: int) -> Float[np.ndarray, "T R"]:
+def precision_of(matches: list[Matches], area: int, objects: int) -> Float[np.ndarray, "T R"]:
     """Precision at `RECALLS`: the highest that any later point of the ranking reaches, 0 beyond the last recall."""
     ranking = np.argsort(-np.concatenate([found.scores for found in matches]), kind="stable")
     hit = np.concatenate([_hits(found, area) for found in matches], axis=1)[:, ranking]

@@ -1,0 +1,406 @@
+"""The tables of the RGNN paper, made again: every row on the same detector and the same cached encodings.
+
+A row is a recipe with one switch changed (`recipes.py`), of which only the tracker is trained. The detector's outputs
+are computed once, for training and for validation, so that a row costs minutes on one core and as many rows run side by
+side as there are cores. Each finished row is a line of a CSV at once; running the same ablation again goes on.
+"""
+
+import csv
+import gzip
+import io
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from jobs.cluster import TICKETS_PER_CORE, cluster
+from jobs.descent import descend, optimizer_of
+from jobs.models import find
+from jobs.recipes import TrainJob, with_row
+from jobs.settings import Settings
+from jobs.store import LAYOUT, Store, code_version, now
+from jobs.train import WEIGHTS, encodings_folder, prepare_data, read_data
+from vis_models import masks as mask_ops
+from vis_models.checkpoints import build, config_hash, initialise
+from vis_models.data.annotations import AnnotatedVideo, VideoSet, split_hash
+from vis_models.data.clips import ClipSet
+from vis_models.data.encoded import UNCHANGED, EncodedClips, encode_copies
+from vis_models.metrics.average_precision import accumulate
+from vis_models.metrics.oracle import detected_masks, identity_oracle
+from vis_models.metrics.track_matching import Matches, match_video
+from vis_models.metrics.uncertainty import paired_difference
+from vis_models.metrics.youtube_vis import GroundTruth, results_by_video
+from vis_models.rgnn_ablations import ROWS
+from vis_models.types import BadConfig, Config, VideoInfo
+
+Progress = Callable[[str, int, int, dict[str, Any]], None]
+BASE = "proposed"
+LARGE_GAP = 3.0
+"""Rows whose published AP is so much below the proposed approach are run with every seed; the others with the first."""
+SIDE_BY_SIDE = 25
+"""Validation videos of a batch."""
+
+
+class AblationJob(Config):
+    """Which rows, on what."""
+
+    recipe: str = "rgnn_r18_world_hard"
+    detector: str
+    """Registered model whose detector every row shares."""
+    rows: tuple[str, ...] = tuple(name for name in ROWS if name != "resnet101")
+    """Names of `rgnn_ablations.ROWS`; another backbone is another detector and so not among them."""
+    seeds: tuple[NonNegativeInt, ...] = (0, 1, 2)
+    iterations: PositiveInt | None = None
+    """Of each row; None: as the recipe says."""
+
+    @property
+    def runs(self) -> list[tuple[str, int]]:
+        """(row, seed), first seeds first; the base is there for every seed that another row has."""
+        gap = {name: (ROWS[BASE].published_ap or 0) - (ROWS[name].published_ap or 0) for name in self.rows}
+        repeated = [name for name in self.rows if name == BASE or (gap[name] >= LARGE_GAP and ROWS[name].published_ap)]
+        return [(row, self.seeds[0]) for row in self.rows] + [(r, s) for s in self.seeds[1:] for r in repeated]
+
+
+class RowResult(Config):
+    """One line of the CSV."""
+
+    row: str
+    seed: int
+    ap: float
+    """Of the validation videos, as a fraction, as all figures here."""
+    ap50: float
+    ap75: float
+    ar10: float
+    loss: float
+    """Mean of the last tenth of the iterations; NaN where it diverged."""
+    iterations: int
+    minutes: float
+    """Of training, on one core."""
+    recipe: str
+    detector: str
+    data: str
+    videos: int
+    command: str
+    commit: str
+    created_at: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row against the proposed approach, on the same videos and seeds."""
+
+    row: str
+    seeds: int
+    ap: float
+    difference: float
+    """AP of the row minus AP of the proposed approach, mean over seeds."""
+    error: float
+    """Standard error of the difference, from resampled videos; the interval is +- 1.96 of it."""
+
+    @property
+    def published_gap(self) -> float | None:
+        published, base = ROWS[self.row].published_ap, ROWS[BASE].published_ap
+        return None if published is None or base is None else published - base
+
+    @property
+    def verdict(self) -> str:
+        """Whether the sign of a published gap of 3 AP or more came out; empty for smaller gaps."""
+        gap = self.published_gap
+        if gap is None or abs(gap) < LARGE_GAP:
+            return ""
+        return "reproduced" if self.difference + 1.96 * self.error < 0 else "not reproduced"
+
+
+class Ablation(Config):
+    """What came out."""
+
+    uri: str
+    """Folder with `results.csv`, `table.md`, `detector.json` and a results file of every run."""
+    table: str
+    """Markdown."""
+
+
+def ablate(job: AblationJob, settings: Settings, progress: Progress | None = None, command: str = "") -> Ablation:
+    """Train and score every row that has no result yet.
+
+    Raises:
+        BadConfig: an unknown row or recipe, or no such model.
+    """
+    report = progress or (lambda *_: None)
+    if unknown := set(job.rows) - set(ROWS):
+        raise BadConfig(f"unknown rows {sorted(unknown)}, expected some of: {', '.join(ROWS)}")
+    store = Store.open(settings)
+    base = _recipe(job, BASE, job.seeds[0])
+    folder = f"{LAYOUT}/ablations/{job.recipe}-{config_hash(job.model_dump(mode='json', exclude={'rows', 'seeds'}))}"
+    data = prepare_data(base, settings, report)
+    train_set, val_set = read_data(base, data, store)
+    with cluster(settings):
+        shared = _encode(job, base, settings, store, data.name, train_set, val_set, report)
+        if not store.exists(f"{folder}/detector.json"):
+            store.write_json(f"{folder}/detector.json", _detector_figures(shared))
+        results = read_results(store, folder)
+        waiting = [run for run in job.runs if run not in {(result.row, result.seed) for result in results}]
+        place = ray.put(shared)
+        run = ray.remote(num_cpus=TICKETS_PER_CORE if settings.ray_address is None else 1)(run_row)
+        tasks = {run.remote(_recipe(job, row, seed), place): (row, seed) for row, seed in waiting}
+        report("ablation", len(results), len(job.runs), {})
+        while tasks:
+            (finished,), _ = ray.wait(list(tasks), num_returns=1)
+            row, seed = tasks.pop(finished)
+            figures, predictions = ray.get(finished)
+            result = RowResult(
+                row=row,
+                seed=seed,
+                recipe=_recipe(job, row, seed).recipe,
+                detector=job.detector,
+                data=data.name,
+                videos=len(val_set.videos),
+                command=command,
+                commit=code_version(),
+                created_at=now(),
+                **figures,
+            )
+            store.write_bytes(f"{folder}/{row}-{seed}.results.json.gz", gzip.compress(json.dumps(predictions).encode()))
+            results.append(result)
+            _write_results(store, folder, results)
+            report("ablation", len(results), len(job.runs), {row: f"AP {result.ap:.3f}"})
+    table = markdown(compare(store, folder, labels_of(job, settings)), job.recipe, job.detector)
+    store.write_bytes(f"{folder}/table.md", table.encode())
+    return Ablation(uri=store.uri(folder), table=table)
+
+
+def compare(store: Store, folder: str, truth: GroundTruth, replicates: int = 200) -> list[Comparison]:
+    """Every row of an ablation against the proposed approach.
+
+    Args:
+        replicates: how often the videos are drawn again for the intervals.
+    """
+    results = {(result.row, result.seed): result for result in read_results(store, folder)}
+    matches = {run: _matches(truth, _predictions(store, folder, *run)) for run in results}
+    rows = sorted({row for row, _ in results}, key=list(ROWS).index)
+    return [_compare(row, results, matches, [*truth.categories], replicates) for row in rows]
+
+
+def _compare(
+    row: str,
+    results: dict[tuple[str, int], RowResult],
+    matches: dict[tuple[str, int], list[dict[int, Matches]]],
+    categories: list[int],
+    replicates: int,
+) -> Comparison:
+    seeds = sorted(seed for name, seed in results if name == row and (BASE, seed) in results)
+    mean = sum(results[row, seed].ap for seed in seeds) / len(seeds)
+    pairs = [(matches[row, seed], matches[BASE, seed]) for seed in seeds]
+    difference, error = paired_difference(pairs, categories, replicates) if row != BASE else (0.0, 0.0)
+    return Comparison(row, len(seeds), mean, difference, error)
+
+
+def markdown(comparisons: list[Comparison], recipe: str, detector: str) -> str:
+    """The table: paper AP, our AP, the difference with its interval, and the command of each row."""
+    lines = [
+        "| table | row | paper AP | our AP (seeds) | minus proposed, 95 % | the paper's gap | `vis train ...` |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for each in comparisons:
+        row = ROWS[each.row]
+        paper = "diverges" if row.published_ap is None else f"{row.published_ap:.1f}"
+        gap = "" if each.row == BASE else f"{100 * each.difference:+.1f} ± {196 * each.error:.1f}"
+        verdict = f"{each.published_gap:+.1f} {each.verdict}".strip() if each.published_gap else ""
+        name = recipe if each.row == BASE else f"{recipe}.{each.row}"
+        lines.append(
+            f"| {row.table} | {row.title} | {paper} | {100 * each.ap:.1f} ({each.seeds}) | {gap} | {verdict} "
+            f"| `--recipe {name} --detector {detector}` |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def labels_of(job: AblationJob, settings: Settings) -> GroundTruth:
+    """The validation labels that the rows were scored against."""
+    base, store = _recipe(job, BASE, job.seeds[0]), Store.open(settings)
+    _, val_set = read_data(base, prepare_data(base, settings, lambda *_: None), store)
+    return _truth(val_set)
+
+
+def read_results(store: Store, folder: str) -> list[RowResult]:
+    """The lines of the CSV, in the order in which they were finished."""
+    key = f"{folder}/results.csv"
+    if not store.exists(key):
+        return []
+    return [RowResult.model_validate(line) for line in csv.DictReader(io.StringIO(store.read_bytes(key).decode()))]
+
+
+def _write_results(store: Store, folder: str, results: list[RowResult]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(RowResult.model_fields), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(result.model_dump() for result in results)
+    store.write_bytes(f"{folder}/results.csv", text.getvalue().encode())
+
+
+def _recipe(job: AblationJob, row: str, seed: int) -> TrainJob:
+    made = with_row(job.recipe, row, {"seed": seed, "detector": job.detector})
+    if job.iterations:
+        stages = [stage.model_copy(update={"iterations": job.iterations}) for stage in made.stages]
+        made = made.model_copy(update={"stages": tuple(stages)})
+    return made
+
+
+# ---- the shared half -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What every row starts from."""
+
+    detector: Path
+    """Weights."""
+    image_size: tuple[int, int]
+    """(height, width) of the detector's input."""
+    classes: int
+    train: EncodedClips
+    val: EncodedClips
+    val_set: VideoSet
+    videos: list[AnnotatedVideo]
+    """Of validation, in the order of `val`."""
+
+
+def _encode(
+    job: AblationJob,
+    base: TrainJob,
+    settings: Settings,
+    store: Store,
+    data_name: str,
+    train_set: VideoSet,
+    val_set: VideoSet,
+    report: Progress,
+) -> Shared:
+    """The detector's outputs for the training copies and the validation videos, computed where they are missing."""
+    detector = store.local_copy(find(store, job.detector)) / WEIGHTS
+    model: Any = _model(base, detector, len(train_set.categories))
+    size, stage = base.config.detector.image_size, base.stages[-1]
+
+    def encode(part: str, clips: ClipSet, copies: int) -> EncodedClips:
+        name = f"{data_name} {split_hash(train_set, val_set)}" + (" val" if part == "val" else "")
+        folder = encodings_folder(settings, model, name, clips.augmentation)
+        tell = lambda done, total: report(f"encode {part}", done, total, {})  # noqa: E731
+        return encode_copies(clips, copies, model.encoded, model.encode_clips, folder, (0, 1), tell)
+
+    train = encode(
+        "train", ClipSet(train_set, stage.clip_length, size, stage.augmentation, 0), stage.cached_copies or 1
+    )
+    val_clips = ClipSet(val_set, 1, size, UNCHANGED, 0)
+    val = encode("val", val_clips, 1)
+    return Shared(detector, size, len(train_set.categories), train, val, val_set, val_clips.usable)
+
+
+def _model(job: TrainJob, detector: Path, classes: int) -> Any:
+    config = job.config.model_dump(mode="json")
+    config["detector"]["num_classes"] = classes
+    model = build(job.model, config)
+    initialise(model.detector, detector)  # type: ignore[arg-type]
+    return model.eval()
+
+
+def _detector_figures(shared: Shared) -> dict[str, float]:
+    """What these detections allow: AP of the tracks whose identity is taken from the truth."""
+    results = []
+    ids = [category.id for category in shared.val_set.categories]
+    for n, video in enumerate(shared.videos):
+        results += identity_oracle(video, _detections(shared, n, (video.height, video.width)), ids)
+    summary = _score(shared, results)
+    return {"identity_oracle_ap": summary["AP"], "identity_oracle_ap50": summary["AP50"]}
+
+
+def _detections(shared: Shared, n: int, size_px: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Masks and class probabilities of the detections in each frame of the n-th validation video."""
+    rows: Any = shared.val.whole(n)[0]
+    for boxes_px, logits, masks, valid in zip(
+        rows.boxes_px, rows.class_logits, rows.mask_logits, rows.valid, strict=True
+    ):
+        found = detected_masks(boxes_px[valid], masks[valid], size_px, shared.image_size)
+        yield found, logits[valid].softmax(-1)[:, 1:]
+
+
+# ---- one row -------------------------------------------------------------------------------------------------------
+
+
+def run_row(job: TrainJob, shared: Shared) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Train one row on one core, then let it track the validation videos. Returns its figures and its results."""
+    torch.set_num_threads(1)
+    torch.manual_seed(job.seed)
+    model = _model(job, shared.detector, shared.classes)
+    stage, started, losses = job.stages[-1], time.perf_counter(), []
+    cached, size = replace(shared.train, length=stage.clip_length, seed=job.seed), stage.batch_size
+    batches = (cached.batch(range(n * size, (n + 1) * size)) for n in range(stage.iterations))
+    model.train()
+    for _, terms in descend(stage, (job.seed, 0), model.encoded_loss, optimizer_of(stage, model), batches):
+        losses.append(float(torch.stack(list(terms.values())).sum()))
+    minutes = (time.perf_counter() - started) / 60
+    results = list(track(model.eval(), shared))
+    summary = _score(shared, results)
+    last = losses[-max(len(losses) // 10, 1) :]
+    figures = {"ap": summary["AP"], "ap50": summary["AP50"], "ap75": summary["AP75"], "ar10": summary["AR10"]}
+    figures |= {"loss": sum(last) / len(last), "iterations": stage.iterations, "minutes": round(minutes, 2)}
+    return figures, results
+
+
+@torch.no_grad()
+def track(model: Any, shared: Shared) -> Iterator[dict[str, Any]]:
+    """The model's tracks in the encoded validation videos, as entries of a results file."""
+    order = sorted(range(len(shared.videos)), key=lambda n: len(shared.videos[n].file_names))
+    while order:
+        length = len(shared.videos[order[0]].file_names)
+        batch = [n for n in order[:SIDE_BY_SIDE] if len(shared.videos[n].file_names) == length]
+        order = order[len(batch) :]
+        videos = [shared.videos[n] for n in batch]
+        rows = [shared.val.whole(n)[0] for n in batch]
+        state = model.start([VideoInfo(str(v.video_id), v.height, v.width) for v in videos])
+        tracks: dict[tuple[int, int], dict[str, Any]] = {}  # by place in the batch and track id
+        for frame in range(length + 1):
+            if frame < length:
+                said, state = model.step(type(rows[0]).join([r[[frame]] for r in rows]), state)
+            else:
+                said = model.finish(state)
+            for place, (video, words) in enumerate(zip(videos, said, strict=True)):
+                for sighting in words.sightings:
+                    rles = mask_ops.encode(sighting.masks)
+                    areas = mask_ops.area_px(rles, video.height, video.width)
+                    for track_id, rle, area in zip(sighting.track_ids, rles, areas, strict=True):
+                        entry = tracks.setdefault((place, track_id), {"segmentations": [None] * length})
+                        if area:
+                            segment = {"size": [video.height, video.width], "counts": rle.decode()}
+                            entry["segmentations"][sighting.frame] = segment
+                for verdict in words.verdicts:
+                    found = tracks.get((place, verdict.track_id), {"segmentations": []})
+                    if any(found["segmentations"]):
+                        category = shared.val_set.categories[verdict.category].id
+                        yield {"video_id": video.video_id, "category_id": category, "score": verdict.score, **found}
+
+
+def _score(shared: Shared, results: list[dict[str, Any]]) -> dict[str, float]:
+    truth = _truth(shared.val_set)
+    return accumulate(_matches(truth, results), [*truth.categories]).summary()
+
+
+def _truth(val_set: VideoSet) -> GroundTruth:
+    return GroundTruth(json.loads(Path(val_set.source).read_text()), val_set.source)
+
+
+def _matches(truth: GroundTruth, results: list[dict[str, Any]]) -> list[dict[int, Matches]]:
+    """The matches of every video of the labels."""
+    grouped, categories = results_by_video(truth, results, "results"), [*truth.categories]
+    return [
+        match_video(truth.predictions(grouped.get(video, [])), truth.truths(video), categories, False)
+        for video in truth.video_ids()
+    ]
+
+
+def _predictions(store: Store, folder: str, row: str, seed: int) -> list[dict[str, Any]]:
+    return json.loads(gzip.decompress(store.read_bytes(f"{folder}/{row}-{seed}.results.json.gz")))

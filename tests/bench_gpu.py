@@ -1,0 +1,251 @@
+"""Speed of training and inference on a GPU: `make bench-gpu` (half an hour at most, it draws its own videos).
+
+It needs torch, the models and no cluster: where `make` cannot install everything, `python -m tests.bench_gpu` does it
+with torch, numpy, pyarrow, av, pycocotools, pydantic, safetensors, jaxtyping and pillow. `--compile` measures with
+`Stage.compile`; `--tiny` walks the same road in small on any machine, and its numbers mean nothing.
+
+Columns: `loaded` is what training reaches, with the drawn JPEG files (from the system's file cache) decoded and
+augmented by a process for every core but one; `resident` is its ceiling, the same iterations on batches that lie on the
+GPU already.
+"""
+
+import argparse
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jobs.descent import Losses, compile_convolutions, descend, load_batches, optimizer_of
+from jobs.recipes import Stage, build
+from tests.vis_models.drawn import small_config
+from vis_models.data.annotations import VideoSet, read_youtube_vis
+from vis_models.data.clips import ClipSet
+from vis_models.data.world import CATEGORIES, WorldConfig, write_youtube_vis
+from vis_models.rgnn import Rgnn, RgnnConfig
+from vis_models.types import Clips, Frames, VideoInfo
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and on which sizes."""
+
+    device: torch.device
+    world: WorldConfig
+    videos: int
+    config: RgnnConfig
+    stages: tuple[Stage, ...]
+    window: int
+    """Iterations of a stage that are timed with data loading."""
+    resident: int
+    """Iterations that are timed without."""
+    warm_up: int
+    inference_size: tuple[int, int]
+    streams: int
+    """Videos side by side."""
+    frames: int
+    """Of each of them."""
+    processes: int
+    compile: bool
+
+
+def full_plan(compile: bool) -> Plan:
+    job = build("rgnn_r50_ytvis2019")
+    return Plan(
+        device=torch.device("cuda"),
+        world=WorldConfig(height=720, width=1280, frames=12),
+        videos=24,
+        config=sized(job.config),
+        stages=job.stages,
+        window=500,
+        resident=100,
+        warm_up=20,
+        inference_size=(384, 640),
+        streams=32,
+        frames=20,
+        processes=max((os.cpu_count() or 2) - 1, 1),
+        compile=compile,
+    )
+
+
+def tiny_plan() -> Plan:
+    config = small_config()
+    stages = []
+    for stage in build("rgnn_r50_ytvis2019").stages:
+        small = stage.augmentation.model_copy(update={"fit": (96, 160)})
+        stages.append(stage.model_copy(update={"batch_size": 2, "augmentation": small}))
+    stages[1] = stages[1].model_copy(update={"clip_length": 3})
+    return Plan(
+        device=torch.device("cpu"),
+        world=WorldConfig(height=72, width=128, frames=4),
+        videos=2,
+        config=sized(config),
+        stages=tuple(stages),
+        window=2,
+        resident=2,
+        warm_up=1,
+        inference_size=(48, 80),
+        streams=2,
+        frames=3,
+        processes=0,
+        compile=False,
+    )
+
+
+def sized(config: RgnnConfig) -> RgnnConfig:
+    """With the classes of the drawn world."""
+    detector = config.detector.model_copy(update={"num_classes": len(CATEGORIES)})
+    return config.model_copy(update={"detector": detector})
+
+
+def seconds(device: torch.device) -> float:
+    """The time, when everything that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+@dataclass
+class Rates:
+    resident: float
+    """Iterations per second on batches that lie on the device."""
+    loaded: float
+    """Iterations per second with data loading."""
+    waiting: float
+    """Share of the loaded window in which the loop waited for a batch, 0 to 1."""
+
+
+def train(plan: Plan, stage: Stage, model: Any, videos: VideoSet) -> Rates:
+    """A stage as `jobs/train.py` runs it, first on four batches over and over, then through the loader."""
+    part = model.detector if stage.part == "detector" else model
+    part.train()
+    part.requires_grad_(True)
+    if stage.part == "whole":
+        model.detector.requires_grad_(False)
+    optimizer = optimizer_of(stage, part)
+    losses = Losses(part, part.loss)
+    clips = ClipSet(videos, stage.clip_length, plan.config.detector.image_size, stage.augmentation, seed=0)
+    count = plan.warm_up + plan.window
+    numbers = [list(range(n * stage.batch_size, (n + 1) * stage.batch_size)) for n in range(count)]
+
+    kept = [(batch,) for batch in load_batches(clips, numbers[:4], plan.device, 0)]
+    resident, _ = paced(plan, descend(stage, (0,), losses, optimizer, cycled(kept, plan.warm_up + plan.resident)))
+    waited = Waited(load_batches(clips, numbers, plan.device, plan.processes), plan.warm_up)
+    loaded, took = paced(plan, descend(stage, (0,), losses, optimizer, waited))
+    return Rates(resident, loaded, waited.seconds / took)
+
+
+def cycled(batches: list[tuple[Clips]], count: int) -> Iterator[tuple[Clips]]:
+    return itertools.islice(itertools.cycle(batches), count)
+
+
+def paced(plan: Plan, iterations: Iterator[Any]) -> tuple[float, float]:
+    """Iterations per second after the warm-up, and how long these took."""
+    for _ in itertools.islice(iterations, plan.warm_up):
+        pass
+    started = seconds(plan.device)
+    done = sum(1 for _ in iterations)
+    took = seconds(plan.device) - started
+    return done / took, took
+
+
+class Waited:
+    """Batches; how long they let the loop wait after the warm-up."""
+
+    def __init__(self, batches: Iterator[Clips], warm_up: int) -> None:
+        self.batches, self.warm_up, self.seconds = batches, warm_up, 0.0
+
+    def __iter__(self) -> Iterator[tuple[Clips]]:
+        for number in itertools.count():
+            asked = time.perf_counter()
+            batch = next(self.batches, None)
+            if number >= self.warm_up:
+                self.seconds += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield (batch,)
+
+
+def infer(plan: Plan, trained: Any, videos: VideoSet) -> tuple[float, float, float]:
+    """Frames per second of encode and step together, and of each alone; no decoding, no RLE."""
+    height, width = plan.inference_size
+    detector = plan.config.detector.model_copy(update={"image_size": plan.inference_size})
+    model = Rgnn(plan.config.model_copy(update={"detector": detector}))
+    model.load_state_dict(trained.state_dict())
+    model.to(plan.device, memory_format=torch.channels_last).eval()
+    frames = [torch.tensor(v.read_frame(0)).permute(2, 0, 1)[None].float() for v in videos.videos]
+    small = [torch.nn.functional.interpolate(frame, (height, width)).to(torch.uint8) for frame in frames]
+    pixels = torch.cat(list(itertools.islice(itertools.cycle(small), plan.streams))).to(plan.device)
+    infos = [VideoInfo(str(stream), height, width) for stream in range(plan.streams)]
+
+    def play(count: int) -> tuple[float, float]:
+        state = model.start(infos)
+        encoding = stepping = 0.0
+        with torch.autocast(plan.device.type, torch.bfloat16):
+            for _ in range(count):
+                before = seconds(plan.device)
+                encoded = model.encode(Frames(pixels))
+                between = seconds(plan.device)
+                _, state = model.step(encoded, state)
+                after = seconds(plan.device)
+                encoding, stepping = encoding + between - before, stepping + after - between
+        return encoding, stepping
+
+    play(3)
+    encoding, stepping = play(plan.frames)
+    total = plan.frames * plan.streams
+    return total / (encoding + stepping), total / encoding, total / stepping
+
+
+def report(plan: Plan) -> None:
+    height, width = plan.config.detector.image_size
+    with tempfile.TemporaryDirectory() as folder:
+        print(f"drawing {plan.videos} videos of {plan.world.height}x{plan.world.width}", flush=True)
+        write_youtube_vis(plan.world, Path(folder), plan.videos, 1)
+        videos = read_youtube_vis(Path(folder) / "train.json")
+        torch.manual_seed(0)
+        torch.backends.cudnn.benchmark = True
+        model = Rgnn(plan.config).to(plan.device, memory_format=torch.channels_last)
+        if plan.compile:
+            compile_convolutions(model.detector)
+        print(f"{'':72}{'loaded':>12}{'resident':>12}{'waiting':>10}")
+        hours = []
+        for stage in plan.stages:
+            rates = train(plan, stage, model, videos)
+            hours.append(stage.iterations / rates.loaded / 3600)
+            what = f"stage {stage.name}, {stage.batch_size} x {stage.clip_length} frames {height}x{width}"
+            what += f", {stage.precision}, {plan.window} iterations"
+            print(f"{what:72}{rates.loaded:7.2f} it/s{rates.resident:7.2f} it/s{rates.waiting:10.0%}", flush=True)
+        counts = " + ".join(str(stage.iterations) for stage in plan.stages)
+        parts = " + ".join(f"{part:.1f}" for part in hours)
+        print(f"{f'whole schedule, {counts} iterations at these speeds with loading':72}{sum(hours):10.1f} h ({parts})")
+        fps, encode, step = infer(plan, model, videos)
+        size = "x".join(map(str, plan.inference_size))
+        what = f"inference {size}, bf16, {plan.streams} videos side by side, encode and step"
+        print(f"{what:72}{fps:8.0f} f/s  (encode alone {encode:.0f}, step alone {step:.0f})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiny", action="store_true", help="small sizes on the CPU, to try the code")
+    parser.add_argument("--compile", action="store_true", help="with torch.compile")
+    given = parser.parse_args()
+    cores = os.cpu_count()
+    if given.tiny:
+        print(f"tiny sizes on the CPU, torch {torch.__version__}, {cores} cores: the numbers mean nothing")
+        report(tiny_plan())
+    elif torch.cuda.is_available():
+        compiled = ", compiled" if given.compile else ""
+        print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {cores} cores{compiled}")
+        report(full_plan(given.compile))
+    else:
+        print("no GPU that torch can use: nothing was measured")
+
+
+if __name__ == "__main__":
+    main()

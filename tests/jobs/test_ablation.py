@@ -1,0 +1,108 @@
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import torch
+
+from jobs.ablation import AblationJob, Comparison, ablate, labels_of, read_results
+from jobs.evaluate import EvaluateJob, evaluate
+from jobs.recipes import RECIPES, build, measured, published_ap
+from jobs.settings import Settings
+from jobs.store import LAYOUT, Store
+from vis_models.checkpoints import ModelCard, save_model
+from vis_models.data.annotations import Category
+from vis_models.data.world import CATEGORIES
+from vis_models.rgnn import Rgnn
+from vis_models.rgnn_ablations import ROWS
+from vis_models.types import BadConfig
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A store with one model, whose detector says what random weights say."""
+    folder = tmp_path_factory.mktemp("ablation")
+    settings = Settings(store=str(folder / "lake"), scratch=folder / "scratch")
+    torch.manual_seed(0)
+    config = build("rgnn_r18_world_tiny").config
+    classes = tuple(Category(id=n, name=name) for n, name in enumerate(CATEGORIES, start=1))
+    card = ModelCard(
+        name="base", model="rgnn", config=config.model_dump(mode="json"), classes=classes, created_at=datetime.now(UTC)
+    )
+    save_model(Path(Store.open(settings).path(f"{LAYOUT}/models/base")), Rgnn(config), card)
+    return settings
+
+
+def job(**changes) -> AblationJob:
+    fields = {"recipe": "rgnn_r18_world_tiny", "detector": "base", "rows": ("proposed", "no_appearance", "limited")}
+    return AblationJob(**fields | {"seeds": (0, 1), "iterations": 2} | changes)
+
+
+def test_each_row_is_trained_on_the_same_encodings_and_scored_and_a_finished_one_is_kept(
+    given: Settings, local_ray: None
+):
+    first = ablate(job(rows=("proposed",)), given)
+    done = ablate(job(), given)
+    assert done.uri == first.uri
+    store = Store.open(given)
+    folder = f"{LAYOUT}/{done.uri.split(LAYOUT + '/')[1]}"
+    results = {(result.row, result.seed): result for result in read_results(store, folder)}
+    assert set(results) == {
+        ("proposed", 0), ("proposed", 1), ("no_appearance", 0), ("limited", 0), ("limited", 1)
+    }  # fmt: skip
+    kept = {(result.row, result.seed): result for result in read_results(store, f"{LAYOUT}/{folder.split('/', 2)[2]}")}
+    assert kept["proposed", 0].created_at == results["proposed", 0].created_at
+    assert len(list((given.scratch / "encodings").iterdir())) == 2  # training and validation, for all rows
+    assert {line.split("|")[2].strip() for line in done.table.splitlines()[2:]} == {
+        ROWS[name].title for name in ("proposed", "no_appearance", "limited")
+    }
+    assert set(store.read_json(f"{folder}/detector.json")) == {"identity_oracle_ap", "identity_oracle_ap50"}
+
+
+def test_the_evaluator_gives_the_score_in_the_table_to_the_results_of_a_row(given: Settings, local_ray: None):
+    done = ablate(job(rows=("proposed",), seeds=(0,)), given)
+    store = Store.open(given)
+    folder = f"{LAYOUT}/{done.uri.split(LAYOUT + '/')[1]}"
+    said = next(result for result in read_results(store, folder) if result.row == "proposed")
+    labels = labels_of(job(), given).name
+    results = store.uri(f"{folder}/proposed-0.results.json.gz")
+    again = evaluate(EvaluateJob(data=labels, results=results), given)
+    assert again.figures["AP"] == pytest.approx(said.ap, abs=1e-12)
+    assert json.loads(Path(labels).read_text())["videos"]
+
+
+def test_an_unknown_row_is_refused_with_the_known_ones(given: Settings):
+    with pytest.raises(BadConfig, match=r"unknown rows \['no_luck'\], expected some of: proposed, limited"):
+        ablate(job(rows=("no_luck",)), given)
+
+
+@pytest.mark.unit
+def test_a_gap_counts_as_reproduced_when_the_whole_interval_is_below_zero():
+    assert Comparison("limited", 3, 0.3, -0.04, 0.01).verdict == "reproduced"
+    assert Comparison("limited", 3, 0.3, -0.04, 0.03).verdict == "not reproduced"
+    assert Comparison("limited", 3, 0.3, +0.04, 0.01).verdict == "not reproduced"
+    assert Comparison("no_appearance", 1, 0.3, -0.04, 0.01).verdict == ""  # published: 0.8 AP below
+
+
+@pytest.mark.unit
+def test_every_row_of_the_tables_is_a_recipe_that_changes_one_switch():
+    base = build("rgnn_r50_ytvis2019").model_dump()
+    for name, row in ROWS.items():
+        if not row.changes or name == "resnet101":
+            continue
+        changed = build(f"rgnn_r50_ytvis2019.{name}").model_dump()
+        assert len(row.changes) == 1
+        assert changed.pop("recipe") == f"rgnn_r50_ytvis2019.{name}"
+        assert {key for key in base["config"] if base["config"][key] != changed["config"][key]} == set(row.changes)
+        assert changed["stages"] == base["stages"]
+
+
+@pytest.mark.unit
+def test_published_and_measured_figures_belong_to_recipes_that_exist():
+    assert published_ap("rgnn_r50_ytvis2019") == 35.3
+    assert published_ap("rgnn_r50_ytvis2019.limited") == 28.6
+    assert published_ap("rgnn_r50_ytvis2019.no_gating") is None  # diverges
+    assert published_ap("rgnn_r18_world_demo") is None
+    for name in RECIPES:
+        ours = measured(name)
+        assert ours is None or 0 < ours < 1

@@ -1,0 +1,84 @@
+"""The losses teach what they should: both stages together learn one clip by heart."""
+
+import torch
+
+from vis_models import masks as mask_ops
+from vis_models.masks import boxes_of
+from vis_models.metrics.average_precision import average_precision
+from vis_models.rgnn import Rgnn
+from vis_models.types import Clips, Frames, Objects, VideoInfo
+
+from .drawn import HEIGHT, WIDTH, small_config
+
+LENGTH = 5
+SQUARES = ((8, 8, 20, 1), (60, 30, 24, -2), (30, 36, 20, 1))
+"""x, y, side and speed of each object; the colour tells the class."""
+
+
+def one_clip() -> Clips:
+    frames = torch.full((1, LENGTH, 3, HEIGHT, WIDTH), 30, dtype=torch.uint8)
+    masks = torch.zeros(1, LENGTH, len(SQUARES), HEIGHT, WIDTH, dtype=torch.bool)
+    for t in range(LENGTH):
+        for a, (x, y, side, speed) in enumerate(SQUARES):
+            left = x + 2 * speed * t
+            masks[0, t, a, y : y + side, left : left + side] = True
+            masks[0, t, :a, y : y + side, left : left + side] = False  # the later object is in front
+            frames[0, t, :, y : y + side, left : left + side] = 30
+            frames[0, t, a, y : y + side, left : left + side] = 230
+    labels = torch.arange(len(SQUARES))[None]
+    crowd = torch.zeros(1, len(SQUARES), dtype=torch.bool)
+    return Clips(frames, Objects(masks, boxes_of(masks), masks.any(-1).any(-1), labels, crowd))
+
+
+def descend(parameters: list, loss, iterations: int, learning_rate: float) -> None:
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, iterations)
+    for _ in range(iterations):
+        optimizer.zero_grad()
+        sum(loss().values()).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 10.0)
+        optimizer.step()
+        schedule.step()
+
+
+def labels_of(clip: Clips) -> dict:
+    annotations = []
+    for a in range(len(SQUARES)):
+        rles = mask_ops.encode(clip.objects.masks[0, :, a])
+        segments = [{"size": [HEIGHT, WIDTH], "counts": rle.decode()} for rle in rles]
+        areas = mask_ops.area_px(rles, HEIGHT, WIDTH)
+        annotations.append({"id": a + 1, "video_id": 1, "category_id": a + 1, "iscrowd": 0,
+                            "segmentations": segments, "areas": areas})  # fmt: skip
+    video = {"id": 1, "height": HEIGHT, "width": WIDTH, "file_names": [str(t) for t in range(LENGTH)]}
+    categories = [{"id": a + 1, "name": str(a)} for a in range(3)]
+    return {"videos": [video], "annotations": annotations, "categories": categories}
+
+
+def tracks_of(model: Rgnn, clip: Clips) -> list[dict]:
+    state, segments, results = model.start([VideoInfo("1", HEIGHT, WIDTH)]), {}, []
+    for t in range(LENGTH):
+        said, state = model.step(model.encode(Frames(clip.frames[0, t : t + 1])), state)
+        sighting = said[0].sightings[0]
+        for track_id, rle in zip(sighting.track_ids, mask_ops.encode(sighting.masks), strict=True):
+            segments.setdefault(track_id, [None] * LENGTH)[t] = {"size": [HEIGHT, WIDTH], "counts": rle.decode()}
+    for word in model.finish(state)[0].verdicts:
+        results.append({"video_id": 1, "category_id": word.category + 1, "score": word.score,
+                        "segmentations": segments[word.track_id]})  # fmt: skip
+    return results
+
+
+def test_one_clip_is_learned_by_heart():
+    torch.manual_seed(0)
+    clip = one_clip()
+    config = small_config()
+    model = Rgnn(config.model_copy(update={"detector": config.detector.model_copy(update={"soft_masks": True})}))
+    detector = model.detector
+    detector.requires_grad_(True).train()
+    descend(list(detector.parameters()), lambda: detector.loss(clip), iterations=200, learning_rate=4e-3)
+    detector.requires_grad_(False)
+    model.train()
+    encoded, objects = model.encode_clips(clip)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    descend(trained, lambda: model.encoded_loss(encoded, objects), iterations=120, learning_rate=5e-3)
+    score = average_precision(labels_of(clip), tracks_of(model.eval(), clip)).summary()
+    assert score["AP"] >= 0.95

@@ -1,0 +1,142 @@
+"""Reader of labelled single images: each becomes a video of one frame, so that training can mix them with videos.
+
+Format (COCO): `images {id, height, width, file_name}`, `categories {id, name}`, `annotations {id, image_id,
+category_id, iscrowd, segmentation}`. A segmentation is polygons, compressed RLE, or RLE with a list of counts. The mask
+says where an object is: `bbox` and `area` are not read, and an object without a mask is refused.
+
+Two data sets never number their categories alike: `translate` brings one to the other's by name.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from vis_models import masks
+from vis_models.data.annotations import (
+    AnnotatedVideo,
+    Category,
+    TrackLabel,
+    VideoSet,
+    read_youtube_vis,
+    stays_inside,
+)
+from vis_models.data.json_entries import Entry, complaint, load_json, unique
+
+REMEDY = "The COCO format is described at the top of vis_models/data/coco.py."
+
+
+def read_labels(json_path: Path | str, frames_dir: Path | str | None = None) -> VideoSet:
+    """A JSON of either format: one that has `images` is COCO's, any other is read as YouTube-VIS."""
+    content = load_json(Path(json_path), "a COCO or YouTube-VIS JSON", "images or videos")
+    return (read_coco if "images" in content else read_youtube_vis)(json_path, frames_dir)
+
+
+def read_coco(json_path: Path | str, images_dir: Path | str | None = None) -> VideoSet:
+    """Read and check a JSON (or .json.gz) of the COCO format.
+
+    Args:
+        images_dir: what `file_name` is relative to; by default the folder beside the JSON that has its name, else
+            `images`, else the folder that holds the JSON.
+
+    Raises:
+        BadConfig: no such file, broken JSON, or an entry that contradicts the format or another entry.
+    """
+    path = Path(json_path)
+    whole = Entry(load_json(path, "a COCO JSON", "images and categories"), str(path), REMEDY)
+    names = {number: entry.text("name") for number, entry in unique(whole.entries("categories")).items()}
+    images = {number: _image(number, entry) for number, entry in unique(whole.entries("images")).items()}
+    tracks: dict[int, list[TrackLabel]] = {number: [] for number in images}
+    for number, entry in unique(whole.entries("annotations")).items():
+        image = images[entry.reference("image_id", images)]
+        tracks[image.video_id].append(
+            TrackLabel(
+                track_id=number,
+                category_id=entry.reference("category_id", names),
+                crowd=bool(entry.value.get("iscrowd")),
+                rles=(_rle(entry, image),),
+            )
+        )
+    root = Path(images_dir) if images_dir else _guess_images_dir(path, images)
+    return VideoSet(
+        categories=tuple(Category(id=number, name=name) for number, name in names.items()),
+        videos=tuple(replace(image, frames_dir=root, tracks=tuple(tracks[number])) for number, image in images.items()),
+        source=str(path),
+    )
+
+
+def _image(number: int, entry: Entry) -> AnnotatedVideo:
+    height, width, name = entry.integer("height"), entry.integer("width"), entry.text("file_name")
+    if min(height, width) < 1:
+        raise complaint(entry.where, "a size in pixels", f"{width}x{height}", REMEDY)
+    if not stays_inside(name):
+        raise complaint(f"{entry.where}, file_name", "a relative path", repr(name), REMEDY)
+    return AnnotatedVideo(number, height, width, (name,), frames_dir=Path(), tracks=())
+
+
+def _rle(entry: Entry, image: AnnotatedVideo) -> bytes:
+    expected = f"a mask of {image.width}x{image.height} px"
+    where = f"{entry.where} of image {image.video_id}, segmentation"
+    try:
+        rle = masks.from_coco(entry.value.get("segmentation"), image.height, image.width)
+    except Exception as error:  # pycocotools raises bare Exception for what it does not understand
+        remedy = "Convert this mask, or the whole file, to the size of the image."
+        raise complaint(where, expected, str(error), remedy) from error
+    if rle is None:
+        raise complaint(where, expected, "none", "Drop the annotations that have only a box: masks are learned too.")
+    return rle
+
+
+def _guess_images_dir(path: Path, images: dict[int, AnnotatedVideo]) -> Path:
+    """The first place that has the first image; else the first place, for `check_frames` to complain about."""
+    places = [path.parent / path.name.split(".")[0], path.parent / "images", path.parent]
+    first = next((image.file_names[0] for image in images.values()), "")
+    return next((place for place in places if (place / first).is_file()), places[0])
+
+
+def translate(
+    videos: VideoSet, categories: tuple[Category, ...], names: Mapping[str, str] | None = None
+) -> tuple[VideoSet, dict[str, int]]:
+    """A data set in the categories of another one, matched by name; ids and order mean nothing.
+
+    Names are equal when only case, spaces, `_` and `-` tell them apart. Objects of any other category are dropped,
+    which leaves them unlabelled in the picture.
+
+    Args:
+        categories: of the other data set.
+        names: what a category of `videos` is called there, where the names differ.
+
+    Returns:
+        The data set, and how many objects were dropped of each category that has no counterpart.
+
+    Raises:
+        BadConfig: `names` speaks of a category that does not exist, or no category has a counterpart.
+    """
+    names = names or {}
+    remedy = "Say what their categories are called here, as in names={'Sea turtle': 'turtle'}."
+    theirs, ours = {c.name for c in videos.categories}, {c.name for c in categories}
+    for given, known, side in ((names.keys(), theirs, "their"), (names.values(), ours, "our")):
+        if unknown := sorted(set(given) - known):
+            where = f"{videos.source}: names"
+            raise complaint(where, f"{side} categories, of {sorted(known)}", str(unknown), remedy)
+    by_name = {_plain(category.name): category.id for category in categories}
+    ids = {c.id: by_name.get(_plain(names.get(c.name, c.name))) for c in videos.categories}
+    if not any(number is not None for number in ids.values()):
+        raise complaint(f"{videos.source}: categories", f"some of {sorted(ours)}", f"only {sorted(theirs)}", remedy)
+    called = {category.id: category.name for category in videos.categories}
+    dropped: Counter[str] = Counter()
+    translated = []
+    for video in videos.videos:
+        kept = []
+        for track in video.tracks:
+            number = ids[track.category_id]
+            if number is None:
+                dropped[called[track.category_id]] += 1
+            else:
+                kept.append(replace(track, category_id=number))
+        translated.append(replace(video, tracks=tuple(kept)))
+    return replace(videos, categories=categories, videos=tuple(translated)), dict(dropped)
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", " ").replace("-", " ").strip()

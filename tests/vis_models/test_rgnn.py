@@ -203,6 +203,14 @@ def test_only_the_first_track_of_an_identity_owns_it():
     assert first_owner(identity, torch.tensor([[False, True, True, True]])).tolist() == [[False, False, True, True]]
 
 
+def test_an_object_that_has_no_track_yet_belongs_to_the_one_that_it_will_have():
+    model = model_that_starts_tracks(tracks=3)
+    last = replace(model.blank(1, torch.zeros(1, 2, dtype=torch.long)), status=torch.tensor([[KEPT, SEEN, FREE]]))
+    now = torch.tensor([[SEEN, FREE, FREE]]), torch.tensor([[2, -1, -1]])
+    assert model._owners(*now, last, torch.tensor([[2, 0, -1]])).tolist() == [[2, 0, -1]]
+    assert model._owners(*now, last, torch.tensor([[2, 2, -1]])).tolist() == [[2, -1, -1]]  # a second track of one
+
+
 def test_a_pixel_goes_to_the_strongest_track_if_that_beats_the_background():
     logits = torch.tensor([[[11.0, 30.0, 9.0]], [[12.0, 20.0, 9.5]]])
     assert one_object_per_pixel(logits).tolist() == [[[False, True, False]], [[True, False, False]]]

@@ -34,7 +34,7 @@ def test_every_verb_is_there(vis: Program):
         (["--device", "tpu", "models"], "'auto', 'cpu' or 'cuda'"),
         (["world", "w", "--height", "33"], "even number of pixels"),
         (["train", "--set", "gate_ap50"], "KEY=VALUE"),
-        (["segment", "f", "--min-score", "2"], "0.0<=x<=1.0"),
+        (["segment", "f", "--min-score", "2"], "less than or equal to 1"),
         (["query"], "vis query --list"),
         (["query", "SELECT 1"], "no published tables"),
         (["--store", "s3://", "models"], "names no bucket"),

@@ -273,7 +273,9 @@ class Rgnn(nn.Module):
         for row, count in enumerate(counts):
             own = slots[first : first + count]
             size = (sizes[row][0], sizes[row][1])
-            masks = one_object_per_pixel(resize_logits(logits[None, first : first + count], size)[0])
+            whole = resize_logits(logits[None, first : first + count], size)[0]
+            overlapping = self.config.association == "masktrack"  # [31] lets tracks share pixels
+            masks = whole > BACKGROUND_LOGIT if overlapping else one_object_per_pixel(whole)
             sighting = Sighting(frames[row], [ids[row][m] for m in own], [scores[row][m] for m in own], masks)
             verdicts = self._verdicts(state, row, decisions.ended[row])
             tracks.append(Tracks([sighting], verdicts, dropped[row]))

@@ -151,3 +151,15 @@ def test_a_simple_gate_remembers_nothing_but_its_output():
     assert not state.cell.any()
     assert state.embedding.any()
     assert model.start([VideoInfo("a", HEIGHT, WIDTH)]).cell.shape == state.cell.shape
+
+
+def test_by_the_rule_of_masktrack_masks_are_the_detectors_own_and_may_overlap():
+    model = model_of("masktrack")
+    video = detections(1, slots=4, seed=8)
+    video.boxes_px[0, 1] = video.boxes_px[0, 0]
+    video.mask_logits[0, 1] = video.mask_logits[0, 0]
+    said, _ = run(model, [video])
+    masks = said[0][0].sightings[0].masks
+    assert len(masks) == 3
+    assert masks[0].any()
+    assert torch.equal(masks[0], masks[1])

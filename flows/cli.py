@@ -102,7 +102,9 @@ def world(
 def train(
     recipe: Annotated[str | None, typer.Option(help="`vis models --recipes` lists them.")] = None,
     data: Annotated[str | None, typer.Option(help="Data set in the YouTube-VIS format: folder or s3://...")] = None,
-    init: Annotated[str | None, typer.Option(help="Checkpoint to start from: torchvision ResNet, YOLACT.")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Checkpoint to start from: torchvision ResNet, YOLACT, RGNN.")
+    ] = None,
     detector: Annotated[
         str | None, typer.Option(help="Take this model's detector and train the tracker alone.", metavar="MODEL")
     ] = None,

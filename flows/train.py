@@ -29,7 +29,7 @@ def train_rgnn(
     Args:
         recipe: Name of a complete run; `vis models --recipes` lists them.
         data: Folder or s3:// address of a data set in the YouTube-VIS format; recipes of drawn worlds need none.
-        init: Checkpoint to start from (torchvision ResNet, YOLACT); random weights without it.
+        init: Checkpoint to start from (torchvision ResNet, YOLACT, RGNN); random weights without it.
         detector: Registered model whose detector is taken, so that only the tracker is trained.
         resume: Name of an earlier run to continue with its own recipe and data; the other parameters are not used.
         changes: Fields of the recipe to change, by dotted path, such as {"stages.0.iterations": 500}.

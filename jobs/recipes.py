@@ -99,7 +99,7 @@ class TrainJob(Config):
     hold_out: HoldOut | None = None
     """Which videos of `train.json` are for validation; None takes `val.json`."""
     init: str | None = None
-    """Checkpoint the detector starts from: torchvision ResNet, YOLACT, or a model folder's `model.safetensors`."""
+    """Checkpoint to start from: torchvision ResNet, YOLACT, RGNN, or a model folder's `model.safetensors`."""
     detector: str | None = None
     """Registered model (or folder) whose detector is taken; stages that would train one are left out."""
     stages: tuple[Stage, ...]

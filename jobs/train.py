@@ -322,7 +322,7 @@ def train_on_worker(
         folder_of_model = store.local_copy(find(store, job.detector))
         say(board, rank, {"note": f"detector: {initialise(model.detector, folder_of_model / WEIGHTS)}"})
     elif job.init:
-        say(board, rank, {"note": str(initialise(model.detector, store.local_copy(job.init)))})
+        say(board, rank, {"note": str(initialise(model, store.local_copy(job.init)))})
     else:
         say(board, rank, {"note": f"no --init: {job.recipe} starts from random weights"})
     model.to(device, memory_format=torch.channels_last)

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load
 
 from jobs.ablation import AblationJob, Comparison, ablate, labels_of, read_results
 from jobs.evaluate import EvaluateJob, evaluate
 from jobs.recipes import RECIPES, build, measured, published_ap
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
+from jobs.train import train
 from vis_models.checkpoints import ModelCard, save_model
 from vis_models.data.annotations import Category
 from vis_models.data.world import CATEGORIES
@@ -69,6 +71,17 @@ def test_the_evaluator_gives_the_score_in_the_table_to_the_results_of_a_row(give
     again = evaluate(EvaluateJob(data=labels, results=results), given)
     assert again.figures["AP"] == pytest.approx(said.ap, abs=1e-12)
     assert json.loads(Path(labels).read_text())["videos"]
+
+
+def test_a_tracker_is_trained_alone_on_the_detector_of_another_model(given: Settings, local_ray: None):
+    changes = {"detector": "base", "stages.1.iterations": 2}
+    card = train(build("rgnn_r18_world_tiny", changes), given, "tracker-alone")
+    store = Store.open(given)
+    ours, base = (load(store.read_bytes(f"{LAYOUT}/models/{name}/model.safetensors")) for name in (card.name, "base"))
+    same = {key for key in base if torch.equal(base[key], ours[key])}
+    assert {key for key in base if key.startswith("detector.")} <= same
+    assert "match_head.weight" not in same
+    assert not store.exists(f"{LAYOUT}/runs/tracker-alone/detector/done.json")
 
 
 def test_an_unknown_row_is_refused_with_the_known_ones(given: Settings):

@@ -20,13 +20,14 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from jobs.cluster import TICKETS_PER_CORE, cluster
+from jobs.cluster import TICKETS_PER_CORE, cluster, listening
 from jobs.descent import descend, optimizer_of
 from jobs.models import find
 from jobs.recipes import TrainJob, with_row
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, code_version, now
 from jobs.train import WEIGHTS, encodings_folder, prepare_data, read_data
+from jobs.watch import Stopwatch, say
 from vis_models import masks as mask_ops
 from vis_models.checkpoints import build, config_hash, initialise
 from vis_models.data.annotations import AnnotatedVideo, VideoSet, split_hash
@@ -147,14 +148,8 @@ def ablate(job: AblationJob, settings: Settings, progress: Progress | None = Non
             store.write_json(f"{folder}/detector.json", _detector_figures(shared))
         results = read_results(store, folder)
         waiting = [run for run in job.runs if run not in {(result.row, result.seed) for result in results}]
-        place = ray.put(shared)
-        run = ray.remote(num_cpus=TICKETS_PER_CORE if settings.ray_address is None else 1)(run_row)
-        tasks = {run.remote(_recipe(job, row, seed), place): (row, seed) for row, seed in waiting}
         report("ablation", len(results), len(job.runs), {})
-        while tasks:
-            (finished,), _ = ray.wait(list(tasks), num_returns=1)
-            row, seed = tasks.pop(finished)
-            figures, predictions = ray.get(finished)
+        for row, seed, figures, predictions in _run_rows(job, shared, settings, waiting, report):
             result = RowResult(
                 row=row,
                 seed=seed,
@@ -174,6 +169,19 @@ def ablate(job: AblationJob, settings: Settings, progress: Progress | None = Non
     table = markdown(compare(store, folder, labels_of(job, settings)), job.recipe, job.detector)
     store.write_bytes(f"{folder}/table.md", table.encode())
     return Ablation(uri=store.uri(folder), table=table)
+
+
+def _run_rows(
+    job: AblationJob, shared: "Shared", settings: Settings, waiting: list[tuple[str, int]], report: Progress
+) -> Iterator[tuple[str, int, dict[str, Any], list[dict[str, Any]]]]:
+    """Rows as they finish, as many side by side as there are cores: row, seed, figures, results."""
+    place = ray.put(shared)
+    run = ray.remote(num_cpus=TICKETS_PER_CORE if settings.ray_address is None else 1)(run_row)
+    with listening(lambda note: report(note["run"], note["done"], note["of"], {"loss": note["loss"]})) as board:
+        tasks = {run.remote(_recipe(job, row, seed), place, board): (row, seed) for row, seed in waiting}
+        while tasks:
+            (finished,), _ = ray.wait(list(tasks), num_returns=1)
+            yield *tasks.pop(finished), *ray.get(finished)
 
 
 def compare(store: Store, folder: str, truth: GroundTruth, replicates: int = 200) -> list[Comparison]:
@@ -331,7 +339,7 @@ def _detections(shared: Shared, n: int, size_px: tuple[int, int]) -> Iterator[tu
 # ---- one row -------------------------------------------------------------------------------------------------------
 
 
-def run_row(job: TrainJob, shared: Shared) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def run_row(job: TrainJob, shared: Shared, board: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Train one row on one core, then let it track the validation videos. Returns its figures and its results."""
     torch.set_num_threads(1)
     torch.manual_seed(job.seed)
@@ -340,8 +348,12 @@ def run_row(job: TrainJob, shared: Shared) -> tuple[dict[str, Any], list[dict[st
     cached, size = replace(shared.train, length=stage.clip_length, seed=job.seed), stage.batch_size
     batches = (cached.batch(range(n * size, (n + 1) * size)) for n in range(stage.iterations))
     model.train()
-    for _, terms in descend(stage, (job.seed, 0), model.encoded_loss, optimizer_of(stage, model), batches):
+    watch = Stopwatch()
+    for done, terms in descend(stage, (job.seed, 0), model.encoded_loss, optimizer_of(stage, model), batches):
         losses.append(float(torch.stack(list(terms.values())).sum()))
+        if watch.due() or done == stage.iterations:
+            run = f"{job.recipe} seed {job.seed}"
+            say(board, 0, {"run": run, "done": done, "of": stage.iterations, "loss": losses[-1]})
     minutes = (time.perf_counter() - started) / 60
     results = list(track(model.eval(), shared))
     summary = _score(shared, results)

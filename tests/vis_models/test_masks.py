@@ -65,3 +65,9 @@ def slow_runs(mask: np.ndarray) -> list[int]:
             value = pixel
         runs[-1] += 1
     return runs
+
+
+def test_any_number_of_masks_is_measured():
+    rles = masks.encode(np.ones((1, 3, 5), dtype=bool)) * 600
+    assert masks.area_px(rles, 3, 5) == [15] * 600
+    assert masks.area_px([], 3, 5) == []

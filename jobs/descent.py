@@ -37,6 +37,7 @@ def load_batches(
         batch_sampler=numbers,
         collate_fn=collate,
         num_workers=processes,
+        multiprocessing_context="forkserver" if processes else None,  # this process may run threads, of Ray for example
         pin_memory=device.type == "cuda",
     )
     return (clips.to(device) for clips in loader)

@@ -129,7 +129,7 @@ def test_a_question_is_answered_as_table_csv_json_and_parquet(vis, trained, film
     file = vis.folder / "answer.parquet"
     assert str(file) in vis("query", sql, "--format", "parquet", "--output", file).stdout
     assert [tuple(row.values()) for row in pq.read_table(io.BytesIO(file.read_bytes())).to_pylist()] == expected
-    assert duckdb.sql(f"SELECT sum(frames) FROM '{file}'").fetchone() == (27,)
+    assert duckdb.sql(f"SELECT sum(frames) FROM '{file}'").fetchall() == [(27,)]
 
 
 def test_named_queries_are_listed(vis: Program):

@@ -106,7 +106,15 @@ def test_loader_processes_change_nothing(sets: tuple[VideoSet, VideoSet]):
     whole = mixture(sets)
     batches = [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
     one, two = (
-        list(DataLoader(whole, batch_sampler=batches, collate_fn=collate, num_workers=processes))  # type: ignore[arg-type]
+        list(
+            DataLoader(
+                whole,
+                batch_sampler=batches,
+                collate_fn=collate,
+                num_workers=processes,
+                multiprocessing_context="forkserver" if processes else None,
+            )
+        )  # type: ignore[arg-type]
         for processes in (0, 2)
     )
     for a, b in zip(one, two, strict=True):

@@ -19,11 +19,11 @@ import pyarrow.dataset as ds
 from jobs import evaluations, tables
 from jobs.settings import Settings
 from jobs.store import Snapshot, Store, code_version, now
+from vis_models.config import BadConfig, Config
 from vis_models.metrics.average_precision import RULES, accumulate
 from vis_models.metrics.track_iou import MaskTrack
 from vis_models.metrics.track_matching import ANY, Matches, Prediction, match_video, mean_area_px
 from vis_models.metrics.youtube_vis import GroundTruth, defects, results_by_video
-from vis_models.types import BadConfig, Config
 
 MASK_COLUMNS = ["video_id", "track_id", "frame_idx", "area_px", "height_px", "width_px", "rle"]
 Progress = Callable[[str, int, int, dict[str, Any]], None]

@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.store import LAYOUT, Store
+from vis_models.config import BadConfig
 from vis_models.metrics.average_precision import RECALLS, AveragePrecision, accumulate
 from vis_models.metrics.track_matching import Matches
-from vis_models.types import BadConfig
 
 FOLDER = f"{LAYOUT}/evaluations"
 Provenance = dict[str, str | None]

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from vis_models.masks import from_coco
+from vis_models.config import BadConfig
 from vis_models.metrics.run_lengths import measure_px
 from vis_models.metrics.track_iou import Rle
 from vis_models.metrics.track_matching import Prediction, Truth, mean_area_px
-from vis_models.types import BadConfig
+from vis_models.rle import from_coco
 
 Entry = dict[str, Any]
 KEYS = {

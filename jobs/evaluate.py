@@ -8,13 +8,15 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from jaxtyping import Int
 
 from jobs import evaluations, tables
 from jobs.settings import Settings
@@ -259,22 +261,50 @@ def _read_predictions(
 
 
 def mask_tracks(masks: pa.Table, frames: int) -> dict[int, MaskTrack]:
-    """The tracks of one video from its rows of the table masks, sorted by track; `frames`: length of the video."""
+    """The tracks of one video from its rows of the table masks, sorted by track; `frames`: length of the video.
+
+    Raises:
+        BadConfig: a track has two masks in one frame, or a mask beyond the end of the video.
+    """
+    ids, frame = masks["track_id"].to_numpy(), masks["frame_idx"].to_numpy()
+    _refuse_places(masks, ids, frame, frames)
+    areas_px, rles = masks["area_px"].to_numpy(), masks["rle"].to_pylist()
+    height, width = masks["height_px"].to_numpy(), masks["width_px"].to_numpy()
+    sizes = {(h, w): [h, w] for h, w in set(zip(height.tolist(), width.tolist(), strict=True))}
+    coded = [
+        {"size": sizes[size], "counts": rle}
+        for size, rle in zip(zip(height.tolist(), width.tolist(), strict=True), rles, strict=True)
+    ]
     tracks = {}
-    for track_id, rows in groupby(masks.to_pylist(), key=lambda row: row["track_id"]):
-        rles: list[dict[str, Any] | None] = [None] * frames
+    bounds = [0, *(np.flatnonzero(np.diff(ids)) + 1).tolist(), len(ids)]
+    for start, end in pairwise(bounds if len(ids) else []):
+        track: list[dict[str, Any] | None] = [None] * frames
+        for at, rle in zip(frame[start:end].tolist(), coded[start:end], strict=True):
+            track[at] = rle
         areas = np.zeros(frames)
-        for row in rows:
-            rles[row["frame_idx"]] = {"size": [row["height_px"], row["width_px"]], "counts": row["rle"]}
-            areas[row["frame_idx"]] = row["area_px"]
-        tracks[track_id] = MaskTrack(rles, areas)
+        areas[frame[start:end]] = areas_px[start:end]
+        tracks[int(ids[start])] = MaskTrack(track, areas)
     return tracks
+
+
+def _refuse_places(
+    masks: pa.Table, ids: Int[np.ndarray, " N"], frame: Int[np.ndarray, " N"], frames: int
+) -> None:
+    places = np.stack([ids, frame], axis=1)
+    unique, counts = np.unique(places, axis=0, return_counts=True)
+    for wrong, says in ((unique[counts > 1], "more than one mask"), (places[frame >= frames], "a mask")):
+        if len(wrong):
+            track, at = wrong[0].tolist()
+            raise BadConfig(
+                f"video {masks['video_id'][0]}: track {track} has {says} in frame {at} of {frames}, and {len(wrong)} "
+                "such places there are in all. Expected one mask a frame at most: were the tables written twice?"
+            )
 
 
 def by_video(masks: ds.Dataset) -> Iterator[tuple[str, pa.Table]]:
     """The rows of the table masks, one video at a time: files are sorted by video, and no video is in two of them."""
     waiting: list[pa.RecordBatch] = []
-    for batch in masks.to_batches(columns=MASK_COLUMNS, batch_size=16_384, batch_readahead=1, fragment_readahead=1):
+    for batch in _batches(masks):
         runs = pc.run_end_encode(batch["video_id"])
         ends = runs.run_ends.to_pylist()
         for start, end in zip([0, *ends], ends, strict=False):
@@ -284,3 +314,13 @@ def by_video(masks: ds.Dataset) -> Iterator[tuple[str, pa.Table]]:
             waiting.append(batch.slice(start, end - start))
     if waiting:
         yield waiting[0]["video_id"][0].as_py(), pa.Table.from_batches(waiting)
+
+
+def _batches(masks: ds.Dataset) -> Iterator[pa.RecordBatch]:
+    """File by file and page by page: a scan of the dataset would hold whole row groups, several at a time."""
+    if not isinstance(masks, ds.FileSystemDataset):
+        return  # no file has a row
+    for path in masks.files:
+        with masks.filesystem.open_input_file(path) as file:
+            parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
+            yield from parquet.iter_batches(batch_size=4096, columns=MASK_COLUMNS, use_threads=False)

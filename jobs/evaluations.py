@@ -13,13 +13,14 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.store import LAYOUT, Store
 from vis_models.config import BadConfig
-from vis_models.metrics.average_precision import RECALLS, AveragePrecision, accumulate
+from vis_models.metrics.average_precision import RECALLS, AveragePrecision, precision_of
 from vis_models.metrics.track_matching import Matches
 
 FOLDER = f"{LAYOUT}/evaluations"
@@ -87,11 +88,11 @@ def _figures(score: AveragePrecision, category: int | None, labels: dict[str, An
 
 
 def _figures_of_video(video_id: str, found: Mapping[int, Matches]) -> Iterator[dict[str, Any]]:
-    alone = accumulate([found], [*found]).summary()
+    curves = np.array([precision_of([each], 0, int(each.objects[0])) for each in found.values() if each.objects[0]])
     hits = sum(int(((each.partner[0, 0] != 0) & ~each.ignored[0, 0]).sum()) for each in found.values())
     values = {
-        "AP": alone["AP"],
-        "AP50": alone["AP50"],
+        "AP": float(curves.mean()) if len(curves) else -1.0,
+        "AP50": float(curves[:, 0].mean()) if len(curves) else -1.0,
         "objects": float(sum(int(each.objects[0]) for each in found.values())),
         "objects_found": float(hits),
     }

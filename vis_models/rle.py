@@ -52,7 +52,9 @@ def run_lengths(rle: bytes) -> Int[np.ndarray, " R"]:
 
 def area_px(rles: list[bytes], height_px: int, width_px: int) -> list[int]:
     """Number of pixels of each mask."""
-    return [int(area) for area in coco.area([_coco(rle, height_px, width_px) for rle in rles])] if rles else []
+    starts = range(0, len(rles), 255)  # pycocotools counts the masks of a call in 8 bits
+    calls = [coco.area([_coco(rle, height_px, width_px) for rle in rles[start : start + 255]]) for start in starts]
+    return [int(area) for areas in calls for area in areas]
 
 
 def boxes_px(rles: list[bytes], height_px: int, width_px: int) -> Float[np.ndarray, "T 4"]:

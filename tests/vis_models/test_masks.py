@@ -65,3 +65,8 @@ def slow_runs(mask: np.ndarray) -> list[int]:
             value = pixel
         runs[-1] += 1
     return runs
+
+
+def test_more_masks_than_one_call_of_pycocotools_counts_have_their_areas():
+    square = masks.encode(np.ones((1, 3, 4), bool))
+    assert masks.area_px(square * 300, 3, 4) == [12] * 300

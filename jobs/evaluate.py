@@ -287,9 +287,7 @@ def mask_tracks(masks: pa.Table, frames: int) -> dict[int, MaskTrack]:
     return tracks
 
 
-def _refuse_places(
-    masks: pa.Table, ids: Int[np.ndarray, " N"], frame: Int[np.ndarray, " N"], frames: int
-) -> None:
+def _refuse_places(masks: pa.Table, ids: Int[np.ndarray, " N"], frame: Int[np.ndarray, " N"], frames: int) -> None:
     places = np.stack([ids, frame], axis=1)
     unique, counts = np.unique(places, axis=0, return_counts=True)
     for wrong, says in ((unique[counts > 1], "more than one mask"), (places[frame >= frames], "a mask")):

@@ -126,8 +126,8 @@ def draw(drawing: Drawing, seed: int = 0) -> Iterator[tuple[int, list[Track], li
             looseness = float(rng.exponential(0.05))
             if n % 2:
                 way, category = way + rng.normal(0, 0.4, 2), int(rng.integers(1, drawing.categories + 1))
-            score = round(float(np.clip(np.exp(-6 * looseness) * (0.3 if n % 2 else 1) + rng.normal(0, 0.1), 0, 1)), 4)
-            predictions.append(_track(rng, shapes[shape], way, looseness, category, score))
+            score = 1 / (1 + np.exp(30 * looseness + 2 * (n % 2) - 2 - rng.normal(0, 0.7)))
+            predictions.append(_track(rng, shapes[shape], way, looseness, category, float(score)))
         yield video, objects, predictions
 
 

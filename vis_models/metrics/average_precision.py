@@ -121,7 +121,9 @@ def average_precision(
     categories = [*truth.categories]
     grouped = results_by_video(truth, results)
     videos = [
-        match_video(truth.predictions(grouped.get(video, [])), truth.truths(video), categories, class_agnostic, conventions)
+        match_video(
+            truth.predictions(grouped.get(video, [])), truth.truths(video), categories, class_agnostic, conventions
+        )
         for video in truth.video_ids()
     ]
     return accumulate(videos, (ANY,) if class_agnostic else categories, conventions)

@@ -117,9 +117,7 @@ def match_video(
     }
 
 
-def match(
-    predictions: Sequence[Prediction], truths: Sequence[Truth], conventions: Conventions = REFERENCE
-) -> Matches:
+def match(predictions: Sequence[Prediction], truths: Sequence[Truth], conventions: Conventions = REFERENCE) -> Matches:
     """Greedy matching of the predictions and ground truth of one video and category.
 
     By descending score, each prediction takes the free ground truth with the highest IoU that reaches the threshold.
@@ -131,7 +129,9 @@ def match(
     iou = np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
     crowd = np.array([truth.crowd for truth in truths], dtype=bool)
     passed_over = crowd | _outside([truth.mean_area_px for truth in truths])  # (A, G)
-    taken = _match_greedily(iou, passed_over, crowd & (conventions.crowd == "many"))  # (A, T, D), index of the ground truth or -1
+    taken = _match_greedily(
+        iou, passed_over, crowd & (conventions.crowd == "many")
+    )  # (A, T, D), index of the ground truth or -1
     ids = np.array([*(truth.truth_id for truth in truths), 0])  # the last one answers to index -1
     partner = ids[taken]
     outside = _outside([prediction.mean_area_px for prediction in predictions])[:, None]

@@ -3,13 +3,11 @@
 Streams: the masks of one video are in memory at a time. What is written is described in `evaluations.py`.
 """
 
-import gzip
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from itertools import chain, pairwise
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +15,19 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from jaxtyping import Int
+from pydantic import PositiveInt
 
-from jobs import evaluations, tables
+from jobs import evaluations, outcomes, tables
+from jobs.results_files import read_json, read_results
 from jobs.settings import Settings
 from jobs.store import Snapshot, Store, code_version, now
 from vis_models.config import BadConfig, Config
 from vis_models.metrics.average_precision import RULES, accumulate
 from vis_models.metrics.track_iou import MaskTrack
-from vis_models.metrics.track_matching import ANY, Matches, Prediction, match_video, mean_area_px
-from vis_models.metrics.youtube_vis import GroundTruth, defects, results_by_video
+from vis_models.metrics.track_matching import ANY, Conventions, Matches, Prediction, match_video, mean_area_px
+from vis_models.metrics.uncertainty import outcomes as outcomes_of
+from vis_models.metrics.uncertainty import standard_error
+from vis_models.metrics.youtube_vis import GroundTruth, defects, defects_of_results, results_by_video
 
 MASK_COLUMNS = ["video_id", "track_id", "frame_idx", "area_px", "height_px", "width_px", "rle"]
 Progress = Callable[[str, int, int, dict[str, Any]], None]
@@ -42,8 +44,23 @@ class EvaluateJob(Config):
     """A results.json (plain or .gz) to score instead of tables."""
     class_agnostic: bool = False
     """Ignore the category of objects and predictions."""
+    limit: PositiveInt = 100
+    """How many predictions of a video and category take part."""
+    crowd: Literal["many", "once", "drop"] = "many"
+    """How often a crowd track may be matched; drop: it is left out."""
+    check: Literal["error", "warn"] = "error"
+    """Entries that make the score meaningless stop the evaluation, or are scored as the reference does and noted."""
     command: str = ""
     """What was typed, for the record."""
+
+    @property
+    def conventions(self) -> Conventions:
+        return Conventions(self.limit, self.crowd)
+
+    @property
+    def rules(self) -> str:
+        """Whose numbers these are, and every choice that is not theirs."""
+        return ", ".join(filter(None, (RULES, "class-agnostic" * self.class_agnostic, str(self.conventions))))
 
 
 class Evaluation(Config):
@@ -53,6 +70,10 @@ class Evaluation(Config):
     uri: str
     figures: dict[str, float]
     """AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl as fractions; -1: nothing to find."""
+    error: float | None
+    """Standard error of AP, as a fraction; None: there are too few videos."""
+    videos: int
+    rules: str
     before_id: str | None
     """None: this is the first evaluation of the data set."""
     change: dict[str, float]
@@ -78,35 +99,43 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
     """
     store = Store.open(settings)
     path = data_file(store, job.data)
-    content, digest = read_json(store, path)
-    truth = GroundTruth(content, path)
-    _refuse(defects(truth), path)
-    predictions = _from_results(store, job.results, truth) if job.results else _from_plan(store, job.plan, path, truth)
-    matches = _match(truth, predictions.by_video, job.class_agnostic, progress)
-    score = accumulate([matches[v] for v in truth.video_ids()], [ANY] if job.class_agnostic else [*truth.categories])
-    created_at, rules = now(), RULES + (", class-agnostic" if job.class_agnostic else "")
+    truth, digest, notes = labels(store, path, job.check)
+    predictions = (
+        from_results(store, job.results, truth, job.check) if job.results else _from_plan(store, job.plan, path, truth)
+    )
+    matches = _match(truth, predictions.by_video, job, progress)
+    in_order = [matches[v] for v in truth.video_ids()]
+    score = accumulate(in_order, [ANY] if job.class_agnostic else [*truth.categories], job.conventions)
+    found = dict(zip(map(str, truth.video_ids()), outcomes_of(in_order), strict=True))
+    error = standard_error([*found.values()])
+    created_at, notes = now(), (*notes, *predictions.notes)
     evaluation_id = evaluations.new_id(created_at)
     provenance = dict.fromkeys(evaluations.PROVENANCE) | {
         "evaluation_id": evaluation_id,
         "created_at": created_at,
         "data": path,
         "data_sha256": digest,
-        "rules": rules,
+        "rules": job.rules,
         "commit": code_version(),
         "command": job.command or None,
         **predictions.provenance,
     }
     rows = evaluations.rows(score, {} if job.class_agnostic else truth.categories, matches)
-    uri = evaluations.write(store, provenance, predictions.notes, rows)
-    before = evaluations.find(store, before=evaluation_id, data_sha256=digest, rules=rules)
+    outcomes.write(store, evaluation_id, found)
+    spread = [] if error is None else [{"metric": "AP_error", "value": error}]
+    uri = evaluations.write(store, provenance, notes, chain(rows, spread))
+    before = evaluations.find(store, before=evaluation_id, data_sha256=digest, rules=job.rules)
     figures = score.summary()
     return Evaluation(
         evaluation_id=evaluation_id,
         uri=uri,
         figures=figures,
+        error=error,
+        videos=len(matches),
+        rules=job.rules,
         before_id=before,
         change=change(figures, evaluations.summary(evaluations.read(store, before)[0])) if before else {},
-        notes=predictions.notes,
+        notes=notes,
     )
 
 
@@ -118,17 +147,17 @@ def change(figures: Mapping[str, float], before: Mapping[str, float]) -> dict[st
 def _match(
     truth: GroundTruth,
     predictions: Iterator[tuple[int, list[Prediction]]],
-    class_agnostic: bool,
+    job: EvaluateJob,
     progress: Progress | None,
 ) -> dict[int, dict[int, Matches]]:
     """The matches of every video; videos without predictions have them too, all their objects are missed."""
-    categories, matches = [*truth.categories], {}
+    matches, rules = {}, ([*truth.categories], job.class_agnostic, job.conventions)
     for video, tracks in predictions:
-        matches[video] = match_video(tracks, truth.truths(video), categories, class_agnostic)
+        matches[video] = match_video(tracks, truth.truths(video), *rules)
         if progress:
             progress("evaluate", len(matches), len(truth.videos), {})
     for video in set(truth.videos) - set(matches):
-        matches[video] = match_video([], truth.truths(video), categories, class_agnostic)
+        matches[video] = match_video([], truth.truths(video), *rules)
     return matches
 
 
@@ -136,48 +165,62 @@ def _match(
 
 
 def data_file(store: Store, data: str) -> str:
-    """The file with the labels: `data` itself, or `val.json` in it. Raises BadConfig: a folder without one."""
-    fs, path = store.open_source(data)
-    with store.guard(data):
-        if not fs.isdir(path):
-            return data
-        found = [name.rsplit("/", 1)[-1] for name in fs.ls(path, detail=False)]
-    if "val.json" not in found:
+    """The file with the labels: `data` itself, or `val.json` or `gt*.json` in it. Raises BadConfig: not to be found."""
+    found = _files(store, data)
+    if found is None:
+        return data
+    named = [name for name in found if name == "val.json"] or [
+        name for name in found if name.startswith("gt") and name.endswith((".json", ".json.gz"))
+    ]
+    if len(named) != 1:
         known = ", ".join(sorted(name for name in found if ".json" in name)) or "no JSON at all"
         raise BadConfig(f"{data} holds no val.json but {known}: name the file with the labels")
-    return f"{data.rstrip('/')}/val.json"
+    return f"{data.rstrip('/')}/{named[0]}"
 
 
-def read_json(store: Store, uri: str) -> tuple[Any, str]:
-    """(content, sha256 of the file) of a JSON, plain or gzip. Raises BadConfig: not there, or not JSON."""
-    fs, path = store.open_source(uri)
-    try:
-        with store.guard(uri):
-            raw = fs.cat_file(path)
-        return json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw), hashlib.sha256(raw).hexdigest()
-    except FileNotFoundError:
-        raise BadConfig(f"{uri} does not exist, expected a JSON file (plain or .gz)") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise BadConfig(f"{uri} is not a whole JSON file: {error}. Copy it again.") from error
+def results_file(store: Store, data: str) -> str | None:
+    """The `results.json` (plain or .gz) beside the labels where `data` is a folder that holds one."""
+    named = [name for name in _files(store, data) or () if name in ("results.json", "results.json.gz")]
+    return f"{data.rstrip('/')}/{named[0]}" if named else None
 
 
-def _refuse(found: Sequence[str], what: str) -> None:
-    if found:
+def _files(store: Store, folder: str) -> list[str] | None:
+    """Names of what is in a folder; None: it is none."""
+    fs, path = store.open_source(folder)
+    with store.guard(folder):
+        return [name.rsplit("/", 1)[-1] for name in fs.ls(path, detail=False)] if fs.isdir(path) else None
+
+
+def labels(store: Store, path: str, check: Literal["error", "warn"]) -> tuple[GroundTruth, str, tuple[str, ...]]:
+    """(labels, sha256 of the file, notes about its defects). Raises BadConfig: no labels, or not sound ones."""
+    content, digest = read_json(store, path)
+    if not isinstance(content, dict):
+        raise BadConfig(f"{path} holds a {type(content).__name__}, expected a YouTube-VIS file: an object with labels")
+    truth = GroundTruth(content, path)
+    return truth, digest, _checked(defects(truth), path, check)
+
+
+def _checked(found: Sequence[str], what: str, check: Literal["error", "warn"]) -> tuple[str, ...]:
+    """Notes about defects. Raises BadConfig: there are some, and `check` forbids them."""
+    if not found:
+        return ()
+    if check == "error":
         first = "\n  ".join(found[:5])
         raise BadConfig(
             f"{what} has {len(found)} defects that would make the score meaningless, the first are\n  {first}\n"
-            "Mend the file; nothing was scored."
+            "Mend the file, or score it as the reference does with `--check warn`; nothing was scored."
         )
+    return (f"{what} has {len(found)} defects and was scored as the reference scores it", *found[:5])
 
 
-def _from_results(store: Store, uri: str, truth: GroundTruth) -> Predictions:
-    results, digest = read_json(store, uri)
-    if not isinstance(results, list):
-        raise BadConfig(f"{uri} holds a {type(results).__name__}, expected a list with one entry per track")
+def from_results(store: Store, uri: str, truth: GroundTruth, check: Literal["error", "warn"]) -> Predictions:
+    """The tracks of a results file. Raises BadConfig: it does not belong to the labels, or is not sound."""
+    results, digest = read_results(store, uri)
     grouped = results_by_video(truth, results, uri)
-    _refuse(defects(truth, results), uri)
-    by_video = ((video, truth.predictions(grouped[video])) for video in truth.video_ids() if video in grouped)
-    return Predictions({"results": uri, "results_sha256": digest}, by_video)
+    notes = _checked(defects_of_results(truth, results), uri, check)
+    del results  # from here on a video is forgotten once it is scored
+    by_video = ((video, truth.predictions(grouped.pop(video))) for video in truth.video_ids() if video in grouped)
+    return Predictions({"results": uri, "results_sha256": digest}, by_video, notes)
 
 
 def _from_plan(store: Store, plan_id: str | None, path: str, truth: GroundTruth) -> Predictions:

@@ -17,7 +17,8 @@ import pyarrow.dataset as ds
 from pydantic import Field, PositiveInt
 
 from jobs import evaluations, query, tables
-from jobs.evaluate import Progress, change, read_json
+from jobs.evaluate import Progress, change
+from jobs.results_files import read_json
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Snapshot, Store, code_version, now, plan_key
 from jobs.strips import Strip, draw_strips

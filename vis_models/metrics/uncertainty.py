@@ -34,7 +34,7 @@ class Outcome:
     scores: Float[np.ndarray, " D"]
     hit: Bool[np.ndarray, "T D"]
     miss: Bool[np.ndarray, "T D"]
-    """Neither: matched to ignored ground truth, or beyond the range of areas."""
+    """What is neither a hit nor a miss was matched to ignored ground truth."""
     objects: int
 
 
@@ -68,6 +68,13 @@ def standard_error(videos: Videos, replicates: int = REPLICATES, seed: int = 0) 
     if len(videos) < LEAST_VIDEOS:
         return None
     return float(np.std(weighted_ap(videos, draws(len(videos), replicates, seed)), ddof=1))
+
+
+def with_interval(value: float, error: float | None, videos: int) -> str:
+    """`0.308 +- 0.021`, the 95 % interval, or why there is none."""
+    if error is None:
+        return f"{value:.3f} (no interval: {videos} videos, {LEAST_VIDEOS} are the least)"
+    return f"{value:.3f} +- {1.96 * error:.3f}"
 
 
 def paired_difference(

@@ -75,7 +75,7 @@ class GroundTruth:
         ]
 
     def predictions(self, results: Sequence[Entry]) -> list[Prediction]:
-        """The tracks of one video from the entries of a results file, in the order given. Raises as `truths` does."""
+        """The tracks of one video from its entries in a results file, in the order given. Raises as `truths` does."""
         return [
             Prediction(rles, areas, entry["category_id"], mean_area_px(areas), float(entry["score"]))
             for entry, (rles, areas) in zip(results, self._tracks(results), strict=True)
@@ -83,30 +83,33 @@ class GroundTruth:
 
     def _tracks(self, entries: Sequence[Entry]) -> list[tuple[list[Rle | None], Float[np.ndarray, " T"]]]:
         """Masks of each track of one video and their areas."""
-        tracks = [self._rles(entry) for entry in entries]
+        tracks = [self._rles(entry, n) for n, entry in enumerate(entries)]
         masks = [(n, frame, rle) for n, track in enumerate(tracks) for frame, rle in enumerate(track) if rle]
         areas = [np.zeros(len(track)) for track in tracks]
         for (n, frame, rle), area, canvas in zip(
             masks, *measure_px([rle["counts"] for _, _, rle in masks]), strict=True
         ):
             if canvas != rle["size"][0] * rle["size"][1]:
-                raise BadConfig(f"{_place(entries[n], frame)}: the runs of the RLE do not fill its size {rle['size']}")
+                raise BadConfig(
+                    f"{_place(entries[n], n, frame)}: the runs of the RLE do not fill its size {rle['size']}"
+                )
             areas[n][frame] = area
         return list(zip(tracks, areas, strict=True))
 
-    def _rles(self, entry: Entry) -> list[Rle | None]:
+    def _rles(self, entry: Entry, n: int) -> list[Rle | None]:
         video = self.videos[entry["video_id"]]
         rles: list[Rle | None] = []
         for frame, segmentation in enumerate(entry["segmentations"]):
             try:
                 rles.append(_rle(segmentation, [video["height"], video["width"]]))
             except BadConfig as error:
-                raise BadConfig(f"{_place(entry, frame)}: {error}") from error
+                raise BadConfig(f"{_place(entry, n, frame)}: {error}") from error
         return rles
 
 
-def _place(entry: Entry, frame: int) -> str:
-    track = f"annotation {entry['id']}" if "id" in entry else f"the result with score {entry['score']}"
+def _place(entry: Entry, n: int, frame: int) -> str:
+    """`n`: of the entries of this video, from 0."""
+    track = f"annotation {entry['id']}" if "iscrowd" in entry else f"result {n} (score {entry['score']})"
     return f"{track} of video {entry['video_id']}, frame {frame}"
 
 
@@ -120,10 +123,16 @@ def _rle(segmentation: Any, video_size: list[int]) -> Rle | None:
     """Rule: an RLE keeps the size that it states, even if the video has another one."""
     if not segmentation:
         return None
+    if isinstance(segmentation, dict) and not _is_size(segmentation.get("size", video_size)):
+        raise BadConfig(f"the size of an RLE is [height, width] in px, got {str(segmentation['size'])[:40]}")
     if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), str) and "size" in segmentation:
-        return {"size": list(segmentation["size"]), "counts": segmentation["counts"].encode()}
+        return {"size": segmentation["size"], "counts": segmentation["counts"].encode()}
     size = list(segmentation.get("size", video_size)) if isinstance(segmentation, dict) else video_size
     return {"size": size, "counts": from_coco(segmentation, *size)}
+
+
+def _is_size(size: Any) -> bool:
+    return isinstance(size, list) and len(size) == 2 and isinstance(size[0], int) and isinstance(size[1], int)
 
 
 def results_by_video(truth: GroundTruth, results: Sequence[Entry], name: str = "results") -> dict[int, list[Entry]]:
@@ -136,8 +145,13 @@ def results_by_video(truth: GroundTruth, results: Sequence[Entry], name: str = "
     for n, entry in enumerate(results):
         for key in ("video_id", "category_id", "score", "segmentations"):
             _key(entry, key, f"{name}[{n}]")
+        if not isinstance(entry["score"], int | float) or not isinstance(entry["segmentations"], list):
+            raise BadConfig(
+                f"{name}[{n}]: expected a number `score` and a list `segmentations` with one entry per frame, "
+                f"got {str(entry['score'])[:20]!r} and {str(entry['segmentations'])[:40]!r}"
+            )
         grouped[entry["video_id"]].append(entry)
-    if strangers := sorted(set(grouped) - set(truth.videos)):
+    if strangers := sorted(set(grouped) - set(truth.videos), key=str):
         raise BadConfig(
             f"{name}: {len(strangers)} video ids are not in {truth.name}, the first are {strangers[:5]}. "
             f"Expected ids such as {truth.video_ids()[:3]}: were the results made for another data set?"
@@ -145,9 +159,14 @@ def results_by_video(truth: GroundTruth, results: Sequence[Entry], name: str = "
     return grouped
 
 
-def defects(truth: GroundTruth, results: Sequence[Entry] = ()) -> list[str]:
+def defects(truth: GroundTruth) -> list[str]:
     """Entries that the reference scores without a word although the number means little, one line each."""
-    return [*_defects_of_truth(truth), *_defects_of_results(truth, results)]
+    return [*_defects_of_truth(truth)]
+
+
+def defects_of_results(truth: GroundTruth, results: Sequence[Entry]) -> list[str]:
+    """The same for a results file."""
+    return [*_defects_of_results(truth, results)]
 
 
 def _defects_of_truth(truth: GroundTruth) -> Iterator[str]:
@@ -182,7 +201,7 @@ def _defects_of_track(truth: GroundTruth, entry: Entry, where: str) -> Iterator[
         yield f"{where}: no category {entry['category_id']}"
     if len(entry["segmentations"]) != truth.length(entry["video_id"]):
         yield f"{where}: {len(entry['segmentations'])} segmentations for {truth.length(entry['video_id'])} frames"
-    sizes = [s["size"] for s in entry["segmentations"] if isinstance(s, dict) and s]
-    if strange := [size for size in sizes if list(size) != [video["height"], video["width"]]]:
-        expected = [video["height"], video["width"]]
+    expected = [video["height"], video["width"]]
+    sizes = [s.get("size", expected) for s in entry["segmentations"] if isinstance(s, dict) and s]
+    if strange := [size for size in sizes if size != expected]:
         yield f"{where}: {len(strange)} masks are not of size {expected} (height, width), the first is {strange[0]}"

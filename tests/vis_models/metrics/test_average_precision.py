@@ -14,7 +14,7 @@ from pycocotools import mask as coco
 
 from vis_models.metrics.average_precision import RECALLS, AveragePrecision, average_precision
 from vis_models.metrics.track_matching import match_video
-from vis_models.metrics.youtube_vis import GroundTruth, defects, results_by_video
+from vis_models.metrics.youtube_vis import GroundTruth, defects, defects_of_results, results_by_video
 from vis_models.types import BadConfig
 
 pytestmark = pytest.mark.unit
@@ -99,7 +99,10 @@ def test_golden_eval_pairs_without_a_pixel_are_counted(case, shared_data):
 
 def test_golden_eval_odd_files_are_named(shared_data):
     truth, results, _ = golden("quirks_a")
-    assert any("id 0" in line for line in defects(GroundTruth(truth), results))
+    opened = GroundTruth(truth)
+    assert any("id 0" in line for line in defects(opened))
+    assert any("segmentations for" in line for line in defects_of_results(opened, results))
+    assert any("expected 0 to 1" in line for line in defects_of_results(opened, results))
 
 
 def test_a_perfect_prediction_scores_one_and_absent_sizes_minus_one():
@@ -157,7 +160,8 @@ def test_a_missing_key_is_named_with_its_entry(table, key):
 
 
 def test_a_sound_file_has_no_defects():
-    assert defects(GroundTruth(world(objects=[square(2, frames=2)])), [found(square(2, frames=2))]) == []
+    truth = GroundTruth(world(objects=[square(2, frames=2)]))
+    assert defects(truth) + defects_of_results(truth, [found(square(2, frames=2))]) == []
 
 
 @pytest.mark.parametrize(
@@ -175,7 +179,8 @@ def test_a_sound_file_has_no_defects():
 def test_each_defect_is_named(spoil, word):
     truth, result = world(objects=[square(2, frames=2)]), found(square(2, frames=2))
     spoil(truth["annotations"][0], result)
-    (line,) = defects(GroundTruth(truth), [result])
+    opened = GroundTruth(truth)
+    (line,) = defects(opened) + defects_of_results(opened, [result])
     assert re.search(word, line)
 
 

@@ -5,6 +5,7 @@ Nothing heavy is imported before a verb needs it, so that `vis --help` answers a
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -241,7 +242,6 @@ def evaluate(
 def _score_files(labels: str, results: str | None, plan: str | None, chosen: dict[str, Any]) -> dict[str, Any] | None:
     """An evaluation of what is there already, without a model and without Prefect; None: there is nothing."""
     from flows.progress import at_terminal
-    from flows.steps import command
     from jobs.evaluate import EvaluateJob, data_file, evaluate, results_file
     from jobs.settings import Settings
     from jobs.store import Store
@@ -251,7 +251,7 @@ def _score_files(labels: str, results: str | None, plan: str | None, chosen: dic
     if not results and not plan:
         return None
     address = store.address(data_file(store, labels))
-    job = EvaluateJob(data=address, results=results, plan=plan, command=command(), **chosen)
+    job = EvaluateJob(data=address, results=results, plan=plan, command=shlex.join(["vis", *sys.argv[1:]]), **chosen)
     with at_terminal() as progress:
         return evaluate(job, store.settings, progress).model_dump(mode="json")
 

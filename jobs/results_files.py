@@ -74,7 +74,9 @@ def _share_sizes(entry: dict[str, Any], sizes: dict[tuple[Any, ...], list[Any]])
 def _entries(text: io.TextIOBase, uri: str) -> Iterator[Any]:
     """The entries of a list, decoded as soon as they are whole."""
     decode = json.JSONDecoder().raw_decode
-    buffer = text.read(CHUNK).lstrip()
+    buffer = ""
+    while not buffer and (more := text.read(CHUNK)):
+        buffer = more.lstrip()
     if not buffer.startswith("["):
         raise BadConfig(f"{uri} begins with {buffer[:20]!r}, expected a list with one entry per track")
     at, wanted = 1, CHUNK
@@ -102,7 +104,7 @@ def _text(store: Store, uri: str) -> Iterator[tuple[io.TextIOBase, Digest]]:
     try:
         with store.guard(uri), fs.open(path, "rb") as file:
             digest = Digest(file)
-            raw = io.BufferedReader(digest, CHUNK)
+            raw = io.BufferedReader(digest)
             unpacked: Any = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw
             yield io.TextIOWrapper(unpacked, "utf-8"), digest
     except FileNotFoundError:

@@ -1,13 +1,18 @@
 import gzip
 import json
+import subprocess
+import sys
 
 import duckdb
+import pyarrow as pa
 import pytest
 
-from jobs import evaluations
-from jobs.evaluate import EvaluateJob, Evaluation, evaluate
+from jobs import evaluations, tables
+from jobs.evaluate import EvaluateJob, Evaluation, by_video, evaluate, mask_tracks, results_file
 from jobs.settings import Settings
 from jobs.store import Store
+from tests.conftest import REPOSITORY
+from tests.drawn_results import Drawing, write
 from vis_models.metrics.average_precision import average_precision
 from vis_models.types import BadConfig
 
@@ -170,3 +175,57 @@ def test_data_that_was_never_segmented_says_what_to_run(labelled_lake):
 def test_an_unknown_evaluation_is_named(tmp_path):
     with pytest.raises(BadConfig, match="no evaluation absent"):
         evaluations.read(Store.open(Settings(store=str(tmp_path))), "absent")
+
+
+def test_a_defect_is_refused_or_scored_as_the_reference_does_and_noted(labelled_lake):
+    strange = [*labelled_lake.results, labelled_lake.results[0] | {"score": float("nan"), "category_id": 77}]
+    results = labelled_lake.write("results.json", strange)
+    with pytest.raises(BadConfig, match=r"2 defects .*\n.*no category 77\n.*score nan"):
+        score(labelled_lake, results=results)
+    done = score(labelled_lake, results=results, check="warn")
+    assert done.figures == average_precision(labelled_lake.labels(), strange).summary()
+    assert any("no category 77" in note for note in done.notes)
+
+
+def test_without_a_result_there_is_a_score_of_zero(labelled_lake):
+    figures = score(labelled_lake, results=labelled_lake.write("results.json", [])).figures
+    assert (figures["AP"], figures["AR100"], figures["APl"]) == (0, 0, -1)
+
+
+def test_conventions_that_are_not_the_reference_s_are_part_of_the_rules(labelled_lake):
+    assert score(labelled_lake).rules == "youtubevos/cocoapi@f3f9948a"
+    other = score(labelled_lake, class_agnostic=True, limit=300, crowd="once")
+    assert other.rules == "youtubevos/cocoapi@f3f9948a, class-agnostic, limit 300, crowd once"
+    assert "AR300" in other.figures
+
+
+def test_a_track_that_is_twice_in_a_frame_is_refused(labelled_lake):
+    (_, masks), *_ = by_video(tables.open(labelled_lake.store, "plan")["masks"])
+    with pytest.raises(BadConfig, match=r"video 1: track 1 has more than one mask in frame 0 of 6"):
+        mask_tracks(pa.concat_tables([masks, masks]).sort_by("track_id"), 6)
+    with pytest.raises(BadConfig, match=r"video 1: track 1 has a mask in frame 5 of 5"):
+        mask_tracks(masks, 5)
+
+
+def test_the_error_of_ap_is_stored_where_there_are_enough_videos(tmp_path):
+    settings = Settings(store=str(tmp_path / "lake"))
+    labels, results = write(Drawing(24, 4, 2, 2, 6), tmp_path, Store.open(settings))
+    done = evaluate(EvaluateJob(data=str(labels), results=str(results)), settings)
+    rows = evaluations.read(Store.open(settings), done.evaluation_id)[0]
+    assert evaluations.summary(rows)["AP_error"] == done.error
+    assert 0.01 < done.error < 0.2
+    assert evaluate(EvaluateJob(data=str(labels), plan="drawn"), settings).figures == done.figures
+
+
+def test_a_folder_with_results_beside_its_labels_is_known(labelled_lake):
+    store, folder = labelled_lake.store, str(labelled_lake.data.parent)
+    assert results_file(store, folder) is None
+    labelled_lake.write("results.json", [])
+    assert results_file(store, folder) == f"{folder}/results.json"
+    assert results_file(store, str(labelled_lake.data)) is None
+
+
+def test_scoring_brings_no_torch_no_ray_and_no_prefect():
+    brings = "import sys, jobs.evaluate, jobs.compare; print({'torch', 'ray', 'prefect'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", brings], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -25,6 +25,8 @@ from vis_models.metrics.track_matching import THRESHOLDS, Matches
 LEAST_VIDEOS = 20
 """With fewer videos a standard error from drawing them again means nothing."""
 REPLICATES = 1000
+POINTS_AT_ONCE = 2**17
+"""Draws times hits: so few that the curves of thousands of objects take little memory."""
 
 
 @dataclass(frozen=True)
@@ -137,12 +139,22 @@ def _category_ap(
     area = np.zeros(len(weights))
     for hits, misses in zip(hit, miss, strict=True):
         before = np.cumsum(hits) - hits  # hits before each prediction
-        tp = weights @ _up_to_hit(before[hits], owner[hits], int(hits.sum()), len(found))
-        fp = weights @ _up_to_hit(before[misses], owner[misses], int(hits.sum()), len(found))
-        precision = np.maximum.accumulate((tp / (fp + tp + np.spacing(1)))[:, ::-1], axis=1)[:, ::-1]
-        points = np.searchsorted(RECALLS, tp / objects[:, None], side="right")  # recall points reached at each hit
-        area += (precision * np.diff(points, axis=1, prepend=0)).sum(axis=1) / len(RECALLS)
+        tp = _up_to_hit(before[hits], owner[hits], int(hits.sum()), len(found))
+        fp = _up_to_hit(before[misses], owner[misses], int(hits.sum()), len(found))
+        at_once = max(1, POINTS_AT_ONCE // max(1, tp.shape[1]))
+        for start in range(0, len(weights), at_once):
+            block = slice(start, start + at_once)
+            area[block] += _area_under_curve(weights[block] @ tp, weights[block] @ fp, objects[block])
     return area / len(THRESHOLDS)
+
+
+def _area_under_curve(
+    tp: Float[np.ndarray, "R J"], fp: Float[np.ndarray, "R J"], objects: Float[np.ndarray, " R"]
+) -> Float[np.ndarray, " R"]:
+    """Mean of the precision at `RECALLS`; each of them is first reached at a hit, or never."""
+    precision = np.maximum.accumulate((tp / (fp + tp + np.spacing(1)))[:, ::-1], axis=1)[:, ::-1]
+    reached = np.searchsorted(RECALLS, tp / objects[:, None], side="right")
+    return (precision * np.diff(reached, axis=1, prepend=0)).sum(axis=1) / len(RECALLS)
 
 
 def _up_to_hit(

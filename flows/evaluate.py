@@ -14,6 +14,7 @@ from jobs.settings import Settings
 from jobs.store import Store
 from jobs.train import prepare_data, resumable
 from vis_models.checkpoints import read_card
+from vis_models.metrics.uncertainty import with_interval
 
 
 @flow(name="evaluate-youtube-vis", flow_run_name="evaluate-{data}")
@@ -35,12 +36,12 @@ def evaluate_youtube_vis(data: str | None = None, model: str | None = None) -> d
         for name, value in done.figures.items()
     ]
     create_table_artifact(key="evaluate-youtube-vis", table=figures, description=f"{labels}, model {tracks.model}")
+    ap = with_interval(done.figures["AP"], done.error, done.videos)
     notes = "".join(f"- {note}\n" for note in done.notes)
     compared = f"compared with `{done.before_id}`" if done.before_id else "the first evaluation of this data set"
     create_markdown_artifact(
         key="evaluate-youtube-vis-summary",
-        markdown=f"# AP {done.figures['AP']:.3f}\n\n`{labels}`, model {tracks.model}, {compared}\n\n{notes}\n"
-        f"`{done.uri}`\n",
+        markdown=f"# AP {ap}\n\n`{labels}`, model {tracks.model}, {compared}\n\n{notes}\n`{done.uri}`\n",
         description=f"evaluation {done.evaluation_id}",
     )
     return done.model_dump(mode="json") | {"data": labels, "model": tracks.model, "plan": tracks.plan_id}

@@ -12,9 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import tables
+from jobs.settings import Settings
+from jobs.store import Store
+from tests.drawn_results import Drawing, write
 from tests.flows.conftest import Program, Trained
 
-VERBS = ("world", "train", "segment", "evaluate", "report", "query", "models", "up")
+VERBS = ("world", "train", "segment", "evaluate", "compare", "report", "query", "models", "up")
 
 
 def test_the_help_names_every_verb_and_brings_nothing_heavy():
@@ -39,6 +42,10 @@ def test_every_verb_is_there(vis: Program):
         (["segment", "f", "--min-score", "2"], "less than or equal to 1"),
         (["query", "SELECT 1"], "no published tables"),
         (["query"], "vis query --list"),
+        (["evaluate", "--results", "r.json"], "name the labels with --gt"),
+        (["evaluate", "a.json", "--gt", "b.json"], "named twice"),
+        (["evaluate", "--limit", "300"], "need --results or --plan"),
+        (["compare", "a", "b"], "no evaluation a"),
         (["--store", "s3://", "models"], "names no bucket"),
     ],
 )
@@ -106,6 +113,23 @@ def test_an_evaluation_needs_no_argument_and_a_report_ends_with_the_score_and_it
     last = vis("report").stdout.splitlines()[-1]
     assert last.startswith("AP 0.")
     assert "<html" in Path(last.split("report ")[1]).read_text()
+
+
+def test_results_that_lie_beside_their_labels_are_scored_without_a_model(vis, tmp_path, shared_data):
+    folder = shared_data / "data" / "real" / "annotated" / "sav_000208"
+    beside = vis("evaluate", folder, VIS_STORE=str(tmp_path)).stdout
+    assert "\nAP 0.341914  AP50 0.566478" in beside
+    assert beside.startswith("AP 0.342 (no interval: 1 videos, 20 are the least)")
+    named = ["--gt", folder / "gt.ytvis.json.gz", "--results", folder / "results.json.gz"]
+    assert "\nAP 0.341914  AP50 0.566478" in vis("evaluate", *named, VIS_STORE=str(tmp_path)).stdout
+
+
+def test_two_results_files_are_compared(vis, tmp_path):
+    labels, results = write(Drawing(24, 3, 2, 2, 4), tmp_path, Store.open(Settings(store=str(tmp_path / "lake"))))
+    said = vis("compare", results, results, "--gt", labels, VIS_STORE=str(tmp_path)).stdout
+    assert "A minus B   0.000 +- 0.000" in said
+    assert "\np           1.000" in said
+    assert "0 of 24 videos changed" in said
 
 
 def test_a_question_is_answered_as_table_csv_json_and_parquet(vis, trained, films):

@@ -22,6 +22,7 @@ from jobs.results_files import read_json, read_results
 from jobs.settings import Settings
 from jobs.store import Snapshot, Store, code_version, now
 from vis_models.config import BadConfig, Config
+from vis_models.data.holdout import HoldOut
 from vis_models.metrics.average_precision import RULES, accumulate
 from vis_models.metrics.track_iou import MaskTrack
 from vis_models.metrics.track_matching import ANY, Conventions, Matches, Prediction, match_video, mean_area_px
@@ -42,6 +43,8 @@ class EvaluateJob(Config):
     """Plan whose published tables are scored; by default the newest one made from `data`."""
     results: str | None = None
     """A results.json (plain or .gz) to score instead of tables."""
+    holdout: HoldOut | None = None
+    """Score only the videos of `data` that this rule holds out."""
     class_agnostic: bool = False
     """Ignore the category of objects and predictions."""
     limit: PositiveInt = 100
@@ -60,7 +63,8 @@ class EvaluateJob(Config):
     @property
     def rules(self) -> str:
         """Whose numbers these are, and every choice that is not theirs."""
-        return ", ".join(filter(None, (RULES, "class-agnostic" * self.class_agnostic, str(self.conventions))))
+        held = f"hold-out {self.holdout}" if self.holdout else ""
+        return ", ".join(filter(None, (RULES, "class-agnostic" * self.class_agnostic, str(self.conventions), held)))
 
 
 class Evaluation(Config):
@@ -99,7 +103,7 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
     """
     store = Store.open(settings)
     path = data_file(store, job.data)
-    truth, digest, notes = labels(store, path, job.check)
+    truth, digest, notes = labels(store, path, job.check, job.holdout)
     predictions = (
         from_results(store, job.results, truth, job.check) if job.results else _from_plan(store, job.plan, path, truth)
     )
@@ -115,6 +119,7 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
         "created_at": created_at,
         "data": path,
         "data_sha256": digest,
+        "split": truth.split,
         "rules": job.rules,
         "commit": code_version(),
         "command": job.command or None,
@@ -191,13 +196,22 @@ def _files(store: Store, folder: str) -> list[str] | None:
         return [name.rsplit("/", 1)[-1] for name in fs.ls(path, detail=False)] if fs.isdir(path) else None
 
 
-def labels(store: Store, path: str, check: Literal["error", "warn"]) -> tuple[GroundTruth, str, tuple[str, ...]]:
-    """(labels, sha256 of the file, notes about its defects). Raises BadConfig: no labels, or not sound ones."""
+def labels(
+    store: Store, path: str, check: Literal["error", "warn"], holdout: HoldOut | None = None
+) -> tuple[GroundTruth, str, tuple[str, ...]]:
+    """(labels, sha256 of the file, notes for the reader). Raises BadConfig: no labels, or not sound ones."""
     content, digest = read_json(store, path)
     if not isinstance(content, dict):
         raise BadConfig(f"{path} holds a {type(content).__name__}, expected a YouTube-VIS file: an object with labels")
     truth = GroundTruth(content, path)
-    return truth, digest, _checked(defects(truth), path, check)
+    notes: tuple[str, ...] = ()
+    if holdout:
+        truth.hold_out(holdout)
+        notes = (
+            f"only the {len(truth.videos)} of {len(content['videos'])} videos that rule {holdout} holds out are "
+            f"scored: split {truth.split}",
+        )
+    return truth, digest, (*notes, *_checked(defects(truth), path, check))
 
 
 def _checked(found: Sequence[str], what: str, check: Literal["error", "warn"]) -> tuple[str, ...]:
@@ -266,6 +280,8 @@ def _check_videos(truth: GroundTruth, videos: ds.Dataset) -> Iterator[str]:
     """Notes about videos that are not whole. Raises BadConfig: videos of another data set, size or length."""
     rows = videos.to_table(columns=["video_id", "status", "n_frames", "height", "width"]).to_pylist()
     names = {str(video): video for video in truth.videos}
+    left_out = {*map(str, truth.left_out)}
+    rows = [row for row in rows if row["video_id"] not in left_out]
     strangers = sorted(row["video_id"] for row in rows if row["video_id"] not in names)
     if strangers:
         raise BadConfig(
@@ -295,6 +311,8 @@ def _read_predictions(
     for row in opened["tracks"].to_table(columns=columns, filter=pc.field("category").isin([*names])).to_pylist():
         tracks[row["video_id"], row["track_id"]] = names[row["category"]], row["score"]
     for video_id, masks in by_video(opened["masks"]):
+        if int(video_id) in truth.left_out:
+            continue
         found = []
         for track_id, track in mask_tracks(masks, truth.length(int(video_id))).items():
             if (video_id, track_id) in tracks:

@@ -31,6 +31,7 @@ PROVENANCE = {
     "created_at": "UTC",
     "data": "YouTube-VIS file with the labels",
     "data_sha256": "of that file: the version of the data",
+    "split": "name of the split of which the held-out videos were scored; null: all videos of the file were",
     "rules": "whose numbers these are",
     "plan_id": "the plan whose tables were scored",
     "results": "the results file that was scored, where it was not a plan",

@@ -182,6 +182,7 @@ def _provenance(
         found["Evaluation"] = [
             ("labels", origin["data"]),
             ("labels, sha256", origin["data_sha256"]),
+            ("held-out part of split", origin.get("split")),
             ("results", origin["results"]),
             ("results, sha256", origin["results_sha256"]),
             ("rules", origin["rules"]),

@@ -13,6 +13,7 @@ from jobs.settings import Settings
 from jobs.store import Store
 from tests.conftest import REPOSITORY
 from tests.drawn_results import Drawing, write
+from vis_models.data.holdout import HoldOut, ListedVideo, split, split_name
 from vis_models.metrics.average_precision import average_precision
 from vis_models.types import BadConfig
 
@@ -229,3 +230,36 @@ def test_scoring_brings_no_torch_no_ray_and_no_prefect():
     brings = "import sys, jobs.evaluate, jobs.compare; print({'torch', 'ray', 'prefect'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", brings], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_only_the_held_out_videos_are_scored_and_the_split_is_recorded(labelled_lake):
+    labels, rule = labelled_lake.labels(), HoldOut(share=0.5)
+    train, held = split([ListedVideo.of(video) for video in labels["videos"]], rule)
+    assert [video.video_id for video in held] == [2, 3, 4]  # printf %04d 1 | sha256sum: 88..., over 0.5 * 2^64
+    inside = {2, 3, 4}
+    labels["videos"] = [video for video in labels["videos"] if video["id"] in inside]
+    labels["annotations"] = [entry for entry in labels["annotations"] if entry["video_id"] in inside]
+    few = [entry for entry in labelled_lake.results if entry["video_id"] in inside]
+    expected = average_precision(labels, few).summary()
+    broken = labelled_lake.results[0] | {"segmentations": []}  # of video 1, which takes no part
+    assert broken["video_id"] == 1
+    results = labelled_lake.write("results.json", [*labelled_lake.results, broken])
+    whole = score(labelled_lake)
+    of_file, of_plan = score(labelled_lake, holdout=rule, results=results), score(labelled_lake, holdout=rule)
+    assert of_file.figures == of_plan.figures == expected
+    assert whole.figures != expected
+    assert (of_file.before_id, of_plan.before_id) == (None, of_file.evaluation_id)
+    assert of_file.rules == "youtubevos/cocoapi@f3f9948a, hold-out 0.5"
+    assert evaluations.read(labelled_lake.store, of_plan.evaluation_id)[1]["split"] == split_name(train, held)
+    assert (
+        f"only the 3 of 4 videos that rule 0.5 holds out are scored: split {split_name(train, held)}" in of_plan.notes
+    )
+
+
+def test_a_rule_that_holds_nothing_out_and_a_word_that_is_no_rule_are_refused(labelled_lake):
+    with pytest.raises(BadConfig, match=r"the hold-out rule rgnn leaves none of 4 videos"):
+        score(labelled_lake, holdout=HoldOut.named("rgnn"))
+    for word in ("rgn", "1.5", "0", "nan"):
+        with pytest.raises(BadConfig, match=f"hold-out rule '{word}': expected rgnn"):
+            HoldOut.named(word)
+    assert HoldOut.named("0.1") == HoldOut()

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vis_models.config import BadConfig
+from vis_models.data.holdout import HoldOut, ListedVideo, split, split_name
 from vis_models.metrics.run_lengths import measure_px
 from vis_models.metrics.track_iou import Rle
 from vis_models.metrics.track_matching import Prediction, Truth, mean_area_px
@@ -26,30 +27,23 @@ KEYS = {
 """What the evaluator needs of a YouTube-VIS file."""
 
 
-class GroundTruth:
-    """An opened YouTube-VIS JSON; masks are decoded when a video is asked for.
+class Listing:
+    """The videos and categories of an opened YouTube-VIS JSON, with or without labels.
 
     Raises:
-        BadConfig: a key is missing, or there are no labels at all.
+        BadConfig: a key is missing.
     """
 
-    def __init__(self, content: Entry, name: str = "ground truth") -> None:
+    def __init__(self, content: Entry, name: str) -> None:
         self.name = name
-        if not content.get("annotations"):
-            raise BadConfig(
-                f"{name}: nothing to score against, the file has no annotations. The labels of the official "
-                "YouTube-VIS and OVIS valid and test sets are not public: only their server scores them. "
-                "To score at home, hold out a part of train.json."
-            )
-        for key, wanted in KEYS.items():
-            for n, entry in enumerate(_key(content, key, name)):
-                for each in wanted:
-                    _key(entry, each, f"{name}: {key}[{n}]")
+        for key in ("videos", "categories"):
+            _require(content, key, name)
         self.videos = {video["id"]: video for video in content["videos"]}
         self.categories = {category["id"]: category["name"] for category in content["categories"]}
-        self.annotations: dict[int, list[Entry]] = defaultdict(list)
-        for annotation in content["annotations"]:
-            self.annotations[annotation["video_id"]].append(annotation)
+        self.left_out: frozenset[int] = frozenset()
+        """Videos of the file that take no part, see `hold_out`."""
+        self.split: str | None = None
+        """Name of the split of which this is the held-out part; None: this is the whole file."""
 
     def video_ids(self) -> list[int]:
         """In the order in which the evaluator goes through the videos."""
@@ -58,6 +52,49 @@ class GroundTruth:
     def length(self, video_id: int) -> int:
         """Frames of a video. The key `length` is sometimes wrong, the list of files is what there is."""
         return len(self.videos[video_id]["file_names"])
+
+    def hold_out(self, rule: HoldOut) -> None:
+        """Forget all videos but those that the rule holds out. Raises BadConfig: there are none."""
+        train, held = split([ListedVideo.of(video) for video in self.videos.values()], rule)
+        if not held:
+            raise BadConfig(
+                f"{self.name}: the hold-out rule {rule} leaves none of {len(self.videos)} videos to score. rgnn is "
+                "made for train.json of YouTube-VIS 2019; try a larger share, such as 0.2"
+            )
+        kept = {video.video_id for video in held}
+        self.left_out = frozenset(self.videos.keys() - kept)
+        self.videos = {number: video for number, video in self.videos.items() if number in kept}
+        self.split = split_name(train, held)
+
+
+class GroundTruth(Listing):
+    """An opened YouTube-VIS JSON; masks are decoded when a video is asked for.
+
+    Raises:
+        BadConfig: a key is missing, or there are no labels at all.
+    """
+
+    def __init__(self, content: Entry, name: str = "ground truth") -> None:
+        if not content.get("annotations"):
+            raise BadConfig(
+                f"{name}: nothing to score against, the file has no annotations. The labels of the official "
+                "YouTube-VIS and OVIS valid and test sets are not public: only their server scores them "
+                "(`vis submission` writes what it takes). To score at home, hold out a part of train.json "
+                "(`--holdout`)."
+            )
+        super().__init__(content, name)
+        _require(content, "annotations", name)
+        self.annotations: dict[int, list[Entry]] = defaultdict(list)
+        for annotation in content["annotations"]:
+            self.annotations[annotation["video_id"]].append(annotation)
+
+    def hold_out(self, rule: HoldOut) -> None:
+        """Raises also when no held-out video has a label."""
+        super().hold_out(rule)
+        for video_id in self.left_out & self.annotations.keys():
+            del self.annotations[video_id]
+        if not self.annotations:
+            raise BadConfig(f"{self.name}: the {len(self.videos)} videos that the rule {rule} holds out have no labels")
 
     def truths(self, video_id: int) -> list[Truth]:
         """The objects of one video, in the order of the file. Raises BadConfig: a mask is no RLE and no polygon."""
@@ -113,6 +150,12 @@ def _place(entry: Entry, n: int, frame: int) -> str:
     return f"{track} of video {entry['video_id']}, frame {frame}"
 
 
+def _require(content: Entry, key: str, name: str) -> None:
+    for n, entry in enumerate(_key(content, key, name)):
+        for each in KEYS[key]:
+            _key(entry, each, f"{name}: {key}[{n}]")
+
+
 def _key(entry: Entry, key: str, where: str) -> Any:
     if key not in entry:
         raise BadConfig(f"{where} has no key {key!r}, got {sorted(entry)}. Is this a YouTube-VIS file?")
@@ -136,7 +179,7 @@ def _is_size(size: Any) -> bool:
 
 
 def results_by_video(truth: GroundTruth, results: Sequence[Entry], name: str = "results") -> dict[int, list[Entry]]:
-    """The entries of a results file by video, in the order of the file.
+    """The entries of a results file by video, in the order of the file, without those of videos that take no part.
 
     Raises:
         BadConfig: a key is missing, or an entry belongs to a video that the ground truth does not have.
@@ -151,6 +194,8 @@ def results_by_video(truth: GroundTruth, results: Sequence[Entry], name: str = "
                 f"got {str(entry['score'])[:20]!r} and {str(entry['segmentations'])[:40]!r}"
             )
         grouped[entry["video_id"]].append(entry)
+    for video_id in truth.left_out & grouped.keys():
+        del grouped[video_id]
     if strangers := sorted(set(grouped) - set(truth.videos), key=str):
         raise BadConfig(
             f"{name}: {len(strangers)} video ids are not in {truth.name}, the first are {strangers[:5]}. "
@@ -189,6 +234,8 @@ def _defects_of_truth(truth: GroundTruth) -> Iterator[str]:
 
 def _defects_of_results(truth: GroundTruth, results: Sequence[Entry]) -> Iterator[str]:
     for n, entry in enumerate(results):
+        if entry["video_id"] in truth.left_out:
+            continue
         where = f"results[{n}] of video {entry['video_id']}"
         yield from _defects_of_track(truth, entry, where)
         if not 0 <= entry["score"] <= 1:

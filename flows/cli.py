@@ -209,6 +209,11 @@ def evaluate(
     crowd: Annotated[
         Crowd, typer.Option(help="How often a crowd track is matched; drop: it is left out.")
     ] = Crowd.many,
+    holdout: Annotated[
+        str | None,
+        typer.Option(help="Score only the held-out videos: rgnn (ids from 2019 of the 1280x720 ones), or a share."),
+    ] = None,
+    accept: Annotated[bool, typer.Option("--accept", help="Later scores are held against this one.")] = False,
 ) -> None:
     """Score tracks by the YouTube-VIS rules: those of a model on labelled videos, of a results file, or of a plan.
 
@@ -219,7 +224,7 @@ def evaluate(
     labels = data or gt
     chosen = {"check": check.value, "class_agnostic": class_agnostic, "limit": limit, "crowd": crowd.value}
     if labels and (results or plan or not model):
-        done = _score_files(labels, results, plan, chosen)
+        done = _score_files(labels, results, plan, holdout, chosen)
     elif results or plan:
         raise typer.BadParameter("name the labels with --gt")
     else:
@@ -227,7 +232,7 @@ def evaluate(
     if done is None:
         if chosen != {"check": "error", "class_agnostic": False, "limit": 100, "crowd": "many"}:
             raise typer.BadParameter("--check, --class-agnostic, --limit and --crowd need --results or --plan")
-        done = _run("flows.evaluate", "evaluate_youtube_vis", data=labels, model=model)
+        done = _run("flows.evaluate", "evaluate_youtube_vis", data=labels, model=model, holdout=holdout)
     for note in done["notes"]:
         print(f"note        {note}")
     from vis_models.metrics.uncertainty import with_interval
@@ -236,22 +241,35 @@ def evaluate(
     print("  ".join(f"{name} {done['figures'][name]:.6f}" for name in ("AP", "AP50", "AP75", "AR1", "AR10")))
     if done["before_id"]:
         print(f"change      AP {done['change'].get('AP', 0):+.3f} since {done['before_id']}")
+    if "verdict" in done:
+        print(f"verdict     {done['verdict']}")
     print(f"evaluation  {done['uri']}")
+    if accept:
+        from jobs.acceptance import accept as make_the_measure
+        from jobs.settings import Settings
+
+        record = make_the_measure(done["evaluation_id"], Settings(), shlex.join(["vis", *sys.argv[1:]]))
+        print(f"accepted    {record.evaluation_id}" + (f" instead of {record.instead_of}" if record.instead_of else ""))
 
 
-def _score_files(labels: str, results: str | None, plan: str | None, chosen: dict[str, Any]) -> dict[str, Any] | None:
+def _score_files(
+    labels: str, results: str | None, plan: str | None, holdout: str | None, chosen: dict[str, Any]
+) -> dict[str, Any] | None:
     """An evaluation of what is there already, without a model and without Prefect; None: there is nothing."""
     from flows.progress import at_terminal
     from jobs.evaluate import EvaluateJob, data_file, evaluate, results_file
     from jobs.settings import Settings
     from jobs.store import Store
+    from vis_models.data.holdout import HoldOut
 
     store = Store.open(Settings())
     results = results or (None if plan else results_file(store, labels))
     if not results and not plan:
         return None
-    address = store.address(data_file(store, labels))
-    job = EvaluateJob(data=address, results=results, plan=plan, command=shlex.join(["vis", *sys.argv[1:]]), **chosen)
+    rule = HoldOut.named(holdout) if holdout else None
+    address = store.address(data_file(store, labels, rule))
+    command = shlex.join(["vis", *sys.argv[1:]])
+    job = EvaluateJob(data=address, results=results, plan=plan, holdout=rule, command=command, **chosen)
     with at_terminal() as progress:
         return evaluate(job, store.settings, progress).model_dump(mode="json")
 
@@ -279,6 +297,35 @@ def compare(
     print(f"{len(done.changed)} of {done.videos} videos changed; AP of each alone:")
     for video in done.changed[:videos]:
         print(f"  {video.video_id:24}{video.other:7.3f} -> {video.one:.3f}  {video.one - video.other:+.3f}")
+
+
+@app.command()
+def submission(
+    data: Annotated[str, typer.Argument(help="The server's YouTube-VIS JSON: valid.json, test.json.")],
+    results: Annotated[str | None, typer.Option(help="Send this results.json (.gz) instead of tables.")] = None,
+    plan: Annotated[str | None, typer.Option(help="Send the tables of this plan; default: the newest of DATA.")] = None,
+    out: Annotated[Path, typer.Option(help="The zip.")] = Path("submission.zip"),
+    server_score: Annotated[
+        list[str] | None,
+        typer.Option(help="Record what the server said of the zip: AP=35.3. No zip is written.", metavar="NAME=VALUE"),
+    ] = None,
+) -> None:
+    """Write the zip that a benchmark's server takes, every entry checked; later, record its score."""
+    from flows.progress import at_terminal
+    from jobs.settings import Settings
+    from jobs.submission import SubmissionJob, record_server_score, write_submission
+
+    command = shlex.join(["vis", *sys.argv[1:]])
+    if server_score:
+        print(f"evaluation  {record_server_score(out, _figures(server_score), Settings(), command)}")
+        return
+    with at_terminal() as progress:
+        job = SubmissionJob(data=data, results=results, plan=plan, out=out, command=command)
+        done = write_submission(job, Settings(), progress)
+    for note in done.notes:
+        print(f"note        {note}")
+    print(f"tracks      {done.tracks} in {done.videos} of {done.videos_in_all} videos, every entry checked")
+    print(f"submission  {done.path} ({done.size_bytes / 1e6:.1f} MB, sha256 {done.sha256[:16]})")
 
 
 @app.command()
@@ -381,6 +428,14 @@ def _changes(given: list[str]) -> dict[str, Any]:
         except ValueError:
             changes[key] = text
     return changes
+
+
+def _figures(given: list[str]) -> dict[str, float]:
+    """`AP=35.3` as a name and a number."""
+    try:
+        return {name: float(value) for name, _, value in (each.partition("=") for each in given)}
+    except ValueError:
+        raise typer.BadParameter(f"--server-score {' '.join(given)}: expected NAME=VALUE, such as AP=35.3") from None
 
 
 def _run(module: str, flow: str, **parameters: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from jobs import evaluations
 from jobs.compare import Compared, CompareJob, compare_two
+from jobs.evaluate import Progress
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, now
 from vis_models.config import Config
@@ -39,6 +40,14 @@ class Acceptance(Config):
     """What was typed, for the record."""
 
 
+class JudgeJob(Config):
+    """Which evaluation."""
+
+    evaluation_id: str
+    command: str = ""
+    """What was typed, for the record."""
+
+
 class Verdict(Config):
     """What became of an evaluation."""
 
@@ -59,21 +68,23 @@ class Verdict(Config):
         return f"accepted: {figures}" if self.accepted else f"no significant change: {figures}, which stays accepted"
 
 
-def judge(evaluation_id: str, settings: Settings, command: str = "") -> Verdict:
+def judge(job: JudgeJob, settings: Settings, progress: Progress | None = None) -> Verdict:
     """Compare with the accepted evaluation of the same labels and rules, and accept where it is not worse.
 
     Raises:
         BadConfig: there is no such evaluation, or the accepted one is gone.
     """
-    store = Store.open(settings)
+    store, evaluation_id = Store.open(settings), job.evaluation_id
     against = accepted(store, evaluation_id)
     if against is None or against == evaluation_id:
-        _record(store, evaluation_id, "first", None, command)
+        _record(store, evaluation_id, "first", None, job.command)
         return Verdict(evaluation_id=evaluation_id, against=None, accepted=True, regressed=False, compared=None)
     compared = compare_two(CompareJob(one=evaluation_id, other=against), settings)
+    if progress:
+        progress("compare", 1, 1, {})
     not_worse = compared.difference >= -SAME_AP
     if not_worse:
-        _record(store, evaluation_id, "not worse", against, command)
+        _record(store, evaluation_id, "not worse", against, job.command)
     return Verdict(
         evaluation_id=evaluation_id,
         against=against,

@@ -28,7 +28,7 @@ from vis_models.metrics.track_iou import MaskTrack
 from vis_models.metrics.track_matching import ANY, Conventions, Matches, Prediction, match_video, mean_area_px
 from vis_models.metrics.uncertainty import outcomes as outcomes_of
 from vis_models.metrics.uncertainty import standard_error
-from vis_models.metrics.youtube_vis import GroundTruth, defects, defects_of_results, results_by_video
+from vis_models.metrics.youtube_vis import GroundTruth, Listing, defects, defects_of_results, results_by_video
 
 MASK_COLUMNS = ["video_id", "track_id", "frame_idx", "area_px", "height_px", "width_px", "rle"]
 Progress = Callable[[str, int, int, dict[str, Any]], None]
@@ -102,10 +102,10 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
         BadConfig: no labels, no such plan, or predictions that do not belong to the data set.
     """
     store = Store.open(settings)
-    path = data_file(store, job.data)
+    path = data_file(store, job.data, job.holdout)
     truth, digest, notes = labels(store, path, job.check, job.holdout)
     predictions = (
-        from_results(store, job.results, truth, job.check) if job.results else _from_plan(store, job.plan, path, truth)
+        from_results(store, job.results, truth, job.check) if job.results else from_plan(store, job.plan, path, truth)
     )
     matches = _match(truth, predictions.by_video, job, progress)
     in_order = [matches[v] for v in truth.video_ids()]
@@ -169,17 +169,22 @@ def _match(
 # Where the labels and predictions come from
 
 
-def data_file(store: Store, data: str) -> str:
-    """The file with the labels: `data` itself, or `val.json` or `gt*.json` in it. Raises BadConfig: not to be found."""
+def data_file(store: Store, data: str, holdout: HoldOut | None = None) -> str:
+    """The file with the labels: `data` itself, or `val.json` or `gt*.json` in it; `train.json` to hold out of.
+
+    Raises:
+        BadConfig: not to be found.
+    """
     found = _files(store, data)
     if found is None:
         return data
-    named = [name for name in found if name == "val.json"] or [
+    usual = "train.json" if holdout and "train.json" in found else "val.json"
+    named = [name for name in found if name == usual] or [
         name for name in found if name.startswith("gt") and name.endswith((".json", ".json.gz"))
     ]
     if len(named) != 1:
         known = ", ".join(sorted(name for name in found if ".json" in name)) or "no JSON at all"
-        raise BadConfig(f"{data} holds no val.json but {known}: name the file with the labels")
+        raise BadConfig(f"{data} holds no {usual} but {known}: name the file with the labels")
     return f"{data.rstrip('/')}/{named[0]}"
 
 
@@ -237,7 +242,8 @@ def from_results(store: Store, uri: str, truth: GroundTruth, check: Literal["err
     return Predictions({"results": uri, "results_sha256": digest}, by_video, notes)
 
 
-def _from_plan(store: Store, plan_id: str | None, path: str, truth: GroundTruth) -> Predictions:
+def from_plan(store: Store, plan_id: str | None, path: str, truth: Listing) -> Predictions:
+    """The tracks of a plan, by default the newest one made from `path`. Raises BadConfig: none, or of other videos."""
     snapshot = tables.choose(store, plan_id)[0] if plan_id else _newest_plan(store, path)
     lineage = snapshot.lineage
     provenance: evaluations.Provenance = {name: lineage.get(name) for name in ("run_id", "model_name", "config_hash")}
@@ -276,7 +282,7 @@ def _check_model(names: Mapping[str, int], snapshot: Snapshot, path: str) -> Ite
         yield f"tracks of {len(unlabelled)} categories without labels are left out: {', '.join(unlabelled[:5])}"
 
 
-def _check_videos(truth: GroundTruth, videos: ds.Dataset) -> Iterator[str]:
+def _check_videos(truth: Listing, videos: ds.Dataset) -> Iterator[str]:
     """Notes about videos that are not whole. Raises BadConfig: videos of another data set, size or length."""
     rows = videos.to_table(columns=["video_id", "status", "n_frames", "height", "width"]).to_pylist()
     names = {str(video): video for video in truth.videos}
@@ -303,7 +309,7 @@ def _check_videos(truth: GroundTruth, videos: ds.Dataset) -> Iterator[str]:
 
 
 def _read_predictions(
-    truth: GroundTruth, opened: Mapping[str, ds.Dataset], names: Mapping[str, int]
+    truth: Listing, opened: Mapping[str, ds.Dataset], names: Mapping[str, int]
 ) -> Iterator[tuple[int, list[Prediction]]]:
     """The predicted tracks, video by video, in the order of the files."""
     tracks: dict[tuple[str, int], tuple[int, float]] = {}

@@ -24,6 +24,8 @@ from vis_models.metrics.average_precision import RECALLS, AveragePrecision, prec
 from vis_models.metrics.track_matching import Matches
 
 FOLDER = f"{LAYOUT}/evaluations"
+SERVER = "the benchmark's server"
+"""The rules of a score that a benchmark's server gave: a few figures, typed by a person, without videos or curves."""
 Provenance = dict[str, str | None]
 
 PROVENANCE = {
@@ -122,15 +124,30 @@ def read(store: Store, evaluation_id: str) -> tuple[pa.Table, Provenance, list[s
 
 
 def find(store: Store, before: str | None = None, **wanted: str | None) -> str | None:
-    """The newest evaluation (older than the one named `before`) with this provenance, e.g. `plan_id=...`, or None."""
+    """The newest evaluation (older than the one named `before`) with this provenance, e.g. `plan_id=...`, or None.
+
+    Scores of a server count only where they are asked for, by `rules`.
+    """
     for key in reversed(store.list(FOLDER)):
         if before and key >= f"{FOLDER}/{before}.parquet":
             continue
         with store.fs.open(store.path(key), "rb") as file:
             provenance = json.loads(pq.read_schema(file).metadata[b"provenance"])
+        if provenance["rules"] == SERVER and wanted.get("rules") != SERVER:
+            continue
         if wanted.items() <= provenance.items():
             return provenance["evaluation_id"]
     return None
+
+
+def server_scores(store: Store, model_sha256: str) -> list[tuple[Provenance, dict[str, float]]]:
+    """(provenance, figures) of what servers said about a model, the newest first."""
+    found, older = [], find(store, rules=SERVER, model_sha256=model_sha256)
+    while older:
+        rows, provenance, _ = read(store, older)
+        found.append((provenance, summary(rows)))
+        older = find(store, before=older, rules=SERVER, model_sha256=model_sha256)
+    return found
 
 
 def summary(table: pa.Table) -> dict[str, float]:

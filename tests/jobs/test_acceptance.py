@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from jobs import evaluations
-from jobs.acceptance import accept, accepted, alarm, history, judge
+from jobs.acceptance import JudgeJob, Verdict, accept, accepted, alarm, history, judge
 from jobs.evaluate import EvaluateJob, evaluate
 from jobs.settings import Settings
 from jobs.store import Store
@@ -28,6 +28,10 @@ def drawn(tmp_path: Path):
     return settings, score
 
 
+def judged(evaluation_id: str, settings: Settings) -> Verdict:
+    return judge(JudgeJob(evaluation_id=evaluation_id), settings)
+
+
 def without_masks(entries: list[dict]) -> list[dict]:
     """Every track is lost half-way."""
     return [
@@ -44,9 +48,9 @@ def without_one_track(entries: list[dict]) -> list[dict]:
 def test_the_first_is_accepted_and_the_same_again_is_too(drawn):
     settings, score = drawn
     first, second = score(), score(lambda entries: entries[::-1])
-    verdict = judge(first, settings, "vis evaluate")
+    verdict = judged(first, settings)
     assert (verdict.accepted, verdict.regressed, verdict.against) == (True, False, None)
-    verdict = judge(second, settings)
+    verdict = judged(second, settings)
     assert (verdict.accepted, verdict.regressed, verdict.against) == (True, False, first)
     assert verdict.compared.p_value == 1
     assert [(record.evaluation_id, record.because, record.instead_of) for record in history(Store.open(settings))] == [
@@ -58,8 +62,8 @@ def test_the_first_is_accepted_and_the_same_again_is_too(drawn):
 def test_a_loss_beyond_chance_is_a_regression_until_a_person_accepts_it(drawn):
     settings, score = drawn
     good, bad = score(), score(without_masks)
-    judge(good, settings)
-    verdict = judge(bad, settings)
+    judged(good, settings)
+    verdict = judged(bad, settings)
     assert (verdict.accepted, verdict.regressed, verdict.against) == (False, True, good)
     assert verdict.compared.difference < 0
     assert verdict.compared.p_value < 0.05
@@ -70,15 +74,15 @@ def test_a_loss_beyond_chance_is_a_regression_until_a_person_accepts_it(drawn):
     record = accept(bad, settings, "vis evaluate --accept")
     assert (record.because, record.instead_of, record.command) == ("asked for", good, "vis evaluate --accept")
     assert accepted(store, good) == bad
-    assert not judge(score(without_masks), settings).regressed
+    assert not judged(score(without_masks), settings).regressed
     assert [each.because for each in history(store)] == ["first", "asked for", "not worse"]
 
 
 def test_a_loss_within_chance_is_no_regression_and_does_not_become_the_measure(drawn):
     settings, score = drawn
     good, other = score(), score(without_one_track)
-    judge(good, settings)
-    verdict = judge(other, settings)
+    judged(good, settings)
+    verdict = judged(other, settings)
     assert verdict.compared.difference < 0
     assert (verdict.accepted, verdict.regressed) == (False, False)
     assert "which stays accepted" in str(verdict)
@@ -88,20 +92,20 @@ def test_a_loss_within_chance_is_no_regression_and_does_not_become_the_measure(d
 def test_other_rules_have_an_accepted_evaluation_of_their_own(labelled_lake):
     for job in ({}, {"limit": 7}):
         done = evaluate(EvaluateJob(data=str(labelled_lake.data), **job), labelled_lake.settings)
-        assert judge(done.evaluation_id, labelled_lake.settings).against is None
+        assert judged(done.evaluation_id, labelled_lake.settings).against is None
 
 
 def test_what_was_accepted_lies_in_s3_as_in_a_folder(labelled_lake, s3_settings):
     results = labelled_lake.write("results.json", labelled_lake.results)
     job = EvaluateJob(data=str(labelled_lake.data), results=results)
     first, second = (evaluate(job, s3_settings).evaluation_id for _ in range(2))
-    assert judge(first, s3_settings).against is None
-    assert judge(second, s3_settings).against == first
+    assert judged(first, s3_settings).against is None
+    assert judged(second, s3_settings).against == first
 
 
 def test_only_what_exists_can_be_accepted(tmp_path):
     settings = Settings(store=str(tmp_path))
-    for wanted in (accept, judge):
+    for wanted in (accept, judged):
         with pytest.raises(BadConfig, match="no evaluation absent"):
             wanted("absent", settings)
     assert Store.open(settings).list(evaluations.FOLDER) == []

@@ -53,6 +53,10 @@ class Listing:
         """Frames of a video. The key `length` is sometimes wrong, the list of files is what there is."""
         return len(self.videos[video_id]["file_names"])
 
+    def size(self, video_id: int) -> list[int]:
+        """[height, width] in pixels, as an RLE states it."""
+        return [self.videos[video_id]["height"], self.videos[video_id]["width"]]
+
     def hold_out(self, rule: HoldOut) -> None:
         """Forget all videos but those that the rule holds out. Raises BadConfig: there are none."""
         train, held = split([ListedVideo.of(video) for video in self.videos.values()], rule)

@@ -5,6 +5,7 @@ Nothing heavy is imported before a verb needs it, so that `vis --help` answers a
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -179,21 +180,154 @@ def segment(
         print(f"overlays    {len(films)} films, the first is {films[0]}")
 
 
+class Check(StrEnum):
+    error = "error"
+    warn = "warn"
+
+
+class Crowd(StrEnum):
+    many = "many"
+    once = "once"
+    drop = "drop"
+
+
+CheckOption = Annotated[
+    Check, typer.Option(help="Entries without meaning: refuse them, or score them as the reference does and say so.")
+]
+
+
 @app.command()
 def evaluate(
     data: Annotated[
         str | None, typer.Argument(help="YouTube-VIS JSON with labels; default: the model's val.json.")
     ] = None,
     model: ModelOption = None,
+    gt: Annotated[str | None, typer.Option(help="The same as the argument, beside --results.")] = None,
+    results: Annotated[str | None, typer.Option(help="Score this results.json (.gz); no model runs.")] = None,
+    plan: Annotated[str | None, typer.Option(help="Score the published tables of this plan; no model runs.")] = None,
+    check: CheckOption = Check.error,
+    class_agnostic: Annotated[bool, typer.Option("--class-agnostic", help="Ignore the categories.")] = False,
+    limit: Annotated[int, typer.Option(help="Predictions of a video and category that count.", min=1)] = 100,
+    crowd: Annotated[
+        Crowd, typer.Option(help="How often a crowd track is matched; drop: it is left out.")
+    ] = Crowd.many,
+    holdout: Annotated[
+        str | None,
+        typer.Option(help="Score only the held-out videos: rgnn (ids from 2019 of the 1280x720 ones), or a share."),
+    ] = None,
+    accept: Annotated[bool, typer.Option("--accept", help="Later scores are held against this one.")] = False,
 ) -> None:
-    """Segment labelled videos and score the tracks: AP, AP50, AP75, AR1, AR10 by the YouTube-VIS rules."""
-    done = _run("flows.evaluate", "evaluate_youtube_vis", data=data, model=model)
+    """Score tracks by the YouTube-VIS rules: those of a model on labelled videos, of a results file, or of a plan.
+
+    A folder with `results.json` beside its labels is scored as it is.
+    """
+    if data and gt:
+        raise typer.BadParameter(f"the labels are named twice, {data} and --gt {gt}")
+    labels = data or gt
+    chosen = {"check": check.value, "class_agnostic": class_agnostic, "limit": limit, "crowd": crowd.value}
+    if labels and (results or plan or not model):
+        done = _score_files(labels, results, plan, holdout, chosen)
+    elif results or plan:
+        raise typer.BadParameter("name the labels with --gt")
+    else:
+        done = None
+    if done is None:
+        if chosen != {"check": "error", "class_agnostic": False, "limit": 100, "crowd": "many"}:
+            raise typer.BadParameter("--check, --class-agnostic, --limit and --crowd need --results or --plan")
+        done = _run("flows.evaluate", "evaluate_youtube_vis", data=labels, model=model, holdout=holdout)
     for note in done["notes"]:
         print(f"note        {note}")
-    print("  ".join(f"{name} {done['figures'][name]:.3f}" for name in ("AP", "AP50", "AP75", "AR1", "AR10")))
+    from vis_models.metrics.uncertainty import with_interval
+
+    print(f"AP {with_interval(done['figures']['AP'], done['error'], done['videos'])}  (95 %, {done['rules']})")
+    print("  ".join(f"{name} {done['figures'][name]:.6f}" for name in ("AP", "AP50", "AP75", "AR1", "AR10")))
     if done["before_id"]:
-        print(f"change      AP {done['change']['AP']:+.3f} since {done['before_id']}")
+        print(f"change      AP {done['change'].get('AP', 0):+.3f} since {done['before_id']}")
+    if "verdict" in done:
+        print(f"verdict     {done['verdict']}")
     print(f"evaluation  {done['uri']}")
+    if accept:
+        from jobs.acceptance import accept as make_the_measure
+        from jobs.settings import Settings
+
+        record = make_the_measure(done["evaluation_id"], Settings(), shlex.join(["vis", *sys.argv[1:]]))
+        print(f"accepted    {record.evaluation_id}" + (f" instead of {record.instead_of}" if record.instead_of else ""))
+
+
+def _score_files(
+    labels: str, results: str | None, plan: str | None, holdout: str | None, chosen: dict[str, Any]
+) -> dict[str, Any] | None:
+    """An evaluation of what is there already, without a model and without Prefect; None: there is nothing."""
+    from flows.progress import at_terminal
+    from jobs.evaluate import EvaluateJob, data_file, evaluate, results_file
+    from jobs.settings import Settings
+    from jobs.store import Store
+    from vis_models.data.holdout import HoldOut
+
+    store = Store.open(Settings())
+    results = results or (None if plan else results_file(store, labels))
+    if not results and not plan:
+        return None
+    rule = HoldOut.named(holdout) if holdout else None
+    address = store.address(data_file(store, labels, rule))
+    command = shlex.join(["vis", *sys.argv[1:]])
+    job = EvaluateJob(data=address, results=results, plan=plan, holdout=rule, command=command, **chosen)
+    with at_terminal() as progress:
+        return evaluate(job, store.settings, progress).model_dump(mode="json")
+
+
+@app.command()
+def compare(
+    one: Annotated[str, typer.Argument(help="Evaluation id, or with --gt a results.json (.gz).")],
+    other: Annotated[str, typer.Argument(help="What it is compared with.")],
+    gt: Annotated[str | None, typer.Option(help="YouTube-VIS JSON with labels, for results files.")] = None,
+    check: CheckOption = Check.error,
+    videos: Annotated[int, typer.Option(help="How many of the videos that changed most.", min=0)] = 10,
+) -> None:
+    """Is A better than B? Difference of AP on the same videos, its interval, how likely chance is, what changed."""
+    from jobs.compare import CompareJob, compare_two
+    from jobs.settings import Settings
+    from vis_models.metrics.uncertainty import with_interval
+
+    done = compare_two(CompareJob(one=one, other=other, gt=gt, check=check.value), Settings())
+    for note in done.notes:
+        print(f"note        {note}")
+    for letter, side in (("A", done.one), ("B", done.other)):
+        print(f"AP of {letter}     {with_interval(side.ap, side.error, done.videos)}  {side.name}")
+    print(f"A minus B   {with_interval(done.difference, done.error, done.videos)}  (95 %, {done.videos} videos)")
+    print(f"p           {done.p_value:.3f}  (A and B swapped by chance in each video)")
+    print(f"{len(done.changed)} of {done.videos} videos changed; AP of each alone:")
+    for video in done.changed[:videos]:
+        print(f"  {video.video_id:24}{video.other:7.3f} -> {video.one:.3f}  {video.one - video.other:+.3f}")
+
+
+@app.command()
+def submission(
+    data: Annotated[str, typer.Argument(help="The server's YouTube-VIS JSON: valid.json, test.json.")],
+    results: Annotated[str | None, typer.Option(help="Send this results.json (.gz) instead of tables.")] = None,
+    plan: Annotated[str | None, typer.Option(help="Send the tables of this plan; default: the newest of DATA.")] = None,
+    out: Annotated[Path, typer.Option(help="The zip.")] = Path("submission.zip"),
+    server_score: Annotated[
+        list[str] | None,
+        typer.Option(help="Record what the server said of the zip: AP=35.3. No zip is written.", metavar="NAME=VALUE"),
+    ] = None,
+) -> None:
+    """Write the zip that a benchmark's server takes, every entry checked; later, record its score."""
+    from flows.progress import at_terminal
+    from jobs.settings import Settings
+    from jobs.submission import SubmissionJob, record_server_score, write_submission
+
+    command = shlex.join(["vis", *sys.argv[1:]])
+    if server_score:
+        print(f"evaluation  {record_server_score(out, _figures(server_score), Settings(), command)}")
+        return
+    with at_terminal() as progress:
+        job = SubmissionJob(data=data, results=results, plan=plan, out=out, command=command)
+        done = write_submission(job, Settings(), progress)
+    for note in done.notes:
+        print(f"note        {note}")
+    print(f"tracks      {done.tracks} in {done.videos} of {done.videos_in_all} videos, every entry checked")
+    print(f"submission  {done.path} ({done.size_bytes / 1e6:.1f} MB, sha256 {done.sha256[:16]})")
 
 
 @app.command()
@@ -296,6 +430,14 @@ def _changes(given: list[str]) -> dict[str, Any]:
         except ValueError:
             changes[key] = text
     return changes
+
+
+def _figures(given: list[str]) -> dict[str, float]:
+    """`AP=35.3` as a name and a number."""
+    try:
+        return {name: float(value) for name, _, value in (each.partition("=") for each in given)}
+    except ValueError:
+        raise typer.BadParameter(f"--server-score {' '.join(given)}: expected NAME=VALUE, such as AP=35.3") from None
 
 
 def _run(module: str, flow: str, **parameters: Any) -> dict[str, Any]:

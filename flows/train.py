@@ -1,4 +1,4 @@
-"""`train-rgnn`: a recipe and its data in, a registered model out."""
+"""`train-rgnn`: a recipe and its data in, a registered model out, and an event that says so."""
 
 import sys
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
+from flows.events import model_registered
 from flows.steps import command, launch, mendable, run_name
 from jobs.models import find
 from jobs.recipes import build
@@ -49,6 +50,7 @@ def train_rgnn(
         print(f"stopped; `vis train --resume {run_id}` goes on", file=sys.stderr)
         raise
     model = store.uri(f"{LAYOUT}/models/{card.name}")
+    model_registered(card, model)
     figures = "".join(f"| {name} | {value:.3f} |\n" for name, value in card.metrics.items())
     create_markdown_artifact(
         key="train-rgnn",

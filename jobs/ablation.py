@@ -36,7 +36,7 @@ from vis_models.data.encoded import UNCHANGED, EncodedClips, encode_copies
 from vis_models.metrics.average_precision import accumulate
 from vis_models.metrics.oracle import detected_masks, identity_oracle
 from vis_models.metrics.track_matching import Matches, match_video
-from vis_models.metrics.uncertainty import paired_difference
+from vis_models.metrics.uncertainty import Outcome, outcomes, paired_difference
 from vis_models.metrics.youtube_vis import GroundTruth, results_by_video
 from vis_models.rgnn_ablations import ROWS
 from vis_models.types import BadConfig, Config, VideoInfo
@@ -191,22 +191,21 @@ def compare(store: Store, folder: str, truth: GroundTruth, replicates: int = 200
         replicates: how often the videos are drawn again for the intervals.
     """
     results = {(result.row, result.seed): result for result in read_results(store, folder)}
-    matches = {run: _matches(truth, _predictions(store, folder, *run)) for run in results}
+    found = {run: outcomes(_matches(truth, _predictions(store, folder, *run))) for run in results}
     rows = sorted({row for row, _ in results}, key=list(ROWS).index)
-    return [_compare(row, results, matches, [*truth.categories], replicates) for row in rows]
+    return [_compare(row, results, found, replicates) for row in rows]
 
 
 def _compare(
     row: str,
     results: dict[tuple[str, int], RowResult],
-    matches: dict[tuple[str, int], list[dict[int, Matches]]],
-    categories: list[int],
+    found: dict[tuple[str, int], list[dict[int, Outcome]]],
     replicates: int,
 ) -> Comparison:
     seeds = sorted(seed for name, seed in results if name == row and (BASE, seed) in results)
     mean = sum(results[row, seed].ap for seed in seeds) / len(seeds)
-    pairs = [(matches[row, seed], matches[BASE, seed]) for seed in seeds]
-    difference, error = paired_difference(pairs, categories, replicates) if row != BASE else (0.0, 0.0)
+    pairs = [(found[row, seed], found[BASE, seed]) for seed in seeds]
+    difference, error = paired_difference(pairs, replicates) if row != BASE else (0.0, 0.0)
     return Comparison(row, len(seeds), mean, difference, error)
 
 

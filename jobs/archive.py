@@ -30,6 +30,8 @@ FILMS = frozenset({
 IMAGES = frozenset({"jpg", "jpeg", "png"})
 DATA_SETS = (".json", ".json.gz")
 """How the name of a data set in the YouTube-VIS format ends."""
+FRAMES_KEY = "vislake_frames"
+"""In a data set's JSON: the folder of the frames, where it is none of the usual ones."""
 MANIFESTS = frozenset({"jsonl", "ndjson", "csv", "parquet"})
 
 
@@ -89,7 +91,7 @@ def _list(fs: AbstractFileSystem, path: str, archive: str, store: Store) -> Iter
         if _suffix(path) in MANIFESTS:
             return _manifest(fs, path, archive, store)
         if path.endswith(DATA_SETS):
-            return _youtube_vis(fs, path, archive)
+            return _youtube_vis(fs, path, archive, store)
         return [_film(fs, path, fs.info(path), posixpath.basename(path))]
     if glob.has_magic(path):
         return _glob(fs, path)
@@ -202,12 +204,14 @@ def _rows(fs: AbstractFileSystem, path: str, archive: str) -> Iterator[tuple[str
         raise BadConfig(f"{archive} is not a {kind} manifest: {error}; expected rows with `id` and `uri`") from error
 
 
-def _youtube_vis(fs: AbstractFileSystem, path: str, archive: str) -> Iterator[VideoSource]:
+def _youtube_vis(fs: AbstractFileSystem, path: str, archive: str, store: Store) -> Iterator[VideoSource]:
     """The frames that a data set lists, at the size it states; its annotations are not read."""
     data = fs.cat_file(path)
     try:
-        videos = json.loads(gzip.decompress(data) if path.endswith(".gz") else data)["videos"]
-        listed = [(str(v["id"]), [str(name) for name in v["file_names"]], v["height"], v["width"]) for v in videos]
+        content = json.loads(gzip.decompress(data) if path.endswith(".gz") else data)
+        listed = [
+            (str(v["id"]), [str(name) for name in v["file_names"]], v["height"], v["width"]) for v in content["videos"]
+        ]
     except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
         raise BadConfig(
             f"{archive} is not a data set in the YouTube-VIS format ({type(error).__name__}: {error}); expected "
@@ -217,7 +221,10 @@ def _youtube_vis(fs: AbstractFileSystem, path: str, archive: str) -> Iterator[Vi
         for name in names:
             if not _is_plain(name):
                 raise BadConfig(f"{archive}, video {video_id}: file name {name!r} leaves the folder of the frames")
-    images = _image_folder(fs, path, [name for _, names, _, _ in listed for name in names])
+    if FRAMES_KEY in content:
+        fs, images = store.open_source(str(content[FRAMES_KEY]))
+    else:
+        images = image_folder(fs, path, [name for _, names, _, _ in listed for name in names])
     found = fs.find(images, detail=True)
     for video_id, names, height, width in listed:
         paths = {f"{images}/{name}": found.get(f"{images}/{name}", {"size": 0}) for name in names}
@@ -231,8 +238,8 @@ def _youtube_vis(fs: AbstractFileSystem, path: str, archive: str) -> Iterator[Vi
         yield source.model_copy(update={"frames": tuple(posixpath.relpath(name, folder) for name in paths)})
 
 
-def _image_folder(fs: AbstractFileSystem, path: str, names: list[str]) -> str:
-    """Where a data set's frames lie: the first usual place that has one of the first frames."""
+def image_folder(fs: AbstractFileSystem, path: str, names: list[str]) -> str:
+    """Where a data set's frames lie: the first usual place that has one of the first frames. Raises BadConfig: none."""
     parent, stem = posixpath.dirname(path), posixpath.basename(path).split(".")[0]
     places = [f"{parent}/{stem}/JPEGImages", f"{parent}/JPEGImages", f"{parent}/{stem}", parent]
     for place in places:

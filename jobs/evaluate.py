@@ -3,27 +3,32 @@
 Streams: the masks of one video are in memory at a time. What is written is described in `evaluations.py`.
 """
 
-import gzip
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any
+from itertools import chain, pairwise
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from jaxtyping import Int
+from pydantic import PositiveInt
 
-from jobs import evaluations, tables
+from jobs import evaluations, outcomes, tables
+from jobs.results_files import read_json, read_results
 from jobs.settings import Settings
 from jobs.store import Snapshot, Store, code_version, now
+from vis_models.config import BadConfig, Config
+from vis_models.data.holdout import HoldOut
 from vis_models.metrics.average_precision import RULES, accumulate
 from vis_models.metrics.track_iou import MaskTrack
-from vis_models.metrics.track_matching import ANY, Matches, Prediction, match_video, mean_area_px
-from vis_models.metrics.youtube_vis import GroundTruth, defects, results_by_video
-from vis_models.types import BadConfig, Config
+from vis_models.metrics.track_matching import ANY, Conventions, Matches, Prediction, match_video, mean_area_px
+from vis_models.metrics.uncertainty import outcomes as outcomes_of
+from vis_models.metrics.uncertainty import standard_error
+from vis_models.metrics.youtube_vis import GroundTruth, Listing, defects, defects_of_results, results_by_video
 
 MASK_COLUMNS = ["video_id", "track_id", "frame_idx", "area_px", "height_px", "width_px", "rle"]
 Progress = Callable[[str, int, int, dict[str, Any]], None]
@@ -38,10 +43,28 @@ class EvaluateJob(Config):
     """Plan whose published tables are scored; by default the newest one made from `data`."""
     results: str | None = None
     """A results.json (plain or .gz) to score instead of tables."""
+    holdout: HoldOut | None = None
+    """Score only the videos of `data` that this rule holds out."""
     class_agnostic: bool = False
     """Ignore the category of objects and predictions."""
+    limit: PositiveInt = 100
+    """How many predictions of a video and category take part."""
+    crowd: Literal["many", "once", "drop"] = "many"
+    """How often a crowd track may be matched; drop: it is left out."""
+    check: Literal["error", "warn"] = "error"
+    """Entries that make the score meaningless stop the evaluation, or are scored as the reference does and noted."""
     command: str = ""
     """What was typed, for the record."""
+
+    @property
+    def conventions(self) -> Conventions:
+        return Conventions(self.limit, self.crowd)
+
+    @property
+    def rules(self) -> str:
+        """Whose numbers these are, and every choice that is not theirs."""
+        held = f"hold-out {self.holdout}" if self.holdout else ""
+        return ", ".join(filter(None, (RULES, "class-agnostic" * self.class_agnostic, str(self.conventions), held)))
 
 
 class Evaluation(Config):
@@ -51,6 +74,10 @@ class Evaluation(Config):
     uri: str
     figures: dict[str, float]
     """AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl as fractions; -1: nothing to find."""
+    error: float | None
+    """Standard error of AP, as a fraction; None: there are too few videos."""
+    videos: int
+    rules: str
     before_id: str | None
     """None: this is the first evaluation of the data set."""
     change: dict[str, float]
@@ -75,36 +102,45 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
         BadConfig: no labels, no such plan, or predictions that do not belong to the data set.
     """
     store = Store.open(settings)
-    path = data_file(store, job.data)
-    content, digest = read_json(store, path)
-    truth = GroundTruth(content, path)
-    _refuse(defects(truth), path)
-    predictions = _from_results(store, job.results, truth) if job.results else _from_plan(store, job.plan, path, truth)
-    matches = _match(truth, predictions.by_video, job.class_agnostic, progress)
-    score = accumulate([matches[v] for v in truth.video_ids()], [ANY] if job.class_agnostic else [*truth.categories])
-    created_at, rules = now(), RULES + (", class-agnostic" if job.class_agnostic else "")
+    path = data_file(store, job.data, job.holdout)
+    truth, digest, notes = labels(store, path, job.check, job.holdout)
+    predictions = (
+        from_results(store, job.results, truth, job.check) if job.results else from_plan(store, job.plan, path, truth)
+    )
+    matches = _match(truth, predictions.by_video, job, progress)
+    in_order = [matches[v] for v in truth.video_ids()]
+    score = accumulate(in_order, [ANY] if job.class_agnostic else [*truth.categories], job.conventions)
+    found = dict(zip(map(str, truth.video_ids()), outcomes_of(in_order), strict=True))
+    error = standard_error([*found.values()])
+    created_at, notes = now(), (*notes, *predictions.notes)
     evaluation_id = evaluations.new_id(created_at)
     provenance = dict.fromkeys(evaluations.PROVENANCE) | {
         "evaluation_id": evaluation_id,
         "created_at": created_at,
         "data": path,
         "data_sha256": digest,
-        "rules": rules,
+        "split": truth.split,
+        "rules": job.rules,
         "commit": code_version(),
         "command": job.command or None,
         **predictions.provenance,
     }
     rows = evaluations.rows(score, {} if job.class_agnostic else truth.categories, matches)
-    uri = evaluations.write(store, provenance, predictions.notes, rows)
-    before = evaluations.find(store, before=evaluation_id, data_sha256=digest, rules=rules)
+    outcomes.write(store, evaluation_id, found)
+    spread = [] if error is None else [{"metric": "AP_error", "value": error}]
+    uri = evaluations.write(store, provenance, notes, chain(rows, spread))
+    before = evaluations.find(store, before=evaluation_id, data_sha256=digest, rules=job.rules)
     figures = score.summary()
     return Evaluation(
         evaluation_id=evaluation_id,
         uri=uri,
         figures=figures,
+        error=error,
+        videos=len(matches),
+        rules=job.rules,
         before_id=before,
         change=change(figures, evaluations.summary(evaluations.read(store, before)[0])) if before else {},
-        notes=predictions.notes,
+        notes=notes,
     )
 
 
@@ -116,69 +152,98 @@ def change(figures: Mapping[str, float], before: Mapping[str, float]) -> dict[st
 def _match(
     truth: GroundTruth,
     predictions: Iterator[tuple[int, list[Prediction]]],
-    class_agnostic: bool,
+    job: EvaluateJob,
     progress: Progress | None,
 ) -> dict[int, dict[int, Matches]]:
     """The matches of every video; videos without predictions have them too, all their objects are missed."""
-    categories, matches = [*truth.categories], {}
+    matches, rules = {}, ([*truth.categories], job.class_agnostic, job.conventions)
     for video, tracks in predictions:
-        matches[video] = match_video(tracks, truth.truths(video), categories, class_agnostic)
+        matches[video] = match_video(tracks, truth.truths(video), *rules)
         if progress:
             progress("evaluate", len(matches), len(truth.videos), {})
     for video in set(truth.videos) - set(matches):
-        matches[video] = match_video([], truth.truths(video), categories, class_agnostic)
+        matches[video] = match_video([], truth.truths(video), *rules)
     return matches
 
 
 # Where the labels and predictions come from
 
 
-def data_file(store: Store, data: str) -> str:
-    """The file with the labels: `data` itself, or `val.json` in it. Raises BadConfig: a folder without one."""
-    fs, path = store.open_source(data)
-    with store.guard(data):
-        if not fs.isdir(path):
-            return data
-        found = [name.rsplit("/", 1)[-1] for name in fs.ls(path, detail=False)]
-    if "val.json" not in found:
+def data_file(store: Store, data: str, holdout: HoldOut | None = None) -> str:
+    """The file with the labels: `data` itself, or `val.json` or `gt*.json` in it; `train.json` to hold out of.
+
+    Raises:
+        BadConfig: not to be found.
+    """
+    found = _files(store, data)
+    if found is None:
+        return data
+    usual = "train.json" if holdout and "train.json" in found else "val.json"
+    named = [name for name in found if name == usual] or [
+        name for name in found if name.startswith("gt") and name.endswith((".json", ".json.gz"))
+    ]
+    if len(named) != 1:
         known = ", ".join(sorted(name for name in found if ".json" in name)) or "no JSON at all"
-        raise BadConfig(f"{data} holds no val.json but {known}: name the file with the labels")
-    return f"{data.rstrip('/')}/val.json"
+        raise BadConfig(f"{data} holds no {usual} but {known}: name the file with the labels")
+    return f"{data.rstrip('/')}/{named[0]}"
 
 
-def read_json(store: Store, uri: str) -> tuple[Any, str]:
-    """(content, sha256 of the file) of a JSON, plain or gzip. Raises BadConfig: not there, or not JSON."""
-    fs, path = store.open_source(uri)
-    try:
-        with store.guard(uri):
-            raw = fs.cat_file(path)
-        return json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw), hashlib.sha256(raw).hexdigest()
-    except FileNotFoundError:
-        raise BadConfig(f"{uri} does not exist, expected a JSON file (plain or .gz)") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise BadConfig(f"{uri} is not a whole JSON file: {error}. Copy it again.") from error
+def results_file(store: Store, data: str) -> str | None:
+    """The `results.json` (plain or .gz) beside the labels where `data` is a folder that holds one."""
+    named = [name for name in _files(store, data) or () if name in ("results.json", "results.json.gz")]
+    return f"{data.rstrip('/')}/{named[0]}" if named else None
 
 
-def _refuse(found: Sequence[str], what: str) -> None:
-    if found:
+def _files(store: Store, folder: str) -> list[str] | None:
+    """Names of what is in a folder; None: it is none."""
+    fs, path = store.open_source(folder)
+    with store.guard(folder):
+        return [name.rsplit("/", 1)[-1] for name in fs.ls(path, detail=False)] if fs.isdir(path) else None
+
+
+def labels(
+    store: Store, path: str, check: Literal["error", "warn"], holdout: HoldOut | None = None
+) -> tuple[GroundTruth, str, tuple[str, ...]]:
+    """(labels, sha256 of the file, notes for the reader). Raises BadConfig: no labels, or not sound ones."""
+    content, digest = read_json(store, path)
+    if not isinstance(content, dict):
+        raise BadConfig(f"{path} holds a {type(content).__name__}, expected a YouTube-VIS file: an object with labels")
+    truth = GroundTruth(content, path)
+    notes: tuple[str, ...] = ()
+    if holdout:
+        truth.hold_out(holdout)
+        notes = (
+            f"only the {len(truth.videos)} of {len(content['videos'])} videos that rule {holdout} holds out are "
+            f"scored: split {truth.split}",
+        )
+    return truth, digest, (*notes, *_checked(defects(truth), path, check))
+
+
+def _checked(found: Sequence[str], what: str, check: Literal["error", "warn"]) -> tuple[str, ...]:
+    """Notes about defects. Raises BadConfig: there are some, and `check` forbids them."""
+    if not found:
+        return ()
+    if check == "error":
         first = "\n  ".join(found[:5])
         raise BadConfig(
             f"{what} has {len(found)} defects that would make the score meaningless, the first are\n  {first}\n"
-            "Mend the file; nothing was scored."
+            "Mend the file, or score it as the reference does with `--check warn`; nothing was scored."
         )
+    return (f"{what} has {len(found)} defects and was scored as the reference scores it", *found[:5])
 
 
-def _from_results(store: Store, uri: str, truth: GroundTruth) -> Predictions:
-    results, digest = read_json(store, uri)
-    if not isinstance(results, list):
-        raise BadConfig(f"{uri} holds a {type(results).__name__}, expected a list with one entry per track")
+def from_results(store: Store, uri: str, truth: GroundTruth, check: Literal["error", "warn"]) -> Predictions:
+    """The tracks of a results file. Raises BadConfig: it does not belong to the labels, or is not sound."""
+    results, digest = read_results(store, uri)
     grouped = results_by_video(truth, results, uri)
-    _refuse(defects(truth, results), uri)
-    by_video = ((video, truth.predictions(grouped[video])) for video in truth.video_ids() if video in grouped)
-    return Predictions({"results": uri, "results_sha256": digest}, by_video)
+    notes = _checked(defects_of_results(truth, results), uri, check)
+    del results  # from here on a video is forgotten once it is scored
+    by_video = ((video, truth.predictions(grouped.pop(video))) for video in truth.video_ids() if video in grouped)
+    return Predictions({"results": uri, "results_sha256": digest}, by_video, notes)
 
 
-def _from_plan(store: Store, plan_id: str | None, path: str, truth: GroundTruth) -> Predictions:
+def from_plan(store: Store, plan_id: str | None, path: str, truth: Listing) -> Predictions:
+    """The tracks of a plan, by default the newest one made from `path`. Raises BadConfig: none, or of other videos."""
     snapshot = tables.choose(store, plan_id)[0] if plan_id else _newest_plan(store, path)
     lineage = snapshot.lineage
     provenance: evaluations.Provenance = {name: lineage.get(name) for name in ("run_id", "model_name", "config_hash")}
@@ -217,10 +282,12 @@ def _check_model(names: Mapping[str, int], snapshot: Snapshot, path: str) -> Ite
         yield f"tracks of {len(unlabelled)} categories without labels are left out: {', '.join(unlabelled[:5])}"
 
 
-def _check_videos(truth: GroundTruth, videos: ds.Dataset) -> Iterator[str]:
+def _check_videos(truth: Listing, videos: ds.Dataset) -> Iterator[str]:
     """Notes about videos that are not whole. Raises BadConfig: videos of another data set, size or length."""
     rows = videos.to_table(columns=["video_id", "status", "n_frames", "height", "width"]).to_pylist()
     names = {str(video): video for video in truth.videos}
+    left_out = {*map(str, truth.left_out)}
+    rows = [row for row in rows if row["video_id"] not in left_out]
     strangers = sorted(row["video_id"] for row in rows if row["video_id"] not in names)
     if strangers:
         raise BadConfig(
@@ -242,7 +309,7 @@ def _check_videos(truth: GroundTruth, videos: ds.Dataset) -> Iterator[str]:
 
 
 def _read_predictions(
-    truth: GroundTruth, opened: Mapping[str, ds.Dataset], names: Mapping[str, int]
+    truth: Listing, opened: Mapping[str, ds.Dataset], names: Mapping[str, int]
 ) -> Iterator[tuple[int, list[Prediction]]]:
     """The predicted tracks, video by video, in the order of the files."""
     tracks: dict[tuple[str, int], tuple[int, float]] = {}
@@ -250,6 +317,8 @@ def _read_predictions(
     for row in opened["tracks"].to_table(columns=columns, filter=pc.field("category").isin([*names])).to_pylist():
         tracks[row["video_id"], row["track_id"]] = names[row["category"]], row["score"]
     for video_id, masks in by_video(opened["masks"]):
+        if int(video_id) in truth.left_out:
+            continue
         found = []
         for track_id, track in mask_tracks(masks, truth.length(int(video_id))).items():
             if (video_id, track_id) in tracks:
@@ -259,22 +328,48 @@ def _read_predictions(
 
 
 def mask_tracks(masks: pa.Table, frames: int) -> dict[int, MaskTrack]:
-    """The tracks of one video from its rows of the table masks, sorted by track; `frames`: length of the video."""
+    """The tracks of one video from its rows of the table masks, sorted by track; `frames`: length of the video.
+
+    Raises:
+        BadConfig: a track has two masks in one frame, or a mask beyond the end of the video.
+    """
+    ids, frame = masks["track_id"].to_numpy(), masks["frame_idx"].to_numpy()
+    _refuse_places(masks, ids, frame, frames)
+    areas_px, rles = masks["area_px"].to_numpy(), masks["rle"].to_pylist()
+    height, width = masks["height_px"].to_numpy(), masks["width_px"].to_numpy()
+    sizes = {(h, w): [h, w] for h, w in set(zip(height.tolist(), width.tolist(), strict=True))}
+    coded = [
+        {"size": sizes[size], "counts": rle}
+        for size, rle in zip(zip(height.tolist(), width.tolist(), strict=True), rles, strict=True)
+    ]
     tracks = {}
-    for track_id, rows in groupby(masks.to_pylist(), key=lambda row: row["track_id"]):
-        rles: list[dict[str, Any] | None] = [None] * frames
+    bounds = [0, *(np.flatnonzero(np.diff(ids)) + 1).tolist(), len(ids)]
+    for start, end in pairwise(bounds if len(ids) else []):
+        track: list[dict[str, Any] | None] = [None] * frames
+        for at, rle in zip(frame[start:end].tolist(), coded[start:end], strict=True):
+            track[at] = rle
         areas = np.zeros(frames)
-        for row in rows:
-            rles[row["frame_idx"]] = {"size": [row["height_px"], row["width_px"]], "counts": row["rle"]}
-            areas[row["frame_idx"]] = row["area_px"]
-        tracks[track_id] = MaskTrack(rles, areas)
+        areas[frame[start:end]] = areas_px[start:end]
+        tracks[int(ids[start])] = MaskTrack(track, areas)
     return tracks
+
+
+def _refuse_places(masks: pa.Table, ids: Int[np.ndarray, " N"], frame: Int[np.ndarray, " N"], frames: int) -> None:
+    places = np.stack([ids, frame], axis=1)
+    unique, counts = np.unique(places, axis=0, return_counts=True)
+    for wrong, says in ((unique[counts > 1], "more than one mask"), (places[frame >= frames], "a mask")):
+        if len(wrong):
+            track, at = wrong[0].tolist()
+            raise BadConfig(
+                f"video {masks['video_id'][0]}: track {track} has {says} in frame {at} of {frames}, and {len(wrong)} "
+                "such places there are in all. Expected one mask a frame at most: were the tables written twice?"
+            )
 
 
 def by_video(masks: ds.Dataset) -> Iterator[tuple[str, pa.Table]]:
     """The rows of the table masks, one video at a time: files are sorted by video, and no video is in two of them."""
     waiting: list[pa.RecordBatch] = []
-    for batch in masks.to_batches(columns=MASK_COLUMNS, batch_size=16_384, batch_readahead=1, fragment_readahead=1):
+    for batch in _batches(masks):
         runs = pc.run_end_encode(batch["video_id"])
         ends = runs.run_ends.to_pylist()
         for start, end in zip([0, *ends], ends, strict=False):
@@ -284,3 +379,13 @@ def by_video(masks: ds.Dataset) -> Iterator[tuple[str, pa.Table]]:
             waiting.append(batch.slice(start, end - start))
     if waiting:
         yield waiting[0]["video_id"][0].as_py(), pa.Table.from_batches(waiting)
+
+
+def _batches(masks: ds.Dataset) -> Iterator[pa.RecordBatch]:
+    """File by file and page by page: a scan of the dataset would hold whole row groups, several at a time."""
+    if not isinstance(masks, ds.FileSystemDataset):
+        return  # no file has a row
+    for path in masks.files:
+        with masks.filesystem.open_input_file(path) as file:
+            parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
+            yield from parquet.iter_batches(batch_size=4096, columns=MASK_COLUMNS, use_threads=False)

@@ -13,16 +13,19 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.store import LAYOUT, Store
-from vis_models.metrics.average_precision import RECALLS, AveragePrecision, accumulate
+from vis_models.config import BadConfig
+from vis_models.metrics.average_precision import RECALLS, AveragePrecision, precision_of
 from vis_models.metrics.track_matching import Matches
-from vis_models.types import BadConfig
 
 FOLDER = f"{LAYOUT}/evaluations"
+SERVER = "the benchmark's server"
+"""The rules of a score that a benchmark's server gave: a few figures, typed by a person, without videos or curves."""
 Provenance = dict[str, str | None]
 
 PROVENANCE = {
@@ -30,6 +33,7 @@ PROVENANCE = {
     "created_at": "UTC",
     "data": "YouTube-VIS file with the labels",
     "data_sha256": "of that file: the version of the data",
+    "split": "name of the split of which the held-out videos were scored; null: all videos of the file were",
     "rules": "whose numbers these are",
     "plan_id": "the plan whose tables were scored",
     "results": "the results file that was scored, where it was not a plan",
@@ -87,11 +91,11 @@ def _figures(score: AveragePrecision, category: int | None, labels: dict[str, An
 
 
 def _figures_of_video(video_id: str, found: Mapping[int, Matches]) -> Iterator[dict[str, Any]]:
-    alone = accumulate([found], [*found]).summary()
+    curves = np.array([precision_of([each], 0, int(each.objects[0])) for each in found.values() if each.objects[0]])
     hits = sum(int(((each.partner[0, 0] != 0) & ~each.ignored[0, 0]).sum()) for each in found.values())
     values = {
-        "AP": alone["AP"],
-        "AP50": alone["AP50"],
+        "AP": float(curves.mean()) if len(curves) else -1.0,
+        "AP50": float(curves[:, 0].mean()) if len(curves) else -1.0,
         "objects": float(sum(int(each.objects[0]) for each in found.values())),
         "objects_found": float(hits),
     }
@@ -120,15 +124,30 @@ def read(store: Store, evaluation_id: str) -> tuple[pa.Table, Provenance, list[s
 
 
 def find(store: Store, before: str | None = None, **wanted: str | None) -> str | None:
-    """The newest evaluation (older than the one named `before`) with this provenance, e.g. `plan_id=...`, or None."""
+    """The newest evaluation (older than the one named `before`) with this provenance, e.g. `plan_id=...`, or None.
+
+    Scores of a server count only where they are asked for, by `rules`.
+    """
     for key in reversed(store.list(FOLDER)):
         if before and key >= f"{FOLDER}/{before}.parquet":
             continue
         with store.fs.open(store.path(key), "rb") as file:
             provenance = json.loads(pq.read_schema(file).metadata[b"provenance"])
+        if provenance["rules"] == SERVER and wanted.get("rules") != SERVER:
+            continue
         if wanted.items() <= provenance.items():
             return provenance["evaluation_id"]
     return None
+
+
+def server_scores(store: Store, model_sha256: str) -> list[tuple[Provenance, dict[str, float]]]:
+    """(provenance, figures) of what servers said about a model, the newest first."""
+    found, older = [], find(store, rules=SERVER, model_sha256=model_sha256)
+    while older:
+        rows, provenance, _ = read(store, older)
+        found.append((provenance, summary(rows)))
+        older = find(store, before=older, rules=SERVER, model_sha256=model_sha256)
+    return found
 
 
 def summary(table: pa.Table) -> dict[str, float]:

@@ -115,7 +115,7 @@ NAMED_QUERIES = {
         """
         SELECT created_at, data, model_name, left(model_sha256, 12) AS model,
                max(value) FILTER (metric = 'AP') AS AP, max(value) FILTER (metric = 'AP50') AS AP50,
-               max(value) FILTER (metric = 'AR10') AS AR10, evaluation_id
+               max(value) FILTER (metric = 'AR10') AS AR10, rules, evaluation_id
         FROM evaluations WHERE category IS NULL AND video_id IS NULL AND recall IS NULL
         GROUP BY ALL ORDER BY created_at
         """,

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from vis_models.data.annotations import HoldOut
 from vis_models.data.clips import Augmentation
+from vis_models.data.holdout import HoldOut
 from vis_models.data.world import WorldConfig
 from vis_models.layers.backbones import ResNetConfig
 from vis_models.rgnn import RgnnConfig

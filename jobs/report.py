@@ -17,7 +17,8 @@ import pyarrow.dataset as ds
 from pydantic import Field, PositiveInt
 
 from jobs import evaluations, query, tables
-from jobs.evaluate import Progress, change, read_json
+from jobs.evaluate import Progress, change
+from jobs.results_files import read_json
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Snapshot, Store, code_version, now, plan_key
 from jobs.strips import Strip, draw_strips
@@ -65,7 +66,7 @@ def write_report(job: ReportJob, settings: Settings, progress: Progress | None =
     scores = _scores(store, evaluation_id) if evaluation_id else None
     page: dict[str, Any] = {"scores": scores, "created_at": now(), "commit": code_version(), "job": job}
     page["plan"] = _plan(store, snapshot) if snapshot else None
-    page["provenance"] = _provenance(scores, page["plan"])
+    page["provenance"] = _provenance(scores, page["plan"]) | (_server(store, snapshot) if snapshot else {})
     truth = _labels(store, scores["provenance"]) if scores else None
     page["labels_drawn"] = truth is not None
     page["groups"] = _groups(store, snapshot, scores, truth, job, progress) if snapshot else []
@@ -181,6 +182,7 @@ def _provenance(
         found["Evaluation"] = [
             ("labels", origin["data"]),
             ("labels, sha256", origin["data_sha256"]),
+            ("held-out part of split", origin.get("split")),
             ("results", origin["results"]),
             ("results, sha256", origin["results_sha256"]),
             ("rules", origin["rules"]),
@@ -189,6 +191,19 @@ def _provenance(
             ("command", origin["command"]),
         ]
     return {heading: [(label, value) for label, value in rows if value] for heading, rows in found.items()}
+
+
+def _server(store: Store, snapshot: Snapshot) -> dict[str, list[tuple[str, str | None]]]:
+    """What benchmarks' servers said about the model."""
+    said: list[tuple[str, str | None]] = [
+        (_words(figures), f"{origin['data']}, recorded {origin['created_at']}")
+        for origin, figures in evaluations.server_scores(store, snapshot.model_sha256)
+    ]
+    return {"The benchmark's server": said} if said else {}
+
+
+def _words(figures: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {value:.3f}" for name, value in figures.items())
 
 
 def _settings(config_json: str | None) -> str | None:

@@ -32,7 +32,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from fsspec.implementations.local import LocalFileSystem
 
 from jobs.settings import Settings
-from vis_models.types import BadConfig, Config
+from vis_models.config import BadConfig, Config
 
 LAYOUT = "vis/v1"
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from jobs.settings import Settings
 from jobs.store import FileRef, Snapshot, Store
-from vis_models.types import BadConfig
+from vis_models.config import BadConfig
 
 SCHEMA_VERSION = "1"
 ROW_GROUP_ROWS = {"videos": 122_880, "tracks": 122_880, "masks": 65_536, "errors": 122_880}

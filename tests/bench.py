@@ -20,6 +20,7 @@ from jobs.settings import Settings
 from jobs.side_by_side import SideBySide
 from jobs.store import LAYOUT, Store
 from jobs.train import prepare_data, resumable
+from tests import bench_evaluation
 from vis_models.checkpoints import build, load_model, save_model
 from vis_models.data.world import WorldConfig, draw_video, write_archive, write_youtube_vis
 
@@ -101,6 +102,7 @@ def main() -> None:
     long_film(store)
     association(store)
     drawing()
+    bench_evaluation.main()
 
 
 if __name__ == "__main__":

@@ -10,42 +10,11 @@ from typing import Protocol, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-
-class Config(BaseModel):
-    """Base of every config: frozen, unknown keys refused, field docstrings become descriptions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
-
-
-class BadConfig(ValueError):
-    """Something the user gave cannot work and the user can mend it. Raised before any expensive work.
-
-    The message says where, what was expected, what came, and what to do.
-    """
-
-
-class BadVideo(Exception):
-    """A video cannot be read, or not to its end. Becomes a row of the table `errors`; the run goes on.
-
-    Attributes:
-        code: a short, stable reason such as `not_a_video`, fit for GROUP BY.
-        frames_kept: how many frames were decoded before the damage.
-    """
-
-    def __init__(self, message: str, *, code: str, frames_kept: int = 0) -> None:
-        super().__init__(message)
-        self.code = code
-        self.frames_kept = frames_kept
-
-    def __reduce__(self) -> tuple:  # keeps its fields on the way back from a worker process
-        return _bad_video, (str(self), self.code, self.frames_kept)
-
-
-def _bad_video(message: str, code: str, frames_kept: int) -> BadVideo:
-    return BadVideo(message, code=code, frames_kept=frames_kept)
+from vis_models.config import BadConfig as BadConfig
+from vis_models.config import BadVideo as BadVideo
+from vis_models.config import Config as Config
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "COLUMNS": "160",
         "DO_NOT_TRACK": "1",
         "OMP_NUM_THREADS": "1",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_HOME": str(home / "prefect"),
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
         "VIS_SCRATCH": str(home / "scratch"),

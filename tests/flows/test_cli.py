@@ -13,9 +13,12 @@ import pytest
 
 from flows.cli import main
 from jobs import tables
+from jobs.settings import Settings
+from jobs.store import Store
+from tests.drawn_results import Drawing, write
 from tests.flows.conftest import Program, Trained
 
-VERBS = ("world", "train", "ablate", "segment", "evaluate", "report", "query", "models", "up")
+VERBS = "world train ablate segment evaluate compare submission report query models up".split()
 
 
 def test_the_help_names_every_verb_and_brings_nothing_heavy():
@@ -37,6 +40,14 @@ def test_every_verb_is_there(vis: Program):
         (["segment", "f", "--min-score", "2"], "less than or equal to 1"),
         (["query"], "vis query --list"),
         (["query", "SELECT 1"], "no published tables"),
+        (["evaluate", "--results", "r.json"], "name the labels with --gt"),
+        (["evaluate", "a.json", "--gt", "b.json"], "named twice"),
+        (["evaluate", "--limit", "300"], "need --results or --plan"),
+        (["evaluate", "--gt", "a.json", "--results", "r.json", "--holdout", "all"], "hold-out rule 'all'"),
+        (["compare", "a", "b"], "no evaluation a"),
+        (["submission", "a.json"], "a.json does not exist"),
+        (["submission", "a.json", "--server-score", "AP"], "such as AP=35.3"),
+        (["submission", "a.json", "--server-score", "AP=35.3"], "submission.zip is not there"),
         (["--store", "s3://", "models"], "names no bucket"),
     ],
 )
@@ -117,6 +128,49 @@ def test_an_evaluation_needs_no_argument_and_a_report_ends_with_the_score_and_it
     last = vis("report").stdout.splitlines()[-1]
     assert last.startswith("AP 0.")
     assert "<html" in Path(last.split("report ")[1]).read_text()
+
+
+def test_results_that_lie_beside_their_labels_are_scored_without_a_model(vis, tmp_path, shared_data):
+    folder = shared_data / "data" / "real" / "annotated" / "sav_000208"
+    beside = vis("evaluate", folder, VIS_STORE=str(tmp_path)).stdout
+    assert "\nAP 0.341914  AP50 0.566478" in beside
+    assert beside.startswith("AP 0.342 (no interval: 1 videos, 20 are the least)")
+    named = ["--gt", folder / "gt.ytvis.json.gz", "--results", folder / "results.json.gz"]
+    assert "\nAP 0.341914  AP50 0.566478" in vis("evaluate", *named, VIS_STORE=str(tmp_path)).stdout
+
+
+def test_a_part_is_held_out_and_its_score_accepted(vis, tmp_path):
+    labels, results = write(Drawing(24, 3, 2, 2, 4), tmp_path, Store.open(Settings(store=str(tmp_path / "lake"))))
+    typed = ["evaluate", "--gt", labels, "--results", results, "--holdout", "0.5", "--accept"]
+    first, second = (vis(*typed, VIS_STORE=str(tmp_path / "other")).stdout for _ in range(2))
+    assert re.search(
+        r"note        only the \d+ of 24 videos that rule 0.5 holds out are scored: split [0-9a-f]{16}\n", first
+    )
+    accepted = re.search(r"accepted    (\S+)\n$", first)
+    assert second.endswith(f" instead of {accepted[1]}\n")
+
+
+def test_results_are_zipped_for_the_server_and_its_score_is_kept(vis, tmp_path):
+    labels, results = write(Drawing(3, 3, 2, 2, 4), tmp_path, Store.open(Settings(store=str(tmp_path / "lake"))))
+    zipped, store = tmp_path / "sent.zip", str(tmp_path / "other")
+    said = vis("submission", labels, "--results", results, "--out", zipped, VIS_STORE=store).stdout
+    assert "tracks      12 in 3 of 3 videos, every entry checked\n" in said
+    assert f"submission  {zipped} (" in said
+    said_by_server = ["--server-score", "AP=35.3", "--server-score", "AP50=56"]
+    kept = vis("submission", labels, "--out", zipped, *said_by_server, VIS_STORE=store).stdout.split()[-1]
+    rows = pq.read_table(kept).select(["rules", "results", "metric", "value"]).to_pylist()
+    assert [[*row.values()] for row in rows] == [
+        ["the benchmark's server", str(results), "AP", 0.353],
+        ["the benchmark's server", str(results), "AP50", 0.56],
+    ]
+
+
+def test_two_results_files_are_compared(vis, tmp_path):
+    labels, results = write(Drawing(24, 3, 2, 2, 4), tmp_path, Store.open(Settings(store=str(tmp_path / "lake"))))
+    said = vis("compare", results, results, "--gt", labels, VIS_STORE=str(tmp_path)).stdout
+    assert "A minus B   0.000 +- 0.000" in said
+    assert "\np           1.000" in said
+    assert "0 of 24 videos changed" in said
 
 
 def test_a_question_is_answered_as_table_csv_json_and_parquet(vis, trained, films):

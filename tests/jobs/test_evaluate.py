@@ -1,13 +1,19 @@
 import gzip
 import json
+import subprocess
+import sys
 
 import duckdb
+import pyarrow as pa
 import pytest
 
-from jobs import evaluations
-from jobs.evaluate import EvaluateJob, Evaluation, evaluate
+from jobs import evaluations, tables
+from jobs.evaluate import EvaluateJob, Evaluation, by_video, evaluate, mask_tracks, results_file
 from jobs.settings import Settings
 from jobs.store import Store
+from tests.conftest import REPOSITORY
+from tests.drawn_results import Drawing, write
+from vis_models.data.holdout import HoldOut, ListedVideo, split, split_name
 from vis_models.metrics.average_precision import average_precision
 from vis_models.types import BadConfig
 
@@ -170,3 +176,90 @@ def test_data_that_was_never_segmented_says_what_to_run(labelled_lake):
 def test_an_unknown_evaluation_is_named(tmp_path):
     with pytest.raises(BadConfig, match="no evaluation absent"):
         evaluations.read(Store.open(Settings(store=str(tmp_path))), "absent")
+
+
+def test_a_defect_is_refused_or_scored_as_the_reference_does_and_noted(labelled_lake):
+    strange = [*labelled_lake.results, labelled_lake.results[0] | {"score": float("nan"), "category_id": 77}]
+    results = labelled_lake.write("results.json", strange)
+    with pytest.raises(BadConfig, match=r"2 defects .*\n.*no category 77\n.*score nan"):
+        score(labelled_lake, results=results)
+    done = score(labelled_lake, results=results, check="warn")
+    assert done.figures == average_precision(labelled_lake.labels(), strange).summary()
+    assert any("no category 77" in note for note in done.notes)
+
+
+def test_without_a_result_there_is_a_score_of_zero(labelled_lake):
+    figures = score(labelled_lake, results=labelled_lake.write("results.json", [])).figures
+    assert (figures["AP"], figures["AR100"], figures["APl"]) == (0, 0, -1)
+
+
+def test_conventions_that_are_not_the_reference_s_are_part_of_the_rules(labelled_lake):
+    assert score(labelled_lake).rules == "youtubevos/cocoapi@f3f9948a"
+    other = score(labelled_lake, class_agnostic=True, limit=300, crowd="once")
+    assert other.rules == "youtubevos/cocoapi@f3f9948a, class-agnostic, limit 300, crowd once"
+    assert "AR300" in other.figures
+
+
+def test_a_track_that_is_twice_in_a_frame_is_refused(labelled_lake):
+    (_, masks), *_ = by_video(tables.open(labelled_lake.store, "plan")["masks"])
+    with pytest.raises(BadConfig, match=r"video 1: track 1 has more than one mask in frame 0 of 6"):
+        mask_tracks(pa.concat_tables([masks, masks]).sort_by("track_id"), 6)
+    with pytest.raises(BadConfig, match=r"video 1: track 1 has a mask in frame 5 of 5"):
+        mask_tracks(masks, 5)
+
+
+def test_the_error_of_ap_is_stored_where_there_are_enough_videos(tmp_path):
+    settings = Settings(store=str(tmp_path / "lake"))
+    labels, results = write(Drawing(24, 4, 2, 2, 6), tmp_path, Store.open(settings))
+    done = evaluate(EvaluateJob(data=str(labels), results=str(results)), settings)
+    rows = evaluations.read(Store.open(settings), done.evaluation_id)[0]
+    assert evaluations.summary(rows)["AP_error"] == done.error
+    assert 0.01 < done.error < 0.2
+    assert evaluate(EvaluateJob(data=str(labels), plan="drawn"), settings).figures == done.figures
+
+
+def test_a_folder_with_results_beside_its_labels_is_known(labelled_lake):
+    store, folder = labelled_lake.store, str(labelled_lake.data.parent)
+    assert results_file(store, folder) is None
+    labelled_lake.write("results.json", [])
+    assert results_file(store, folder) == f"{folder}/results.json"
+    assert results_file(store, str(labelled_lake.data)) is None
+
+
+def test_scoring_brings_no_torch_no_ray_and_no_prefect():
+    brings = "import sys, jobs.evaluate, jobs.compare; print({'torch', 'ray', 'prefect'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", brings], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_only_the_held_out_videos_are_scored_and_the_split_is_recorded(labelled_lake):
+    labels, rule = labelled_lake.labels(), HoldOut(share=0.5)
+    train, held = split([ListedVideo.of(video) for video in labels["videos"]], rule)
+    assert [video.video_id for video in held] == [2, 3, 4]  # printf %04d 1 | sha256sum: 88..., over 0.5 * 2^64
+    inside = {2, 3, 4}
+    labels["videos"] = [video for video in labels["videos"] if video["id"] in inside]
+    labels["annotations"] = [entry for entry in labels["annotations"] if entry["video_id"] in inside]
+    few = [entry for entry in labelled_lake.results if entry["video_id"] in inside]
+    expected = average_precision(labels, few).summary()
+    broken = labelled_lake.results[0] | {"segmentations": []}  # of video 1, which takes no part
+    assert broken["video_id"] == 1
+    results = labelled_lake.write("results.json", [*labelled_lake.results, broken])
+    whole = score(labelled_lake)
+    of_file, of_plan = score(labelled_lake, holdout=rule, results=results), score(labelled_lake, holdout=rule)
+    assert of_file.figures == of_plan.figures == expected
+    assert whole.figures != expected
+    assert (of_file.before_id, of_plan.before_id) == (None, of_file.evaluation_id)
+    assert of_file.rules == "youtubevos/cocoapi@f3f9948a, hold-out 0.5"
+    assert evaluations.read(labelled_lake.store, of_plan.evaluation_id)[1]["split"] == split_name(train, held)
+    assert (
+        f"only the 3 of 4 videos that rule 0.5 holds out are scored: split {split_name(train, held)}" in of_plan.notes
+    )
+
+
+def test_a_rule_that_holds_nothing_out_and_a_word_that_is_no_rule_are_refused(labelled_lake):
+    with pytest.raises(BadConfig, match=r"the hold-out rule rgnn leaves none of 4 videos"):
+        score(labelled_lake, holdout=HoldOut.named("rgnn"))
+    for word in ("rgn", "1.5", "0", "nan"):
+        with pytest.raises(BadConfig, match=f"hold-out rule '{word}': expected rgnn"):
+            HoldOut.named(word)
+    assert HoldOut.named("0.1") == HoldOut()

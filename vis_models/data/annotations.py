@@ -5,18 +5,15 @@ iscrowd, segmentations[T]}`, T = len(file_names). A segmentation is null where t
 compressed RLE, RLE with a list of counts, or polygons. Sizes come from the video, never from the annotation.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
-from pydantic import Field
 
 from vis_models import masks
+from vis_models.data.holdout import HoldOut, split, split_name
 from vis_models.data.json_entries import FORMAT_REMEDY, Entry, complaint, load_json, unique
 from vis_models.types import Config
 
@@ -192,46 +189,12 @@ def _guess_frames_dir(path: Path, videos: dict[int, AnnotatedVideo]) -> Path:
     return next((place for place in places if (place / first).is_file()), places[0])
 
 
-RGNN_FIRST_HELD_ID = 2019
-"""Johnander et al. hold out the videos of YouTube-VIS 2019 train with ids from here: 200 of those of 1280x720."""
-
-
-class HoldOut(Config):
-    """A rule that splits a labelled set."""
-
-    rule: Literal["rgnn", "hash"] = "hash"
-    """`rgnn`: only videos of 1280x720 px, ids from 2019 are held out (1867 and 200 of YouTube-VIS 2019 train).
-    `hash`: a share of the videos, by their names."""
-    share: float = Field(0.1, gt=0, lt=1)
-    """Of `hash`: how many are held out, about."""
-
-
 def hold_out(videos: VideoSet, rule: HoldOut) -> tuple[VideoSet, VideoSet]:
     """The videos to train on, and those held out for scoring."""
-    if rule.rule == "rgnn":
-        usable = tuple(video for video in videos.videos if (video.width, video.height) == (1280, 720))
-        held = {video.video_id for video in usable if video.video_id >= RGNN_FIRST_HELD_ID}
-    else:
-        usable = videos.videos
-        held = {video.video_id for video in usable if _place(video) < rule.share}
-    return (
-        replace(videos, videos=tuple(video for video in usable if video.video_id not in held)),
-        replace(videos, videos=tuple(video for video in usable if video.video_id in held)),
-    )
+    train, held = split(videos.videos, rule)
+    return replace(videos, videos=tuple(train)), replace(videos, videos=tuple(held))
 
 
 def split_hash(*parts: VideoSet) -> str:
     """Names a split: equal when and only when every part has the same videos, in whatever order."""
-    content = [sorted((video.video_id, _name(video)) for video in part.videos) for part in parts]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-
-def _place(video: AnnotatedVideo) -> float:
-    """0 to 1, the same on every machine and in every release that has this video, whatever its id there."""
-    return int.from_bytes(hashlib.sha256(_name(video).encode()).digest()[:8]) / 2**64
-
-
-def _name(video: AnnotatedVideo) -> str:
-    """The folder of its frames; the id where the frames of all videos share one."""
-    folder = PurePosixPath(video.file_names[0]).parent.name
-    return folder or str(video.video_id)
+    return split_name(*(part.videos for part in parts))

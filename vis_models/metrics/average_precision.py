@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from vis_models.metrics.track_matching import ANY, AREAS_PX, LIMITS, THRESHOLDS, Matches, match_video
+from vis_models.metrics.track_matching import ANY, AREAS_PX, REFERENCE, THRESHOLDS, Conventions, Matches, match_video
 from vis_models.metrics.youtube_vis import Entry, GroundTruth, results_by_video
 
 RULES = "youtubevos/cocoapi@f3f9948a"
@@ -27,10 +27,13 @@ class AveragePrecision:
 
     categories: tuple[int, ...]
     precision: Float[np.ndarray, "T R K A"]
-    """With the limit 100, at the recalls `RECALLS`."""
+    """With the last of `limits`, at the recalls `RECALLS`."""
     recall: Float[np.ndarray, "T K A M"]
+    """With each of `limits`."""
     objects: Int[np.ndarray, "K A"]
     empty_pairs: int
+    limits: tuple[int, ...]
+    """Predictions of a video and category."""
 
     def summary(self, category: int | None = None) -> dict[str, float]:
         """The twelve figures of the reference, of one category or of all, as fractions; -1: nothing to find."""
@@ -41,7 +44,7 @@ class AveragePrecision:
             "AP75": _mean(self.precision[5:6, :, k, 0]),
         }
         figures |= {f"AP{size[0]}": _mean(self.precision[:, :, k, a]) for a, size in enumerate(AREAS_PX) if a}
-        figures |= {f"AR{limit}": _mean(self.recall[:, k, 0, m]) for m, limit in enumerate(LIMITS)}
+        figures |= {f"AR{limit}": _mean(self.recall[:, k, 0, m]) for m, limit in enumerate(self.limits)}
         return figures | {f"AR{size[0]}": _mean(self.recall[:, k, a, -1]) for a, size in enumerate(AREAS_PX) if a}
 
     def curve(self, category: int | None = None, threshold: int = 0) -> Float[np.ndarray, " R"]:
@@ -58,16 +61,18 @@ def _mean(entries: Float[np.ndarray, "*axes"]) -> float:
     return float(np.mean(counted)) if counted.size else -1.0
 
 
-def accumulate(videos: Sequence[Mapping[int, Matches]], categories: Sequence[int]) -> AveragePrecision:
+def accumulate(
+    videos: Sequence[Mapping[int, Matches]], categories: Sequence[int], conventions: Conventions = REFERENCE
+) -> AveragePrecision:
     """Average precision over videos.
 
     Args:
         videos: what `match_video` returned. Rule: in the order of their ids, which decides between equal scores.
         categories: all of the data set, or `(ANY,)`.
     """
-    categories = tuple(sorted(categories))
+    categories, limits = tuple(sorted(categories)), (1, 10, conventions.limit)
     precision = np.full((len(THRESHOLDS), len(RECALLS), len(categories), len(AREAS_PX)), -1.0)
-    recall = np.full((len(THRESHOLDS), len(categories), len(AREAS_PX), len(LIMITS)), -1.0)
+    recall = np.full((len(THRESHOLDS), len(categories), len(AREAS_PX), len(limits)), -1.0)
     objects = np.zeros((len(categories), len(AREAS_PX)), dtype=int)
     empty_pairs = 0
     for k, category in enumerate(categories):
@@ -76,10 +81,10 @@ def accumulate(videos: Sequence[Mapping[int, Matches]], categories: Sequence[int
         empty_pairs += sum(found.empty_pairs for found in matches)
         for a in np.nonzero(objects[k])[0].tolist():
             precision[:, :, k, a] = precision_of(matches, a, int(objects[k, a]))
-            for m, limit in enumerate(LIMITS):
+            for m, limit in enumerate(limits):
                 hits = sum(_hits(found, a)[:, :limit].sum(axis=1) for found in matches)
                 recall[:, k, a, m] = hits / objects[k, a]
-    return AveragePrecision(categories, precision, recall, objects, empty_pairs)
+    return AveragePrecision(categories, precision, recall, objects, empty_pairs, limits)
 
 
 def _hits(matches: Matches, area: int) -> Bool[np.ndarray, "T D"]:
@@ -101,7 +106,12 @@ def precision_of(matches: list[Matches], area: int, objects: int) -> Float[np.nd
     return sampled
 
 
-def average_precision(ground_truth: Entry, results: Sequence[Entry], class_agnostic: bool = False) -> AveragePrecision:
+def average_precision(
+    ground_truth: Entry,
+    results: Sequence[Entry],
+    class_agnostic: bool = False,
+    conventions: Conventions = REFERENCE,
+) -> AveragePrecision:
     """Score a results file: `{video_id, category_id, score, segmentations}` per track, as the reference does.
 
     Raises:
@@ -111,7 +121,9 @@ def average_precision(ground_truth: Entry, results: Sequence[Entry], class_agnos
     categories = [*truth.categories]
     grouped = results_by_video(truth, results)
     videos = [
-        match_video(truth.predictions(grouped.get(video, [])), truth.truths(video), categories, class_agnostic)
+        match_video(
+            truth.predictions(grouped.get(video, [])), truth.truths(video), categories, class_agnostic, conventions
+        )
         for video in truth.video_ids()
     ]
-    return accumulate(videos, (ANY,) if class_agnostic else categories)
+    return accumulate(videos, (ANY,) if class_agnostic else categories, conventions)

@@ -41,9 +41,12 @@ def overlap_px(
     Two rules of the reference that nobody would guess: frames are paired by position and the longer track is cut at
     the end of the shorter one; a frame in which the two masks differ in size adds nothing to either sum.
     """
+    if not predictions or not truths:
+        return np.zeros((len(predictions), len(truths))), np.zeros((len(predictions), len(truths)))
     frames = max(_length(predictions), _length(truths))
     areas_p, there_p = _areas(predictions, frames)
     areas_g, there_g = _areas(truths, frames)
+    one_size = len(_sizes(predictions) | _sizes(truths)) == 1
     intersection = np.zeros((len(predictions), len(truths)))
     either = areas_p @ there_g.T + there_p @ areas_g.T  # both areas, over the frames that both tracks reach
     for t in range(min(_length(predictions), _length(truths))):
@@ -51,12 +54,21 @@ def overlap_px(
         columns, rles_g = _visible(truths, t)
         if not rows or not columns:
             continue
-        both = areas_p[rows, t][:, None] + areas_g[columns, t][None]
-        same_size = np.array([[p["size"] == g["size"] for g in rles_g] for p in rles_p])
-        ratio = np.where(same_size, coco.iou(rles_p, rles_g, [0] * len(rles_g)), 0)
-        intersection[np.ix_(rows, columns)] += np.rint(ratio * both / (1 + ratio))
-        either[np.ix_(rows, columns)] -= np.where(same_size, 0, both)
+        both = areas_p[rows, t][:, None] + areas_g[columns, t]
+        ratio = coco.iou(rles_p, rles_g, [0] * len(rles_g))
+        pairs = np.array(rows)[:, None], columns
+        if not one_size:
+            same_size = np.array([[p["size"] == g["size"] for g in rles_g] for p in rles_p])
+            ratio = np.where(same_size, ratio, 0)
+            either[pairs] -= np.where(same_size, 0, both)
+        intersection[pairs] += np.rint(ratio * both / (1 + ratio))
     return intersection, either - intersection
+
+
+def _sizes(tracks: Sequence[MaskTrack]) -> set[tuple[int, ...]]:
+    """Sizes in use. Masks mostly share the list that says it, so lists are told apart before they are read."""
+    lists = {id(rle["size"]): rle["size"] for track in tracks for rle in track.rles if rle}
+    return {tuple(size) for size in lists.values()}
 
 
 def _areas(tracks: Sequence[MaskTrack], frames: int) -> tuple[Float[np.ndarray, "N T"], Float[np.ndarray, "N T"]]:

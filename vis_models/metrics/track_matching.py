@@ -8,6 +8,7 @@ Axes: A area ranges, T IoU thresholds, D predictions, G ground truth.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -17,10 +18,26 @@ from vis_models.metrics.track_iou import MaskTrack, overlap_px
 AREAS_PX = {"all": (0.0, 1e10), "small": (0.0, 128.0**2), "medium": (128.0**2, 256.0**2), "large": (256.0**2, 1e10)}
 """Ranges of a track's mean area. Rule: both ends belong to the range, so 128^2 is small and medium."""
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
-LIMITS = (1, 10, 100)
-"""How many predictions of a video take part. Rule: per category, not per video."""
 ANY = -1
 """The category of everything in class-agnostic mode."""
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """Where evaluators differ. The defaults are the reference's, and no other choice gives comparable numbers."""
+
+    limit: int = 100
+    """How many predictions of a video take part. Rule: per category, not per video."""
+    crowd: Literal["many", "once", "drop"] = "many"
+    """A crowd track is matched any number of times, by one prediction (as TrackEval does), or is not there at all."""
+
+    def __str__(self) -> str:
+        """What differs from the reference; empty: nothing."""
+        differs = [f"limit {self.limit}"] * (self.limit != 100) + [f"crowd {self.crowd}"] * (self.crowd != "many")
+        return ", ".join(differs)
+
+
+REFERENCE = Conventions()
 
 
 @dataclass(frozen=True)
@@ -65,12 +82,19 @@ class Matches:
 
 def mean_area_px(areas_px: Sequence[int | float | None] | Float[np.ndarray, " _"]) -> float:
     """Mean over the frames where the area is neither null nor zero; 0 if there is none."""
+    if isinstance(areas_px, np.ndarray):
+        seen = areas_px[areas_px != 0]
+        return float(seen.mean()) if len(seen) else 0.0
     seen = [area for area in areas_px if area]
     return float(np.mean(seen)) if seen else 0.0
 
 
 def match_video(
-    predictions: Sequence[Prediction], truths: Sequence[Truth], categories: Sequence[int], class_agnostic: bool = False
+    predictions: Sequence[Prediction],
+    truths: Sequence[Truth],
+    categories: Sequence[int],
+    class_agnostic: bool = False,
+    conventions: Conventions = REFERENCE,
 ) -> dict[int, Matches]:
     """The matches of one video, by category; categories with neither ground truth nor predictions are left out.
 
@@ -82,28 +106,32 @@ def match_video(
     """
     # Rule: ordered by category; in class-agnostic mode that decides between equal scores.
     predictions = sorted((p for p in predictions if p.category in categories), key=lambda p: p.category)
-    truths = sorted((g for g in truths if g.category in categories), key=lambda g: g.category)
+    counted = (g for g in truths if g.category in categories and not (g.crowd and conventions.crowd == "drop"))
+    truths = sorted(counted, key=lambda g: g.category)
     if class_agnostic:
-        return {ANY: match(predictions, truths)} if predictions or truths else {}
+        return {ANY: match(predictions, truths, conventions)} if predictions or truths else {}
     present = sorted({p.category for p in predictions} | {g.category for g in truths})
     return {
-        c: match([p for p in predictions if p.category == c], [g for g in truths if g.category == c]) for c in present
+        c: match([p for p in predictions if p.category == c], [g for g in truths if g.category == c], conventions)
+        for c in present
     }
 
 
-def match(predictions: Sequence[Prediction], truths: Sequence[Truth]) -> Matches:
+def match(predictions: Sequence[Prediction], truths: Sequence[Truth], conventions: Conventions = REFERENCE) -> Matches:
     """Greedy matching of the predictions and ground truth of one video and category.
 
     By descending score, each prediction takes the free ground truth with the highest IoU that reaches the threshold.
     """
     scores = np.array([prediction.score for prediction in predictions], dtype=float)
-    best_first = np.argsort(-scores, kind="stable")[: LIMITS[-1]]
+    best_first = np.argsort(-scores, kind="stable")[: conventions.limit]
     predictions, scores = [predictions[index] for index in best_first], scores[best_first]
     intersection, union = overlap_px(predictions, truths)
     iou = np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
     crowd = np.array([truth.crowd for truth in truths], dtype=bool)
     passed_over = crowd | _outside([truth.mean_area_px for truth in truths])  # (A, G)
-    taken = _match_greedily(iou, passed_over, crowd)  # (A, T, D), index of the ground truth or -1
+    taken = _match_greedily(
+        iou, passed_over, crowd & (conventions.crowd == "many")
+    )  # (A, T, D), index of the ground truth or -1
     ids = np.array([*(truth.truth_id for truth in truths), 0])  # the last one answers to index -1
     partner = ids[taken]
     outside = _outside([prediction.mean_area_px for prediction in predictions])[:, None]
@@ -119,11 +147,11 @@ def _outside(areas_px: list[float]) -> Bool[np.ndarray, "A N"]:
 
 
 def _match_greedily(
-    iou: Float[np.ndarray, "D G"], passed_over: Bool[np.ndarray, "A G"], crowd: Bool[np.ndarray, " G"]
+    iou: Float[np.ndarray, "D G"], passed_over: Bool[np.ndarray, "A G"], shared: Bool[np.ndarray, " G"]
 ) -> Int[np.ndarray, "A T D"]:
     """Index of the ground truth that each prediction takes, -1 for none, in every area range at every threshold."""
     taken = np.full((len(AREAS_PX), len(THRESHOLDS), len(iou)), -1)
-    free = np.ones((len(AREAS_PX), len(THRESHOLDS), len(crowd)), dtype=bool)
+    free = np.ones((len(AREAS_PX), len(THRESHOLDS), len(shared)), dtype=bool)
     needed = np.minimum(THRESHOLDS, 1 - 1e-10)[:, None]
     for index, row in enumerate(iou):
         if row.max(initial=0) < THRESHOLDS[0]:
@@ -131,8 +159,8 @@ def _match_greedily(
         open_ = free & (row >= needed)
         regular = open_ & ~passed_over[:, None]
         pool = np.where(regular.any(-1, keepdims=True), regular, open_)  # ignored ground truth comes last
-        best = len(crowd) - 1 - np.argmax(np.where(pool, row, -1)[..., ::-1], axis=-1)  # Rule: the last of equals
+        best = len(shared) - 1 - np.argmax(np.where(pool, row, -1)[..., ::-1], axis=-1)  # Rule: the last of equals
         a, t = np.nonzero(pool.any(-1))
         taken[a, t, index] = best[a, t]
-        free[a, t, best[a, t]] = crowd[best[a, t]]
+        free[a, t, best[a, t]] = shared[best[a, t]]
     return taken

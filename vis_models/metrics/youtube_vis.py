@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from vis_models.masks import from_coco
+from vis_models.config import BadConfig
+from vis_models.data.holdout import HoldOut, ListedVideo, split, split_name
 from vis_models.metrics.run_lengths import measure_px
 from vis_models.metrics.track_iou import Rle
 from vis_models.metrics.track_matching import Prediction, Truth, mean_area_px
-from vis_models.types import BadConfig
+from vis_models.rle import from_coco
 
 Entry = dict[str, Any]
 KEYS = {
@@ -26,30 +27,23 @@ KEYS = {
 """What the evaluator needs of a YouTube-VIS file."""
 
 
-class GroundTruth:
-    """An opened YouTube-VIS JSON; masks are decoded when a video is asked for.
+class Listing:
+    """The videos and categories of an opened YouTube-VIS JSON, with or without labels.
 
     Raises:
-        BadConfig: a key is missing, or there are no labels at all.
+        BadConfig: a key is missing.
     """
 
-    def __init__(self, content: Entry, name: str = "ground truth") -> None:
+    def __init__(self, content: Entry, name: str) -> None:
         self.name = name
-        if not content.get("annotations"):
-            raise BadConfig(
-                f"{name}: nothing to score against, the file has no annotations. The labels of the official "
-                "YouTube-VIS and OVIS valid and test sets are not public: only their server scores them. "
-                "To score at home, hold out a part of train.json."
-            )
-        for key, wanted in KEYS.items():
-            for n, entry in enumerate(_key(content, key, name)):
-                for each in wanted:
-                    _key(entry, each, f"{name}: {key}[{n}]")
+        for key in ("videos", "categories"):
+            _require(content, key, name)
         self.videos = {video["id"]: video for video in content["videos"]}
         self.categories = {category["id"]: category["name"] for category in content["categories"]}
-        self.annotations: dict[int, list[Entry]] = defaultdict(list)
-        for annotation in content["annotations"]:
-            self.annotations[annotation["video_id"]].append(annotation)
+        self.left_out: frozenset[int] = frozenset()
+        """Videos of the file that take no part, see `hold_out`."""
+        self.split: str | None = None
+        """Name of the split of which this is the held-out part; None: this is the whole file."""
 
     def video_ids(self) -> list[int]:
         """In the order in which the evaluator goes through the videos."""
@@ -58,6 +52,53 @@ class GroundTruth:
     def length(self, video_id: int) -> int:
         """Frames of a video. The key `length` is sometimes wrong, the list of files is what there is."""
         return len(self.videos[video_id]["file_names"])
+
+    def size(self, video_id: int) -> list[int]:
+        """[height, width] in pixels, as an RLE states it."""
+        return [self.videos[video_id]["height"], self.videos[video_id]["width"]]
+
+    def hold_out(self, rule: HoldOut) -> None:
+        """Forget all videos but those that the rule holds out. Raises BadConfig: there are none."""
+        train, held = split([ListedVideo.of(video) for video in self.videos.values()], rule)
+        if not held:
+            raise BadConfig(
+                f"{self.name}: the hold-out rule {rule} leaves none of {len(self.videos)} videos to score. rgnn is "
+                "made for train.json of YouTube-VIS 2019; try a larger share, such as 0.2"
+            )
+        kept = {video.video_id for video in held}
+        self.left_out = frozenset(self.videos.keys() - kept)
+        self.videos = {number: video for number, video in self.videos.items() if number in kept}
+        self.split = split_name(train, held)
+
+
+class GroundTruth(Listing):
+    """An opened YouTube-VIS JSON; masks are decoded when a video is asked for.
+
+    Raises:
+        BadConfig: a key is missing, or there are no labels at all.
+    """
+
+    def __init__(self, content: Entry, name: str = "ground truth") -> None:
+        if not content.get("annotations"):
+            raise BadConfig(
+                f"{name}: nothing to score against, the file has no annotations. The labels of the official "
+                "YouTube-VIS and OVIS valid and test sets are not public: only their server scores them "
+                "(`vis submission` writes what it takes). To score at home, hold out a part of train.json "
+                "(`--holdout`)."
+            )
+        super().__init__(content, name)
+        _require(content, "annotations", name)
+        self.annotations: dict[int, list[Entry]] = defaultdict(list)
+        for annotation in content["annotations"]:
+            self.annotations[annotation["video_id"]].append(annotation)
+
+    def hold_out(self, rule: HoldOut) -> None:
+        """Raises also when no held-out video has a label."""
+        super().hold_out(rule)
+        for video_id in self.left_out & self.annotations.keys():
+            del self.annotations[video_id]
+        if not self.annotations:
+            raise BadConfig(f"{self.name}: the {len(self.videos)} videos that the rule {rule} holds out have no labels")
 
     def truths(self, video_id: int) -> list[Truth]:
         """The objects of one video, in the order of the file. Raises BadConfig: a mask is no RLE and no polygon."""
@@ -75,7 +116,7 @@ class GroundTruth:
         ]
 
     def predictions(self, results: Sequence[Entry]) -> list[Prediction]:
-        """The tracks of one video from the entries of a results file, in the order given. Raises as `truths` does."""
+        """The tracks of one video from its entries in a results file, in the order given. Raises as `truths` does."""
         return [
             Prediction(rles, areas, entry["category_id"], mean_area_px(areas), float(entry["score"]))
             for entry, (rles, areas) in zip(results, self._tracks(results), strict=True)
@@ -83,31 +124,40 @@ class GroundTruth:
 
     def _tracks(self, entries: Sequence[Entry]) -> list[tuple[list[Rle | None], Float[np.ndarray, " T"]]]:
         """Masks of each track of one video and their areas."""
-        tracks = [self._rles(entry) for entry in entries]
+        tracks = [self._rles(entry, n) for n, entry in enumerate(entries)]
         masks = [(n, frame, rle) for n, track in enumerate(tracks) for frame, rle in enumerate(track) if rle]
         areas = [np.zeros(len(track)) for track in tracks]
         for (n, frame, rle), area, canvas in zip(
             masks, *measure_px([rle["counts"] for _, _, rle in masks]), strict=True
         ):
             if canvas != rle["size"][0] * rle["size"][1]:
-                raise BadConfig(f"{_place(entries[n], frame)}: the runs of the RLE do not fill its size {rle['size']}")
+                raise BadConfig(
+                    f"{_place(entries[n], n, frame)}: the runs of the RLE do not fill its size {rle['size']}"
+                )
             areas[n][frame] = area
         return list(zip(tracks, areas, strict=True))
 
-    def _rles(self, entry: Entry) -> list[Rle | None]:
+    def _rles(self, entry: Entry, n: int) -> list[Rle | None]:
         video = self.videos[entry["video_id"]]
         rles: list[Rle | None] = []
         for frame, segmentation in enumerate(entry["segmentations"]):
             try:
                 rles.append(_rle(segmentation, [video["height"], video["width"]]))
             except BadConfig as error:
-                raise BadConfig(f"{_place(entry, frame)}: {error}") from error
+                raise BadConfig(f"{_place(entry, n, frame)}: {error}") from error
         return rles
 
 
-def _place(entry: Entry, frame: int) -> str:
-    track = f"annotation {entry['id']}" if "id" in entry else f"the result with score {entry['score']}"
+def _place(entry: Entry, n: int, frame: int) -> str:
+    """`n`: of the entries of this video, from 0."""
+    track = f"annotation {entry['id']}" if "iscrowd" in entry else f"result {n} (score {entry['score']})"
     return f"{track} of video {entry['video_id']}, frame {frame}"
+
+
+def _require(content: Entry, key: str, name: str) -> None:
+    for n, entry in enumerate(_key(content, key, name)):
+        for each in KEYS[key]:
+            _key(entry, each, f"{name}: {key}[{n}]")
 
 
 def _key(entry: Entry, key: str, where: str) -> Any:
@@ -120,14 +170,20 @@ def _rle(segmentation: Any, video_size: list[int]) -> Rle | None:
     """Rule: an RLE keeps the size that it states, even if the video has another one."""
     if not segmentation:
         return None
+    if isinstance(segmentation, dict) and not _is_size(segmentation.get("size", video_size)):
+        raise BadConfig(f"the size of an RLE is [height, width] in px, got {str(segmentation['size'])[:40]}")
     if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), str) and "size" in segmentation:
-        return {"size": list(segmentation["size"]), "counts": segmentation["counts"].encode()}
+        return {"size": segmentation["size"], "counts": segmentation["counts"].encode()}
     size = list(segmentation.get("size", video_size)) if isinstance(segmentation, dict) else video_size
     return {"size": size, "counts": from_coco(segmentation, *size)}
 
 
+def _is_size(size: Any) -> bool:
+    return isinstance(size, list) and len(size) == 2 and isinstance(size[0], int) and isinstance(size[1], int)
+
+
 def results_by_video(truth: GroundTruth, results: Sequence[Entry], name: str = "results") -> dict[int, list[Entry]]:
-    """The entries of a results file by video, in the order of the file.
+    """The entries of a results file by video, in the order of the file, without those of videos that take no part.
 
     Raises:
         BadConfig: a key is missing, or an entry belongs to a video that the ground truth does not have.
@@ -136,8 +192,15 @@ def results_by_video(truth: GroundTruth, results: Sequence[Entry], name: str = "
     for n, entry in enumerate(results):
         for key in ("video_id", "category_id", "score", "segmentations"):
             _key(entry, key, f"{name}[{n}]")
+        if not isinstance(entry["score"], int | float) or not isinstance(entry["segmentations"], list):
+            raise BadConfig(
+                f"{name}[{n}]: expected a number `score` and a list `segmentations` with one entry per frame, "
+                f"got {str(entry['score'])[:20]!r} and {str(entry['segmentations'])[:40]!r}"
+            )
         grouped[entry["video_id"]].append(entry)
-    if strangers := sorted(set(grouped) - set(truth.videos)):
+    for video_id in truth.left_out & grouped.keys():
+        del grouped[video_id]
+    if strangers := sorted(set(grouped) - set(truth.videos), key=str):
         raise BadConfig(
             f"{name}: {len(strangers)} video ids are not in {truth.name}, the first are {strangers[:5]}. "
             f"Expected ids such as {truth.video_ids()[:3]}: were the results made for another data set?"
@@ -145,9 +208,14 @@ def results_by_video(truth: GroundTruth, results: Sequence[Entry], name: str = "
     return grouped
 
 
-def defects(truth: GroundTruth, results: Sequence[Entry] = ()) -> list[str]:
+def defects(truth: GroundTruth) -> list[str]:
     """Entries that the reference scores without a word although the number means little, one line each."""
-    return [*_defects_of_truth(truth), *_defects_of_results(truth, results)]
+    return [*_defects_of_truth(truth)]
+
+
+def defects_of_results(truth: GroundTruth, results: Sequence[Entry]) -> list[str]:
+    """The same for a results file."""
+    return [*_defects_of_results(truth, results)]
 
 
 def _defects_of_truth(truth: GroundTruth) -> Iterator[str]:
@@ -170,6 +238,8 @@ def _defects_of_truth(truth: GroundTruth) -> Iterator[str]:
 
 def _defects_of_results(truth: GroundTruth, results: Sequence[Entry]) -> Iterator[str]:
     for n, entry in enumerate(results):
+        if entry["video_id"] in truth.left_out:
+            continue
         where = f"results[{n}] of video {entry['video_id']}"
         yield from _defects_of_track(truth, entry, where)
         if not 0 <= entry["score"] <= 1:
@@ -182,7 +252,7 @@ def _defects_of_track(truth: GroundTruth, entry: Entry, where: str) -> Iterator[
         yield f"{where}: no category {entry['category_id']}"
     if len(entry["segmentations"]) != truth.length(entry["video_id"]):
         yield f"{where}: {len(entry['segmentations'])} segmentations for {truth.length(entry['video_id'])} frames"
-    sizes = [s["size"] for s in entry["segmentations"] if isinstance(s, dict) and s]
-    if strange := [size for size in sizes if list(size) != [video["height"], video["width"]]]:
-        expected = [video["height"], video["width"]]
+    expected = [video["height"], video["width"]]
+    sizes = [s.get("size", expected) for s in entry["segmentations"] if isinstance(s, dict) and s]
+    if strange := [size for size in sizes if size != expected]:
         yield f"{where}: {len(strange)} masks are not of size {expected} (height, width), the first is {strange[0]}"

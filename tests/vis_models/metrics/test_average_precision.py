@@ -4,7 +4,7 @@ import gzip
 import json
 import os
 import re
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 from pathlib import Path
 
@@ -13,8 +13,8 @@ import pytest
 from pycocotools import mask as coco
 
 from vis_models.metrics.average_precision import RECALLS, AveragePrecision, average_precision
-from vis_models.metrics.track_matching import match_video
-from vis_models.metrics.youtube_vis import GroundTruth, defects, results_by_video
+from vis_models.metrics.track_matching import Conventions, match_video
+from vis_models.metrics.youtube_vis import GroundTruth, defects, defects_of_results, results_by_video
 from vis_models.types import BadConfig
 
 pytestmark = pytest.mark.unit
@@ -99,7 +99,10 @@ def test_golden_eval_pairs_without_a_pixel_are_counted(case, shared_data):
 
 def test_golden_eval_odd_files_are_named(shared_data):
     truth, results, _ = golden("quirks_a")
-    assert any("id 0" in line for line in defects(GroundTruth(truth), results))
+    opened = GroundTruth(truth)
+    assert any("id 0" in line for line in defects(opened))
+    assert any("segmentations for" in line for line in defects_of_results(opened, results))
+    assert any("expected 0 to 1" in line for line in defects_of_results(opened, results))
 
 
 def test_a_perfect_prediction_scores_one_and_absent_sizes_minus_one():
@@ -157,7 +160,8 @@ def test_a_missing_key_is_named_with_its_entry(table, key):
 
 
 def test_a_sound_file_has_no_defects():
-    assert defects(GroundTruth(world(objects=[square(2, frames=2)])), [found(square(2, frames=2))]) == []
+    truth = GroundTruth(world(objects=[square(2, frames=2)]))
+    assert defects(truth) + defects_of_results(truth, [found(square(2, frames=2))]) == []
 
 
 @pytest.mark.parametrize(
@@ -175,7 +179,8 @@ def test_a_sound_file_has_no_defects():
 def test_each_defect_is_named(spoil, word):
     truth, result = world(objects=[square(2, frames=2)]), found(square(2, frames=2))
     spoil(truth["annotations"][0], result)
-    (line,) = defects(GroundTruth(truth), [result])
+    opened = GroundTruth(truth)
+    (line,) = defects(opened) + defects_of_results(opened, [result])
     assert re.search(word, line)
 
 
@@ -183,6 +188,93 @@ def test_each_defect_is_named(spoil, word):
 def test_the_figures_equal_those_of_a_plain_evaluator(seed):
     truth, results = random_world(seed)
     assert average_precision(truth, results).summary() == pytest.approx(plain_summary(truth, results), abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_order_of_the_file_changes_nothing_where_no_scores_are_equal(seed):
+    truth, results = random_world(seed)
+    rng = np.random.default_rng(seed)
+    results = [result | {"score": score} for result, score in zip(results, rng.random(len(results)), strict=True)]
+    shuffled = [results[n] for n in rng.permutation(len(results))]
+    assert average_precision(truth, shuffled).summary() == average_precision(truth, results).summary()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_other_video_ids_in_the_same_order_change_nothing(seed):
+    truth, results = random_world(seed)
+    expected = average_precision(truth, results).summary()
+    new = {1: 17, 2: 40, 3: 1000}
+    for entry in [*truth["annotations"], *results]:
+        entry["video_id"] = new[entry["video_id"]]
+    for entry in truth["videos"]:
+        entry["id"] = new[entry["id"]]
+    assert average_precision(truth, results).summary() == expected
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_copy_of_a_track_with_a_score_of_zero_changes_nothing_where_it_finds_nothing_new(seed):
+    truth, results = random_world(seed)
+    results = [result | {"score": result["score"] + 0.1} for result in results]
+    for entry in truth["annotations"]:
+        entry["iscrowd"] = 0
+    perfect = [
+        found(entry["segmentations"], 0.9, entry["category_id"], entry["video_id"]) for entry in truth["annotations"]
+    ]
+    everything = perfect + results
+    copies = [*everything, everything[0] | {"score": 0.0}, everything[-1] | {"score": 0.0}]
+    before, after = (average_precision(truth, each).summary() for each in (everything, copies))
+    assert after == before
+
+
+def test_polygons_and_lists_of_runs_score_as_compressed_runs():
+    truth = world(objects=[square(4)])
+    spelled = {"size": [8, 8], "counts": [0, 4, 4, 4, 4, 4, 4, 4, 36]}
+    for segmentation in (spelled, [[0, 0, 4, 0, 4, 4, 0, 4]]):
+        result = found(square(4)) | {"segmentations": [segmentation]}
+        assert average_precision(truth, [result]).summary()["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "says"),
+    [
+        ({"size": [8, 8], "counts": "PP"}, "do not fill"),
+        ({"size": [8, 8], "counts": "0\u00ff"}, "do not fill"),
+        ({"size": [8, 9], "counts": "P2"}, "do not fill"),
+        ({"size": "8x8", "counts": "P2"}, "size of an RLE"),
+        ({"size": [8, 8], "counts": [3, -1, 62]}, "RLE runs are lengths"),
+        ("P2", "null, RLE or polygons"),
+    ],
+)
+def test_a_mask_that_is_none_is_refused_with_video_track_and_frame(segmentation, says):
+    truth = world(objects=[square(2, frames=2)])
+    result = found(square(2, frames=2))
+    result["segmentations"][1] = segmentation
+    with pytest.raises(BadConfig, match=rf"result 1 \(score 0.5\) of video 1, frame 1: .*{says}"):
+        average_precision(truth, [found(square(2, frames=2)), result])
+
+
+@pytest.mark.parametrize("change", [{"score": "high"}, {"segmentations": None}])
+def test_a_score_that_is_no_number_and_tracks_without_a_list_are_refused(change):
+    with pytest.raises(BadConfig, match=r"results\[0\]: expected a number `score` and a list"):
+        average_precision(world(objects=[square(2)]), [found(square(2)) | change])
+
+
+def test_fewer_predictions_take_part_under_a_lower_limit():
+    results = [found(square(2, at=5), score=0.9), found(square(2), score=0.4)]
+    figures = average_precision(world(objects=[square(2)]), results, conventions=Conventions(limit=1)).summary()
+    assert (figures["AP"], figures["AR1"]) == (0, 0)
+    assert str(Conventions(limit=1)) == "limit 1"
+
+
+def test_a_crowd_track_hides_any_number_of_predictions_one_or_none():
+    truth = world(objects=[square(2), square(3, at=4)])
+    truth["annotations"][1]["iscrowd"] = 1
+    results = [found(square(3, at=4), score=0.9)] * 2 + [found(square(2), score=0.5)]
+    precision = {
+        crowd: average_precision(truth, results, conventions=Conventions(crowd=crowd)).summary()["AP"]
+        for crowd in ("many", "once", "drop")
+    }
+    assert precision == pytest.approx({"many": 1, "once": 1 / 2, "drop": 1 / 3})
 
 
 def rle(mask: np.ndarray) -> dict:
@@ -254,8 +346,8 @@ def plain_summary(truth: dict, results: list) -> dict[str, float]:
     """The rules of the reference once more: bitmaps, one pair, one threshold and one object at a time."""
     sizes = {"": (0, 1e10), "s": (0, 128**2), "m": (128**2, 256**2), "l": (256**2, 1e10)}
     categories = [category["id"] for category in truth["categories"]]
-    pairs = product(results, truth["annotations"])
-    iou = {(id(dt), id(gt)): plain_iou(dt, gt) for dt, gt in pairs if dt["video_id"] == gt["video_id"]}
+    pairs = [pair for pair in product(results, truth["annotations"]) if may_match(*pair)]
+    iou = {(id(dt), id(gt)): plain_iou(dt, gt) for dt, gt in pairs}
 
     def mean(values):
         counted = [value for value in values if value > -1]
@@ -270,6 +362,10 @@ def plain_summary(truth: dict, results: list) -> dict[str, float]:
     summary |= {f"AP{size}": figure(size, 100, all_, 0) for size in "sml"}
     summary |= {f"AR{limit}": figure("", limit, all_, 1) for limit in (1, 10, 100)}
     return summary | {f"AR{size}": figure(size, 100, all_, 1) for size in "sml"}
+
+
+def may_match(dt: dict, gt: dict) -> bool:
+    return (dt["video_id"], dt["category_id"]) == (gt["video_id"], gt["category_id"])
 
 
 def plain_score(truth, results, iou, category, size, limit, threshold) -> tuple[float, float]:
@@ -302,7 +398,7 @@ def plain_area(track) -> float:
     return float(np.mean(areas)) if areas else 0
 
 
-@cache
+@lru_cache(maxsize=256)
 def plain_mask(counts: str, height: int, width: int) -> np.ndarray:
     return coco.decode({"size": [height, width], "counts": counts}).astype(bool)
 
@@ -310,6 +406,6 @@ def plain_mask(counts: str, height: int, width: int) -> np.ndarray:
 def plain_iou(one, other) -> float:
     both = either = 0
     for a, b in zip(one["segmentations"], other["segmentations"], strict=True):
-        a, b = (plain_mask(s["counts"], *s["size"]) if s else np.zeros((320, 300), bool) for s in (a, b))
+        a, b = (plain_mask(s["counts"], *s["size"]) if s else np.zeros((1, 1), bool) for s in (a, b))
         both, either = both + (a & b).sum(), either + (a | b).sum()
     return both / either if either else 0

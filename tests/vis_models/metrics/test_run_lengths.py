@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from vis_models.metrics.run_lengths import MASKS_AT_ONCE, measure_px
+from vis_models.metrics.run_lengths import measure_px
 
 pytestmark = pytest.mark.unit
 
 
 def test_areas_and_canvases_are_those_of_the_bitmaps():
     rng = np.random.default_rng(0)
-    sizes = rng.integers(1, 60, (2 * MASKS_AT_ONCE + 3, 2))
+    sizes = rng.integers(1, 60, (500, 2))
     bitmaps = [rng.random(size) < rng.choice([0, 0.02, 0.5, 1]) for size in sizes]
     bitmaps.append(np.tri(1500, 900, dtype=bool))  # numbers of several digits
     areas, canvases = measure_px([encode(bitmap) for bitmap in bitmaps])

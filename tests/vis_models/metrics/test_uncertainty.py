@@ -1,43 +1,127 @@
+"""Truth comes from `accumulate` on videos that are really repeated, from arithmetic, and from chance itself."""
+
+import time
+
 import numpy as np
 import pytest
 
+from tests.drawn_results import Drawing, draw
 from vis_models.metrics.average_precision import accumulate
-from vis_models.metrics.track_matching import Matches
-from vis_models.metrics.uncertainty import paired_difference
+from vis_models.metrics.track_matching import Matches, Prediction, Truth, match_video, mean_area_px
+from vis_models.metrics.uncertainty import (
+    LEAST_VIDEOS,
+    compare,
+    draws,
+    outcomes,
+    paired_difference,
+    standard_error,
+    weighted_ap,
+)
 
 pytestmark = pytest.mark.unit
 
 
-def video(hit: bool, score: float) -> dict[int, Matches]:
-    """One object of category 1 and one prediction, which finds it or not."""
-    partner = np.full((4, 10, 1), int(hit))
-    ignored = np.zeros((4, 10, 1), dtype=bool)
-    return {1: Matches(np.array([score]), np.array([[float(hit)]]), partner, ignored, np.array([1, 0, 0, 1]), 0)}
+def video(hits: list[bool], scores: list[float], objects: int = 1) -> dict[int, Matches]:
+    """Objects of category 1 and predictions, each of which finds one or does not."""
+    order = np.argsort(-np.array(scores), kind="stable")
+    partner = np.broadcast_to(np.array(hits, int)[order], (4, 10, len(hits)))
+    ignored = np.zeros((4, 10, len(hits)), dtype=bool)
+    found = np.array(scores, float)[order], np.zeros((len(hits), objects)), partner, ignored
+    return {1: Matches(*found, np.array([objects, 0, 0, objects]), 0)}
+
+
+def one(hit: bool, score: float) -> dict[int, Matches]:
+    return video([hit], [score])
+
+
+def drawn(drawing: Drawing, seed: int = 0) -> list[dict[int, Matches]]:
+    """The matches of drawn results."""
+    size, videos = [720, 1280], []
+    for _, objects, predictions in draw(drawing, seed):
+        masks = [[rle and {"size": size, "counts": rle} for rle in track.rles] for track in objects + predictions]
+        areas = [np.array(track.areas_px, float) for track in objects + predictions]
+        made = list(zip(masks, areas, objects + predictions, strict=True))
+        truths = [Truth(m, a, n + 1, t.category, mean_area_px(a)) for n, (m, a, t) in enumerate(made[: len(objects)])]
+        found = [Prediction(m, a, t.category, mean_area_px(a), t.score) for m, a, t in made[len(objects) :]]
+        videos.append(match_video(found, truths, range(1, drawing.categories + 1)))
+    return videos
+
+
+def test_a_video_with_weight_two_counts_as_two_videos():
+    videos, categories = drawn(Drawing(12, 6, 3, 3, 20)), [1, 2, 3]
+    rng = np.random.default_rng(0)
+    weights = rng.integers(0, 4, (8, 12))
+    repeated = [[v for v, times in zip(videos, row, strict=True) for _ in range(times)] for row in weights]
+    expected = [accumulate(each, categories).summary()["AP"] for each in repeated]
+    np.testing.assert_allclose(weighted_ap(outcomes(videos), weights.astype(float)), expected, atol=1e-12)
+    assert 0.05 < np.mean(expected) < 0.95
+
+
+def test_draws_without_an_object_have_no_ap():
+    assert weighted_ap(outcomes([video([False], [0.5], objects=0)]), np.ones((2, 1))).tolist() == [-1, -1]
 
 
 def test_the_difference_is_that_of_the_scores_of_all_videos():
     rng = np.random.default_rng(0)
-    good = [video(rng.random() < 0.8, rng.random()) for _ in range(40)]
-    bad = [video(rng.random() < 0.4, rng.random()) for _ in range(40)]
-    difference, error = paired_difference([(good, bad)], [1, 2], replicates=50)
+    good = [one(bool(rng.random() < 0.8), rng.random()) for _ in range(40)]
+    bad = [one(bool(rng.random() < 0.4), rng.random()) for _ in range(40)]
     expected = accumulate(good, [1, 2]).summary()["AP"] - accumulate(bad, [1, 2]).summary()["AP"]
-    assert difference == pytest.approx(expected, abs=1e-12)
-    assert 0.02 < error < 0.2
+    found = compare(outcomes(good), outcomes(bad), replicates=200)
+    assert found.value == pytest.approx(expected, abs=1e-12)
+    assert 0.02 < found.error < 0.2
+    assert found.p_value < 0.02
 
 
 def test_a_model_does_not_differ_from_itself():
-    videos = [video(n % 3 > 0, n / 40) for n in range(40)]
-    assert paired_difference([(videos, videos)], [1], replicates=20) == (0.0, 0.0)
+    videos = outcomes([one(n % 3 > 0, n / 40) for n in range(40)])
+    assert paired_difference([(videos, videos)], replicates=20) == (0.0, 0.0)
+    assert compare(videos, videos, replicates=20).p_value == 1
 
 
-def test_the_error_is_that_of_the_mean_difference_where_every_video_counts_alone():
+def test_chance_alone_is_significant_as_often_as_it_says():
+    """Two models that are one: p-values are spread evenly, so one in five is under 0.2."""
+    rng = np.random.default_rng(3)
+    p_values = []
+    for _ in range(150):
+        sides = [[one(bool(rng.random() < 0.5), rng.random()) for _ in range(25)] for _ in range(2)]
+        p_values.append(compare(*map(outcomes, sides), replicates=60).p_value)
+    assert np.mean(np.array(p_values) < 0.2) == pytest.approx(0.2, abs=0.09)
+    assert np.mean(np.array(p_values) < 0.5) == pytest.approx(0.5, abs=0.11)
+
+
+def test_the_error_is_that_of_the_mean_where_every_video_counts_alone():
     """With perfect precision AP is the share of found objects, whose standard error is known."""
     rng = np.random.default_rng(1)
-    hits = rng.random(200) < 0.5
-    everything = [video(True, 0.5) for _ in hits]
-    some = [video(True, 0.5) if hit else {1: video(True, 0.5)[1].__class__(
-        np.empty(0), np.empty((0, 1)), np.empty((4, 10, 0), int), np.empty((4, 10, 0), bool), np.array([1, 0, 0, 1]), 0
-    )} for hit in hits]  # fmt: skip
-    difference, error = paired_difference([(everything, some)], [1], replicates=300)
-    assert difference == pytest.approx(1 - hits.mean(), abs=0.01)  # 101 recall points
-    assert error == pytest.approx(np.sqrt(hits.mean() * (1 - hits.mean()) / 200), rel=0.2)
+    hits = (rng.random(200) < 0.5).tolist()
+    everything, some = [one(True, 0.5) for _ in hits], [video([True] * hit, [0.5] * hit) for hit in hits]
+    difference, error = paired_difference([(outcomes(everything), outcomes(some))], replicates=300)
+    share = np.mean(hits)
+    assert difference == pytest.approx(1 - share, abs=0.01)  # 101 recall points
+    assert error == pytest.approx(np.sqrt(share * (1 - share) / 200), rel=0.2)
+    assert standard_error(outcomes(some), 300) == pytest.approx(error, rel=1e-6)
+
+
+def test_a_few_videos_have_no_interval():
+    few = outcomes([one(True, 0.5) for _ in range(LEAST_VIDEOS - 1)])
+    assert standard_error(few) is None
+    assert compare(few, few, replicates=9).error is None
+    assert standard_error(few + few[:1]) == 0
+
+
+def test_as_many_videos_are_drawn_as_there_are():
+    weights = draws(30, 500, seed=1)
+    assert set(weights.sum(axis=1)) == {30}
+    assert (weights == 0).mean() == pytest.approx((1 - 1 / 30) ** 30, abs=0.01)
+
+
+def test_a_thousand_draws_of_forty_categories_take_seconds():
+    """As many videos, categories and hits as in the set of YouTube-VIS's size."""
+    rng = np.random.default_rng(0)
+    videos = []
+    for _ in range(302):
+        scores = rng.random((40, 3))
+        found = {c: video((rng.random(3) < 0.02).tolist(), scores[c].tolist(), 1)[1] for c in range(40)}
+        videos.append(found)
+    started = time.process_time()
+    standard_error(outcomes(videos))
+    assert time.process_time() - started < 20

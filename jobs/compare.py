@@ -1,0 +1,134 @@
+"""Is model A better than model B? Two evaluations of the same videos -> their difference, and how sure it is."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from pydantic import PositiveInt
+
+from jobs import evaluations, outcomes
+from jobs.evaluate import from_results, labels
+from jobs.settings import Settings
+from jobs.store import Store
+from vis_models.config import BadConfig, Config
+from vis_models.metrics.track_matching import match_video
+from vis_models.metrics.uncertainty import REPLICATES, Outcome, Videos, compare, standard_error, weighted_ap
+from vis_models.metrics.uncertainty import outcomes as outcomes_of
+
+
+class CompareJob(Config):
+    """Which two."""
+
+    one: str
+    """An evaluation id, or with `gt` a results file."""
+    other: str
+    gt: str | None = None
+    """YouTube-VIS JSON with labels, for results files."""
+    check: Literal["error", "warn"] = "error"
+    """As in EvaluateJob, for results files."""
+    replicates: PositiveInt = REPLICATES
+    """How often the videos are drawn again, and how often the two are swapped."""
+
+
+class Side(Config):
+    """One of the two."""
+
+    name: str
+    ap: float
+    error: float | None
+    """Standard error; None: there are too few videos."""
+
+
+class VideoChange(Config):
+    """A video, scored alone; -1: it has no object."""
+
+    video_id: str
+    one: float
+    other: float
+
+
+class Compared(Config):
+    """AP of A minus AP of B on the same videos."""
+
+    one: Side
+    other: Side
+    videos: int
+    difference: float
+    error: float | None
+    """Standard error from drawing the videos again, both sides on the same draws; None: too few videos."""
+    p_value: float
+    """How often swapping A and B in videos by chance gives a difference as large."""
+    changed: tuple[VideoChange, ...]
+    """Videos whose AP differs, the largest change first."""
+    notes: tuple[str, ...] = ()
+
+
+def compare_two(job: CompareJob, settings: Settings) -> Compared:
+    """Compare two evaluations, or two results files, of the same labels.
+
+    Raises:
+        BadConfig: no such evaluation, or the two were not made from the same labels under the same rules.
+    """
+    store = Store.open(settings)
+    notes: tuple[str, ...] = ()
+    if job.gt:
+        found = []
+        for results in (job.one, job.other):
+            each, said = _of_file(store, job.gt, results, job.check)
+            found.append(each)
+            notes += tuple(note for note in said if note not in notes)
+    else:
+        _same_labels(store, job)
+        found = [outcomes.read(store, name) for name in (job.one, job.other)]
+    one, other = ([*side.values()] for side in found)
+    made = compare(one, other, job.replicates)
+    return Compared(
+        one=_side(job.one, one, job.replicates),
+        other=_side(job.other, other, job.replicates),
+        videos=len(one),
+        difference=made.value,
+        error=made.error,
+        p_value=made.p_value,
+        changed=_changed(*found),
+        notes=notes,
+    )
+
+
+def _side(name: str, videos: Videos, replicates: int) -> Side:
+    return Side(name=name, ap=_ap(videos), error=standard_error(videos, replicates))
+
+
+def _ap(videos: Videos) -> float:
+    return float(weighted_ap(videos, np.ones((1, len(videos))))[0])
+
+
+def _changed(
+    one: Mapping[str, Mapping[int, Outcome]], other: Mapping[str, Mapping[int, Outcome]]
+) -> tuple[VideoChange, ...]:
+    videos = [VideoChange(video_id=name, one=_ap([one[name]]), other=_ap([other[name]])) for name in one]
+    return tuple(
+        sorted((each for each in videos if each.one != each.other), key=lambda each: -abs(each.one - each.other))
+    )
+
+
+def _of_file(
+    store: Store, gt: str, results: str, check: Literal["error", "warn"]
+) -> tuple[dict[str, dict[int, Outcome]], tuple[str, ...]]:
+    truth, _, notes = labels(store, gt, check)
+    predictions = from_results(store, results, truth, check)
+    matches = {
+        video: match_video(tracks, truth.truths(video), [*truth.categories]) for video, tracks in predictions.by_video
+    }
+    every = [matches.get(v) or match_video([], truth.truths(v), [*truth.categories]) for v in truth.video_ids()]
+    return dict(zip(map(str, truth.video_ids()), outcomes_of(every), strict=True)), (*notes, *predictions.notes)
+
+
+def _same_labels(store: Store, job: CompareJob) -> None:
+    one, other = (evaluations.read(store, name)[1] for name in (job.one, job.other))
+    for key, what in (("data_sha256", "labels"), ("rules", "rules")):
+        if one[key] != other[key]:
+            raise BadConfig(
+                f"{job.one} and {job.other} do not have the same {what}: {one['data' if key != 'rules' else key]} and "
+                f"{other['data' if key != 'rules' else key]} ({one[key]}, {other[key]}). Expected two evaluations of "
+                "one labels file by one set of rules: evaluate one of them again."
+            )

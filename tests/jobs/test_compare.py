@@ -1,0 +1,63 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs.compare import CompareJob, compare_two
+from jobs.evaluate import EvaluateJob, evaluate
+from jobs.settings import Settings
+from jobs.store import Store
+from tests.drawn_results import Drawing, write
+from vis_models.config import BadConfig
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Settings, str, str, str]:
+    """(settings, labels, results, the same results of videos over 3 without every second track)."""
+    settings = Settings(store=str(tmp_path / "lake"))
+    labels, results = write(Drawing(24, 4, 2, 2, 6), tmp_path, Store.open(settings))
+    fewer = [entry for n, entry in enumerate(json.loads(results.read_text())) if n % 2 or entry["video_id"] <= 3]
+    (tmp_path / "fewer.json").write_text(json.dumps(fewer))
+    return settings, str(labels), str(results), str(tmp_path / "fewer.json")
+
+
+def test_two_files_and_their_evaluations_compare_the_same(files):
+    settings, labels, one, other = files
+    done = [evaluate(EvaluateJob(data=labels, results=results), settings) for results in (one, other)]
+    of_files = compare_two(CompareJob(one=one, other=other, gt=labels), settings)
+    of_ids = compare_two(CompareJob(one=done[0].evaluation_id, other=done[1].evaluation_id), settings)
+    assert of_ids.model_copy(update={"one": of_files.one, "other": of_files.other}) == of_files
+    assert (of_ids.one.ap, of_ids.other.ap) == pytest.approx([each.figures["AP"] for each in done], abs=1e-12)
+    assert (of_ids.one.error, of_ids.other.error) == pytest.approx([each.error for each in done])
+    assert of_ids.difference == pytest.approx(done[0].figures["AP"] - done[1].figures["AP"], abs=1e-12)
+    assert of_ids.videos == 24
+    assert of_ids.difference > 0
+    assert of_ids.p_value < 0.05
+
+
+def test_videos_that_changed_are_listed_by_how_much_and_the_others_are_not(files):
+    settings, labels, one, other = files
+    changed = compare_two(CompareJob(one=one, other=other, gt=labels), settings).changed
+    gaps = [abs(video.one - video.other) for video in changed]
+    assert gaps == sorted(gaps, reverse=True)
+    assert gaps[-1] > 0
+    assert not {"1", "2", "3"} & {video.video_id for video in changed}
+
+
+def test_few_videos_have_a_difference_without_an_interval(labelled_lake):
+    worse = labelled_lake.write("worse.json", labelled_lake.results[:1])
+    best = labelled_lake.write("best.json", labelled_lake.results)
+    done = compare_two(CompareJob(one=best, other=worse, gt=str(labelled_lake.data)), labelled_lake.settings)
+    assert done.difference > 0
+    assert (done.error, done.one.error, done.other.error) == (None, None, None)
+
+
+def test_evaluations_of_other_labels_or_rules_are_not_compared(labelled_lake):
+    first = evaluate(EvaluateJob(data=str(labelled_lake.data)), labelled_lake.settings)
+    other = evaluate(EvaluateJob(data=str(labelled_lake.data), limit=7), labelled_lake.settings)
+    with pytest.raises(BadConfig, match=r"do not have the same rules: .*limit 7"):
+        compare_two(CompareJob(one=first.evaluation_id, other=other.evaluation_id), labelled_lake.settings)
+    with pytest.raises(BadConfig, match="no evaluation absent"):
+        compare_two(CompareJob(one=first.evaluation_id, other="absent"), labelled_lake.settings)

@@ -1,0 +1,124 @@
+import json
+import math
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from jobs import evaluations
+from jobs.evaluate import EvaluateJob, evaluate
+from jobs.report import ReportJob, write_report
+from jobs.submission import Submission, SubmissionJob, record_server_score, write_submission
+from vis_models.config import BadConfig
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def server_file(labelled_lake) -> str:
+    """The labels file as a server publishes it: without labels."""
+    return labelled_lake.write("val.json", labelled_lake.labels() | {"annotations": None})
+
+
+def send(lake, server_file: str, tmp_path: Path, **job) -> Submission:
+    return write_submission(SubmissionJob(data=server_file, out=tmp_path / "out/sent.zip", **job), lake.settings)
+
+
+def inside(zipped: Path) -> list[dict]:
+    with zipfile.ZipFile(zipped) as archive:
+        assert archive.namelist() == ["results.json"]
+        return json.loads(archive.read("results.json"))
+
+
+def test_the_zip_holds_the_tracks_of_the_tables_as_the_server_reads_them(labelled_lake, server_file, tmp_path):
+    done = send(labelled_lake, server_file, tmp_path)
+    assert inside(done.path) == labelled_lake.results
+    assert (done.tracks, done.videos, done.videos_in_all) == (len(labelled_lake.results), 3, 4)
+    assert any("not read to their end" in note for note in done.notes)
+
+
+def test_a_results_file_is_sent_as_it_is_and_the_same_tracks_give_the_same_zip(labelled_lake, server_file, tmp_path):
+    results = labelled_lake.write("results.json", labelled_lake.results)
+    first = send(labelled_lake, server_file, tmp_path, results=results)
+    content = first.path.read_bytes()
+    assert inside(first.path) == labelled_lake.results
+    assert send(labelled_lake, server_file, tmp_path).sha256 == first.sha256
+    assert first.path.read_bytes() == content
+
+
+def spoil_mask(entry: dict, **changes) -> None:
+    frame = next(t for t, mask in enumerate(entry["segmentations"]) if mask)
+    entry["segmentations"][frame] = entry["segmentations"][frame] | changes
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda entry: entry.update(video_id=99), r"no video 99 in .*val\.json, expected ids .*\[1, 2, 3\]"),
+        (lambda entry: entry.update(video_id="1"), "no video '1'"),
+        (lambda entry: entry.update(category_id=3), r"no category 3 .*\[1, 2\]"),
+        (lambda entry: entry.update(category_id=True), "no category True"),
+        (lambda entry: entry.update(score=math.nan), "score nan, expected a finite number"),
+        (lambda entry: entry.update(score=math.inf), "score inf"),
+        (lambda entry: entry.update(score="0.5"), "score '0.5'"),
+        (lambda entry: entry.pop("score"), "no key 'score'"),
+        (lambda entry: entry["segmentations"].pop(), "expected a list of 6 segmentations, one .* got 5 of them"),
+        (lambda entry: entry.update(segmentations=None), "expected a list of 6 segmentations, .* got NoneType"),
+        (lambda entry: spoil_mask(entry, size=[64, 48]), r"mask of size \[64, 48\], expected \[48, 64\]"),
+        (lambda entry: spoil_mask(entry, counts=[0, 3072]), "frame 0: expected null or a compressed RLE"),
+        (lambda entry: spoil_mask(entry, counts="11"), r"frame 0: the runs of the RLE do not fill its size \[48, 64\]"),
+        (lambda entry: spoil_mask(entry, counts="é"), "frame 0: the runs of the RLE do not fill its size"),
+        (lambda entry: entry["segmentations"].__setitem__(0, [[1, 1, 9, 1, 9, 9]]), "frame 0: expected null or a"),
+        (lambda entry: entry["segmentations"].__setitem__(0, []), "frame 0: expected null or a"),
+    ],
+)
+def test_an_entry_that_the_server_would_not_understand_is_named(labelled_lake, server_file, tmp_path, spoil, message):
+    spoil(labelled_lake.results[1])
+    results = labelled_lake.write("results.json", labelled_lake.results)
+    with pytest.raises(BadConfig, match=rf"1 entries would fail .*\n  results\[1\], video .*: {message}"):
+        send(labelled_lake, server_file, tmp_path, results=results)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_every_wrong_entry_is_counted_and_named_once(labelled_lake, server_file, tmp_path):
+    for entry in labelled_lake.results[:2]:
+        entry |= {"video_id": 99, "score": math.nan}
+    results = labelled_lake.write("results.json", labelled_lake.results)
+    with pytest.raises(BadConfig, match="2 entries") as refused:
+        send(labelled_lake, server_file, tmp_path, results=results)
+    assert str(refused.value).count("results[") == 2
+
+
+def test_nothing_to_send_is_refused(labelled_lake, server_file, tmp_path):
+    with pytest.raises(BadConfig, match="no track to send"):
+        send(labelled_lake, server_file, tmp_path, results=labelled_lake.write("results.json", []))
+
+
+def test_the_score_of_the_server_is_a_row_that_leads_back_to_the_model(labelled_lake, tmp_path):
+    own = evaluate(EvaluateJob(data=str(labelled_lake.data)), labelled_lake.settings)
+    sent = send(labelled_lake, str(labelled_lake.data), tmp_path).path
+    uri = record_server_score(sent, {"AP": 35.3, "AR10": 0.9}, labelled_lake.settings, "vis submission")
+    name = Path(uri).stem
+    rows, provenance, notes = evaluations.read(labelled_lake.store, name)
+    assert evaluations.summary(rows) == pytest.approx({"AP": 0.353, "AR10": 0.009})
+    assert [provenance[key] for key in ("model_name", "plan_id", "command")] == ["drawn", "plan", "vis submission"]
+    assert provenance["rules"] == "the benchmark's server"
+    assert "for the zip" in notes[0]
+    assert evaluations.find(labelled_lake.store, plan_id="plan") == own.evaluation_id  # what was scored here
+    page = write_report(ReportJob(), labelled_lake.settings)
+    assert page.evaluation_id == own.evaluation_id
+    assert "AP 0.353 AR10 0.009" in Path(page.uri).read_text()
+    assert evaluate(EvaluateJob(data=str(labelled_lake.data)), labelled_lake.settings).before_id == own.evaluation_id
+
+
+def test_a_score_without_its_zip_or_with_a_name_that_no_server_gives_is_refused(labelled_lake, server_file, tmp_path):
+    with pytest.raises(BadConfig, match="is not there"):
+        record_server_score(tmp_path / "absent.zip", {"AP": 1}, labelled_lake.settings)
+    (tmp_path / "other.zip").write_bytes(b"PK")
+    with pytest.raises(BadConfig, match="was not written by `vis submission`"):
+        record_server_score(tmp_path / "other.zip", {"AP": 1}, labelled_lake.settings)
+    sent = send(labelled_lake, server_file, tmp_path).path
+    for figures, message in [({"mAP": 0.3}, "mAP is no figure"), ({"AP": 353.0}, "AP=353"), ({"AP": -1}, "AP=-1")]:
+        with pytest.raises(BadConfig, match=message):
+            record_server_score(sent, figures, labelled_lake.settings)
+    assert labelled_lake.store.list("vis/v1/evaluations") == []

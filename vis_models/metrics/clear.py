@@ -15,9 +15,10 @@ the frame before in force, so it fragments nothing; and MT means a share above 0
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from vis_models.metrics.assignment import assign
 from vis_models.metrics.sightings import EPS, Sighting, frames_seen
@@ -35,6 +36,24 @@ class Switch:
     object: int
     before: int
     after: int
+    frames_before: int
+    """Matches of the object with the one track until the switch, since the switch before it."""
+    frames_after: int
+    """And with the other from here on, until the next switch."""
+
+    @property
+    def cost(self) -> int:
+        """Frames that would have to be renamed to mend it: many where a track is lost for good, 1 where it flickers."""
+        return min(self.frames_before, self.frames_after)
+
+
+@dataclass
+class _Run:
+    """Matches of an object with one track, from a frame on, with no other track in between."""
+
+    frame: int
+    track: int
+    matches: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,27 +94,25 @@ class Clear:
 def clear(sightings: Sequence[Sighting], objects: int, tracks: int) -> tuple[Clear, list[Switch]]:
     """Count one video, one category, and list its switches. `objects`, `tracks`: how many there are."""
     seen, found = frames_seen(sightings, objects, tracks)
-    last = np.full(objects, -1)  # the track of the last match, however long ago
-    now = np.full(objects, -1)  # and of the last frame that shows both sides
-    matched, starts, iou = np.zeros(objects, dtype=int), np.zeros(objects, dtype=int), 0.0
-    switches = []
+    now = np.full(objects, -1)  # each object's track in the last frame that shows both sides
+    starts, iou = np.zeros(objects, dtype=int), 0.0
+    runs: list[list[_Run]] = [[] for _ in range(objects)]
     for number, frame in enumerate(sightings):
         if not frame.iou.size:
             continue
         gain = np.where(frame.iou >= THRESHOLD - EPS, frame.iou + KEPT * _kept(frame, now), 0.0)
         rows, columns = assign(gain)
         which, by = frame.objects[rows], frame.tracks[columns]
-        switches += [
-            Switch(number, each, int(last[each]), track)
-            for each, track in zip(which.tolist(), by.tolist(), strict=True)
-            if last[each] not in (-1, track)
-        ]
+        for each, track in zip(which.tolist(), by.tolist(), strict=True):
+            if not runs[each] or runs[each][-1].track != track:
+                runs[each].append(_Run(number, track))
+            runs[each][-1].matches += 1
         starts[which[now[which] < 0]] += 1
-        last[which] = by
         now[:] = -1
         now[which] = by
-        matched[which] += 1
         iou += float(frame.iou[rows, columns].sum())
+    switches = [switch for each, own in enumerate(runs) for switch in _switches(each, own)]
+    matched = np.array([sum(run.matches for run in own) for own in runs], dtype=int)
     share = matched[seen > 0] / seen[seen > 0]
     mostly, at_all = int((share > 0.8).sum()), int((share >= 0.2).sum())
     tp = int(matched.sum())
@@ -114,5 +131,12 @@ def clear(sightings: Sequence[Sighting], objects: int, tracks: int) -> tuple[Cle
     return counts, switches
 
 
-def _kept(frame: Sighting, now: Int[np.ndarray, " objects"]) -> np.ndarray:
+def _kept(frame: Sighting, now: Int[np.ndarray, " _"]) -> Bool[np.ndarray, "G P"]:
     return now[frame.objects][:, None] == frame.tracks[None]
+
+
+def _switches(object_: int, runs: Sequence[_Run]) -> list[Switch]:
+    return [
+        Switch(after.frame, object_, before.track, after.track, before.matches, after.matches)
+        for before, after in pairwise(runs)
+    ]

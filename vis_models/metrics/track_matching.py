@@ -45,6 +45,8 @@ class Prediction(MaskTrack):
     """From the masks, over the frames where they are not empty."""
     score: float
     """Any finite number; only the order counts."""
+    track_id: int = 0
+    """Its name among the tracks of the video, to speak of it; no figure depends on it."""
 
 
 @dataclass(frozen=True)

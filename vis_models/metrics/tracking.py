@@ -10,7 +10,7 @@ out and what covers them is superfluous, for TrackEval has no rule for them here
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,8 +21,10 @@ from vis_models.metrics.sightings import sight
 from vis_models.metrics.track_matching import ANY, Prediction, Truth
 
 RULES = "JonathonLuiten/TrackEval@12c8791b"
-AVERAGED = ("HOTA", "DetA", "AssA", "DetRe", "DetPr", "AssRe", "AssPr", "LocA", "OWTA", "MOTA", "MOTP")
-AVERAGED += ("IDF1", "IDR", "IDP")
+AVERAGED = (
+    *("HOTA", "DetA", "AssA", "DetRe", "DetPr", "AssRe", "AssPr", "LocA", "OWTA"),
+    *("MOTA", "MOTP", "IDF1", "IDR", "IDP"),
+)
 """Figures that have a class mean; the others are counts."""
 
 
@@ -83,7 +85,8 @@ def track_video(
             hota(seen, len(rows), len(columns)), cleared, identity(seen, len(rows), len(columns))
         )
         switches += [
-            Switch(s.frame, objects[rows[s.object]], tracks[columns[s.before]], tracks[columns[s.after]]) for s in found
+            replace(s, object=objects[rows[s.object]], before=tracks[columns[s.before]], after=tracks[columns[s.after]])
+            for s in found
         ]
     return counts, sorted(switches, key=lambda s: (s.frame, s.object))
 

@@ -137,13 +137,21 @@ def test_an_identity_that_changes_halfway_costs_association_and_one_switch():
     assert (ours["IDSW"], ours["Frag"], ours["MT"]) == (1, 0, 1)
     assert ours["MOTA"] == pytest.approx((4 - 0 - 1) / 4)
     assert ours["IDF1"] == pytest.approx(2 / (2 + 2 / 2 + 2 / 2))
-    assert switches(world(objects=[four]), results) == [Switch(frame=2, object=0, before=0, after=1)]
+    assert switches(world(objects=[four]), results) == [Switch(2, 0, before=0, after=1, frames_before=2, frames_after=2)]
 
 
 def test_a_switch_is_found_after_any_gap_and_a_return_is_another():
     five = square(4, frames=5)
     results = [found([five[0], None, None, None, five[4]]), found([None, None, None, five[3], None])]
-    assert switches(world(objects=[five]), results) == [Switch(3, 0, 0, 1), Switch(4, 0, 1, 0)]
+    assert switches(world(objects=[five]), results) == [Switch(3, 0, 0, 1, 1, 1), Switch(4, 0, 1, 0, 1, 1)]
+
+
+def test_a_flicker_costs_one_frame_and_a_track_that_never_returns_costs_many():
+    seven = square(4, frames=7)
+    flicker = [found([*seven[:3], None, *seven[4:]]), found([None, None, None, seven[3], None, None, None])]
+    assert [s.cost for s in switches(world(objects=[seven]), flicker)] == [1, 1]
+    lost = [found([*seven[:3], *[None] * 4]), found([*[None] * 3, *seven[3:]])]
+    assert [s.cost for s in switches(world(objects=[seven]), lost)] == [3]
 
 
 def test_an_object_lost_while_others_are_seen_is_a_fragment():

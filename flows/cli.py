@@ -189,6 +189,8 @@ def evaluate(
     for note in done["notes"]:
         print(f"note        {note}")
     print("  ".join(f"{name} {done['figures'][name]:.3f}" for name in ("AP", "AP50", "AP75", "AR1", "AR10")))
+    kept = "  ".join(f"{name} {done['tracking'][name]:.3f}" for name in ("HOTA", "DetA", "AssA", "IDF1", "MOTA"))
+    print(f"{kept}  IDSW {done['tracking']['IDSW']:.0f}  (score >= {done['tracking']['tracking_min_score']:g})")
     if done["before_id"]:
         print(f"change      AP {done['change']['AP']:+.3f} since {done['before_id']}")
     print(f"evaluation  {done['uri']}")

@@ -34,6 +34,7 @@ def evaluate_youtube_vis(data: str | None = None, model: str | None = None) -> d
         {"figure": name, "value": f"{value:.4f}", "change": f"{done.change[name]:+.4f}" if name in done.change else ""}
         for name, value in done.figures.items()
     ]
+    figures += [{"figure": name, "value": f"{value:.4f}", "change": ""} for name, value in done.tracking.items()]
     create_table_artifact(key="evaluate-youtube-vis", table=figures, description=f"{labels}, model {tracks.model}")
     notes = "".join(f"- {note}\n" for note in done.notes)
     compared = f"compared with `{done.before_id}`" if done.before_id else "the first evaluation of this data set"

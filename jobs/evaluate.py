@@ -8,17 +8,19 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+from pydantic import Field
 
 from jobs import evaluations, tables
 from jobs.settings import Settings
 from jobs.store import Snapshot, Store, code_version, now
+from jobs.tracking import TrackingScore, write_switches
 from vis_models.metrics.average_precision import RULES, accumulate
 from vis_models.metrics.track_iou import MaskTrack
 from vis_models.metrics.track_matching import ANY, Matches, Prediction, match_video, mean_area_px
@@ -40,6 +42,8 @@ class EvaluateJob(Config):
     """A results.json (plain or .gz) to score instead of tables."""
     class_agnostic: bool = False
     """Ignore the category of objects and predictions."""
+    tracking_min_score: float = Field(0.3, ge=0, le=1)
+    """Tracks under this video score take no part in HOTA, MOTA and IDF1, which know no scores. AP counts them all."""
     command: str = ""
     """What was typed, for the record."""
 
@@ -51,6 +55,12 @@ class Evaluation(Config):
     uri: str
     figures: dict[str, float]
     """AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl as fractions; -1: nothing to find."""
+    tracking: dict[str, float]
+    """HOTA, DetA, AssA, DetRe, DetPr, AssRe, AssPr, LocA, OWTA, MOTA, MOTP, IDF1, IDR, IDP as fractions (MOTA may be
+    negative), FP_per_frame, the counts IDSW, Frag, MT, PT, ML, all pooled over the categories; `..._class_mean`;
+    `tracking_min_score`."""
+    switches_uri: str
+    """A Parquet file with a row for each identity switch."""
     before_id: str | None
     """None: this is the first evaluation of the data set."""
     change: dict[str, float]
@@ -80,7 +90,8 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
     truth = GroundTruth(content, path)
     _refuse(defects(truth), path)
     predictions = _from_results(store, job.results, truth) if job.results else _from_plan(store, job.plan, path, truth)
-    matches = _match(truth, predictions.by_video, job.class_agnostic, progress)
+    tracking = TrackingScore(truth, job.tracking_min_score, job.class_agnostic)
+    matches = _match(truth, predictions.by_video, tracking, progress)
     score = accumulate([matches[v] for v in truth.video_ids()], [ANY] if job.class_agnostic else [*truth.categories])
     created_at, rules = now(), RULES + (", class-agnostic" if job.class_agnostic else "")
     evaluation_id = evaluations.new_id(created_at)
@@ -95,13 +106,16 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
         **predictions.provenance,
     }
     rows = evaluations.rows(score, {} if job.class_agnostic else truth.categories, matches)
-    uri = evaluations.write(store, provenance, predictions.notes, rows)
+    switches_uri = write_switches(store, evaluation_id, tracking.switches)
+    uri = evaluations.write(store, provenance, predictions.notes, chain(rows, tracking.rows()))
     before = evaluations.find(store, before=evaluation_id, data_sha256=digest, rules=rules)
     figures = score.summary()
     return Evaluation(
         evaluation_id=evaluation_id,
         uri=uri,
         figures=figures,
+        tracking=tracking.figures(),
+        switches_uri=switches_uri,
         before_id=before,
         change=change(figures, evaluations.summary(evaluations.read(store, before)[0])) if before else {},
         notes=predictions.notes,
@@ -116,17 +130,24 @@ def change(figures: Mapping[str, float], before: Mapping[str, float]) -> dict[st
 def _match(
     truth: GroundTruth,
     predictions: Iterator[tuple[int, list[Prediction]]],
-    class_agnostic: bool,
+    tracking: TrackingScore,
     progress: Progress | None,
 ) -> dict[int, dict[int, Matches]]:
-    """The matches of every video; videos without predictions have them too, all their objects are missed."""
+    """The matches of every video; videos without predictions have them too, all their objects are missed.
+
+    `tracking` counts the same videos.
+    """
     categories, matches = [*truth.categories], {}
     for video, tracks in predictions:
-        matches[video] = match_video(tracks, truth.truths(video), categories, class_agnostic)
+        truths = truth.truths(video)
+        matches[video] = match_video(tracks, truths, categories, tracking.class_agnostic)
+        tracking.add(video, tracks, truths)
         if progress:
             progress("evaluate", len(matches), len(truth.videos), {})
     for video in set(truth.videos) - set(matches):
-        matches[video] = match_video([], truth.truths(video), categories, class_agnostic)
+        truths = truth.truths(video)
+        matches[video] = match_video([], truths, categories, tracking.class_agnostic)
+        tracking.add(video, [], truths)
     return matches
 
 
@@ -254,7 +275,8 @@ def _read_predictions(
         for track_id, track in mask_tracks(masks, truth.length(int(video_id))).items():
             if (video_id, track_id) in tracks:
                 category, score = tracks[video_id, track_id]
-                found.append(Prediction(track.rles, track.areas_px, category, mean_area_px(track.areas_px), score))
+                area = mean_area_px(track.areas_px)
+                found.append(Prediction(track.rles, track.areas_px, category, area, score, track_id))
         yield int(video_id), found
 
 

@@ -137,7 +137,9 @@ def test_an_identity_that_changes_halfway_costs_association_and_one_switch():
     assert (ours["IDSW"], ours["Frag"], ours["MT"]) == (1, 0, 1)
     assert ours["MOTA"] == pytest.approx((4 - 0 - 1) / 4)
     assert ours["IDF1"] == pytest.approx(2 / (2 + 2 / 2 + 2 / 2))
-    assert switches(world(objects=[four]), results) == [Switch(2, 0, before=0, after=1, frames_before=2, frames_after=2)]
+    assert switches(world(objects=[four]), results) == [
+        Switch(2, 0, before=0, after=1, frames_before=2, frames_after=2)
+    ]
 
 
 def test_a_switch_is_found_after_any_gap_and_a_return_is_another():

@@ -30,6 +30,15 @@ app = typer.Typer(
     add_completion=False,
 )
 
+ORACLE_HELP = (
+    "What would the score be if one thing were perfect? No score of the model. "
+    "identity: the predicted masks, in each frame linked to the labelled object that they cover best (IoU >= 0.5). "
+    "frame: another name for it. "
+    "clip: the same for pieces of 5 frames, inside which the predicted identities stay. "
+    "image: the labelled masks and classes, linked as the predicted tracks that cover them; what no track covers stays "
+    "missed. The paper runs the tracker on the labelled masks instead."
+)
+
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="Registered name, folder or s3:// address; default: the newest.")
 ]
@@ -183,9 +192,19 @@ def evaluate(
         str | None, typer.Argument(help="YouTube-VIS JSON with labels; default: the model's val.json.")
     ] = None,
     model: ModelOption = None,
+    oracle: Annotated[str | None, typer.Option(help=ORACLE_HELP, metavar="identity|frame|clip|image")] = None,
+    tracking_min_score: Annotated[
+        float, typer.Option(help="Tracks below take no part in HOTA, IDF1, MOTA; AP counts them all.", min=0, max=1)
+    ] = 0.3,
 ) -> None:
-    """Segment labelled videos and score the tracks: AP, AP50, AP75, AR1, AR10 by the YouTube-VIS rules."""
-    done = _run("flows.evaluate", "evaluate_youtube_vis", data=data, model=model)
+    """Segment labelled videos and score the tracks.
+
+    AP, AP50, AP75, AR1, AR10 by the YouTube-VIS rules; HOTA, DetA, AssA, IDF1, MOTA, identity switches by TrackEval's.
+    """
+    if oracle not in (None, "identity", "frame", "clip", "image"):
+        raise typer.BadParameter(f"--oracle {oracle}: expected identity, frame, clip or image")
+    parameters = {"oracle": oracle, "tracking_min_score": tracking_min_score}
+    done = _run("flows.evaluate", "evaluate_youtube_vis", data=data, model=model, **parameters)
     for note in done["notes"]:
         print(f"note        {note}")
     print("  ".join(f"{name} {done['figures'][name]:.3f}" for name in ("AP", "AP50", "AP75", "AR1", "AR10")))

@@ -9,6 +9,7 @@ from flows.progress import of_flow
 from flows.steps import command, launch, mendable
 from jobs.evaluate import EvaluateJob, data_file, evaluate
 from jobs.models import find
+from jobs.oracles import Oracle
 from jobs.segment import SegmentJob, segment
 from jobs.settings import Settings
 from jobs.store import Store
@@ -18,18 +19,29 @@ from vis_models.checkpoints import read_card
 
 @flow(name="evaluate-youtube-vis", flow_run_name="evaluate-{data}")
 @mendable
-def evaluate_youtube_vis(data: str | None = None, model: str | None = None) -> dict[str, Any]:
+def evaluate_youtube_vis(
+    data: str | None = None, model: str | None = None, oracle: Oracle | None = None, tracking_min_score: float = 0.3
+) -> dict[str, Any]:
     """Segment the labelled videos with every track kept, score them by the YouTube-VIS rules, write one file.
 
     Args:
         data: YouTube-VIS JSON with labels, or a folder that holds it as val.json; empty: the validation videos of the
             data set that the model was trained on.
         model: Registered name, model folder or its s3:// address; empty: the model that was registered last.
+        oracle: Score the tracks with one thing made perfect: identity, frame, clip or image; empty: as they are.
+        tracking_min_score: Tracks under this video score take no part in HOTA, MOTA and IDF1, which know no scores.
     """
     store = Store.open(Settings())
     labels = store.address(data_file(store, data or _training_data(store, model)))
     tracks = launch(segment, SegmentJob(archive=labels, model=model, min_score=0, command=command()))
-    done = launch(evaluate, EvaluateJob(data=labels, plan=tracks.plan_id, command=command()))
+    job = EvaluateJob(
+        data=labels,
+        plan=tracks.plan_id,
+        oracle=oracle,
+        tracking_min_score=tracking_min_score,
+        command=command(),
+    )
+    done = launch(evaluate, job)
     figures = [
         {"figure": name, "value": f"{value:.4f}", "change": f"{done.change[name]:+.4f}" if name in done.change else ""}
         for name, value in done.figures.items()

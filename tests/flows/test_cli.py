@@ -102,6 +102,7 @@ def test_an_archive_of_which_nothing_could_be_read_ends_with_exit_code_1(vis, tr
 def test_an_evaluation_needs_no_argument_and_a_report_ends_with_the_score_and_its_place(vis, trained):
     scored = vis("evaluate").stdout
     assert scored.startswith("AP 0.")
+    assert re.search(r"HOTA 0\.\d+  DetA .* IDSW \d+  \(score >= 0.3\)", scored)
     assert Path(scored.split()[-1]).is_file()
     last = vis("report").stdout.splitlines()[-1]
     assert last.startswith("AP 0.")

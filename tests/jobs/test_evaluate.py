@@ -2,6 +2,7 @@ import gzip
 import json
 
 import duckdb
+import numpy as np
 import pytest
 
 from jobs import evaluations
@@ -206,3 +207,26 @@ def test_golden_eval_a_results_file_prints_the_published_ap_and_hota(shared_data
     job = EvaluateJob(data=str(folder / "gt.ytvis.json.gz"), results=str(folder / "results.json.gz"))
     done = evaluate(job, Settings(store=str(tmp_path)))
     assert f"{done.figures['AP']:.6f} {done.tracking['HOTA']:.6f}" == "0.341914 0.465608"
+
+
+def test_an_oracle_says_what_perfect_identities_would_give_and_is_compared_with_its_like_only(labelled_lake):
+    cut = []
+    for row in labelled_lake.results:
+        halves = np.arange(6) < 3
+        for half in (halves, ~halves):
+            frames = [s if here else None for s, here in zip(row["segmentations"], half, strict=True)]
+            cut.append(row | {"segmentations": frames})
+    results = labelled_lake.write("results.json", cut)
+    whole = score(labelled_lake)
+    broken = score(labelled_lake, results=results)
+    mended = score(labelled_lake, results=results, oracle="identity")
+    assert broken.figures["AP"] < whole.figures["AP"] < mended.figures["AP"]  # the disc that is nowhere is gone
+    assert (broken.tracking["IDSW"], mended.tracking["IDSW"]) == (2, 0)
+    assert mended.before_id is None
+    assert mended.notes[0].startswith("identity oracle, no score of a model: masks as predicted")
+    assert score(labelled_lake, results=results, oracle="frame").figures == mended.figures
+    assert score(labelled_lake, results=results, oracle="identity").before_id == mended.evaluation_id
+    image = score(labelled_lake, oracle="image")
+    assert image.tracking["LocA"] == pytest.approx(1)
+    assert image.tracking["DetPr"] == pytest.approx(1)
+    assert score(labelled_lake, oracle="clip").tracking["DetPr"] == pytest.approx(1)

@@ -74,10 +74,11 @@ NOTHING = Hota(*np.zeros((7, len(ALPHAS))))
 def hota(sightings: Sequence[Sighting], objects: int, tracks: int) -> Hota:
     """Count one video, one category. `objects`, `tracks`: how many there are."""
     seen, found = frames_seen(sightings, objects, tracks)
-    alignment = _alignment(sightings, seen[:, None] + found[None])
+    both = [frame for frame in sightings if frame.iou.size]
+    alignment = _alignment(both, seen[:, None] + found[None])
     together = np.zeros((len(ALPHAS), objects, tracks))
     tp, iou = np.zeros(len(ALPHAS)), np.zeros(len(ALPHAS))
-    for frame in sightings:
+    for frame in both:
         rows, columns = assign(alignment[np.ix_(frame.objects, frame.tracks)] * frame.iou)
         matched = frame.iou[rows, columns]
         good = matched >= ALPHAS[:, None] - EPS

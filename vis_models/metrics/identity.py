@@ -43,6 +43,8 @@ def identity(sightings: Sequence[Sighting], objects: int, tracks: int) -> Identi
     seen, found = frames_seen(sightings, objects, tracks)
     agree = np.zeros((objects, tracks))
     for frame in sightings:
+        if not frame.iou.size:
+            continue
         # Differs from CLEAR and HOTA as the reference does: an IoU may not fall short of the threshold at all.
         agree[np.ix_(frame.objects, frame.tracks)] += frame.iou >= THRESHOLD
     tp = int(agree[assign(agree)].sum())

@@ -1,7 +1,7 @@
 """What is seen in each frame of a video, on both sides, and how well it agrees: where all tracking metrics begin.
 
 They look at frames, video AP at whole tracks. One call of pycocotools per frame compares every object with every
-predicted track; categories are cut out of the result afterwards.
+predicted track.
 
 Axes: G objects and P predicted tracks that have a mask in the frame.
 """
@@ -28,15 +28,6 @@ class Sighting:
     tracks: Int[np.ndarray, " P"]
     """Places in the list of predicted tracks, ascending."""
     iou: Float[np.ndarray, "G P"]
-
-    def among(self, objects: Int[np.ndarray, " _"], tracks: Int[np.ndarray, " _"]) -> "Sighting":
-        """Only some of the objects and tracks, both ascending, and places counted among those."""
-        rows, columns = np.isin(self.objects, objects), np.isin(self.tracks, tracks)
-        return Sighting(
-            np.searchsorted(objects, self.objects[rows]),
-            np.searchsorted(tracks, self.tracks[columns]),
-            self.iou[rows][:, columns],
-        )
 
 
 def sight(truths: Sequence[MaskTrack], predictions: Sequence[MaskTrack]) -> list[Sighting]:

@@ -73,22 +73,27 @@ def track_video(
     """
     objects = [n for n, truth in enumerate(truths) if not truth.crowd and truth.category in categories]
     tracks = [n for n, track in enumerate(predictions) if track.score >= min_score and track.category in categories]
-    sightings = sight([truths[n] for n in objects], [predictions[n] for n in tracks])
-    object_category = np.array([ANY if class_agnostic else truths[n].category for n in objects], dtype=int)
-    track_category = np.array([ANY if class_agnostic else predictions[n].category for n in tracks], dtype=int)
+    by_kind: dict[int, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    for n in objects:
+        by_kind[ANY if class_agnostic else truths[n].category][0].append(n)
+    for n in tracks:
+        by_kind[ANY if class_agnostic else predictions[n].category][1].append(n)
     counts, switches = {}, []
-    for category in sorted({*object_category.tolist(), *track_category.tolist()}):
-        rows, columns = np.flatnonzero(object_category == category), np.flatnonzero(track_category == category)
-        seen = [frame.among(rows, columns) for frame in sightings]
-        cleared, found = clear(seen, len(rows), len(columns))
-        counts[category] = Tracking(
-            hota(seen, len(rows), len(columns)), cleared, identity(seen, len(rows), len(columns))
-        )
-        switches += [
-            replace(s, object=objects[rows[s.object]], before=tracks[columns[s.before]], after=tracks[columns[s.after]])
-            for s in found
-        ]
+    for category, (rows, columns) in sorted(by_kind.items()):
+        counts[category], found = _count([truths[n] for n in rows], [predictions[n] for n in columns])
+        switches += [replace(s, object=rows[s.object], before=columns[s.before], after=columns[s.after]) for s in found]
     return counts, sorted(switches, key=lambda s: (s.frame, s.object))
+
+
+def _count(truths: Sequence[Truth], predictions: Sequence[Prediction]) -> tuple[Tracking, list[Switch]]:
+    """One category of one video."""
+    if not truths:  # most categories that a model finds: nothing to compare with
+        masks = sum(rle is not None for track in predictions for rle in track.rles)
+        return Tracking(replace(NOTHING, fp=NOTHING.fp + masks), Clear(fp=masks), Identity(fp=masks)), []
+    sightings = sight(truths, predictions)
+    cleared, switches = clear(sightings, len(truths), len(predictions))
+    counted = hota(sightings, len(truths), len(predictions))
+    return Tracking(counted, cleared, identity(sightings, len(truths), len(predictions))), switches
 
 
 def pooled(video: Video) -> Tracking:

@@ -236,3 +236,11 @@ def test_objects_without_tracks_and_tracks_without_objects_are_counted():
     null = world(objects=[[None]])
     invented = pooled(score(null, [found(square(4))]))
     assert (invented.clear.fp, invented.clear.ml, invented.identity.fp, invented.objects_seen) == (1, 0, 1, False)
+
+
+def test_tracks_of_a_category_without_objects_are_superfluous_in_all_three():
+    truth = world(objects=[square(4, frames=2)])
+    truth["categories"].append({"id": 2, "name": "disc"})
+    counts = score(truth, [found(square(4, frames=2)), found([*square(3), None], category=2)])
+    assert (counts[2].hota.fp.tolist(), counts[2].clear.fp, counts[2].identity.fp) == ([1] * 19, 1, 1)
+    assert pooled(counts).figures()["DetA"] == pytest.approx(2 / 3)

@@ -37,6 +37,7 @@ def test_every_verb_is_there(vis: Program):
         (["train", "--set", "stages.0.iteration=5"], "unknown config key 'stages.0.iteration'"),
         (["train", "--set", "gate_ap50=7"], "less than or equal to 1"),
         (["segment", "f", "--min-score", "2"], "less than or equal to 1"),
+        (["evaluate", "--oracle", "best"], "identity, frame, clip or image"),
         (["query", "SELECT 1"], "no published tables"),
         (["query"], "vis query --list"),
         (["--store", "s3://", "models"], "names no bucket"),

@@ -38,6 +38,7 @@ SWITCHES = pa.schema(
         pa.field("to_track", pa.int64(), False, {"meaning": "as from_track"}),
         pa.field("frames_before", pa.int32(), False, {"meaning": "with from_track since the switch before"}),
         pa.field("frames_after", pa.int32(), False, {"meaning": "with to_track until the next switch"}),
+        pa.field("cost_frames", pa.int32(), False, {"meaning": "the smaller of the two: frames to rename to mend it"}),
     ]
 )
 
@@ -69,6 +70,7 @@ class TrackingScore:
                 "to_track": predictions[switch.after].track_id,
                 "frames_before": switch.frames_before,
                 "frames_after": switch.frames_after,
+                "cost_frames": switch.cost_frames,
             }
             for switch in switches
         ]
@@ -120,7 +122,5 @@ def worst_switches(store: Store, evaluation_id: str, count: int) -> list[dict[st
     if not store.exists(key):
         return []
     rows = pq.read_table(pa.BufferReader(store.read_bytes(key))).to_pylist()
-    order = ("video_id", "frame_idx", "object_id")
-    return sorted(rows, key=lambda row: (-min(row["frames_before"], row["frames_after"]), *(row[o] for o in order)))[
-        :count
-    ]
+    rows.sort(key=lambda row: (-row["cost_frames"], row["video_id"], row["frame_idx"], row["object_id"]))
+    return rows[:count]

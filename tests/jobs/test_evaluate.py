@@ -187,7 +187,7 @@ def test_tracking_figures_stand_beside_ap_and_every_switch_is_a_row(labelled_lak
     assert done.tracking["AssA"] == pytest.approx((4 * 4 / 6 + 2 * 2 / 6) / 6)
     assert done.tracking["HOTA_class_mean"] == pytest.approx(done.tracking["HOTA"] * (30 / 18) ** 0.5 / 2)
     switches = duckdb.read_parquet(done.switches_uri).fetchall()
-    assert switches == [(done.evaluation_id, "1", 4, "square", 1, 1, 3, 4, 2)]
+    assert switches == [(done.evaluation_id, "1", 4, "square", 1, 1, 3, 4, 2, 2)]
     rows = evaluations.read(labelled_lake.store, done.evaluation_id)[0].to_pylist()
     alone = {row["video_id"]: row["value"] for row in rows if row["metric"] == "DetA" and row["video_id"]}
     assert alone == pytest.approx({"1": 1, "2": 0, "3": 0, "4": 0})

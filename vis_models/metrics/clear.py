@@ -42,7 +42,7 @@ class Switch:
     """And with the other from here on, until the next switch."""
 
     @property
-    def cost(self) -> int:
+    def cost_frames(self) -> int:
         """Frames that would have to be renamed to mend it: many where a track is lost for good, 1 where it flickers."""
         return min(self.frames_before, self.frames_after)
 

@@ -151,9 +151,9 @@ def test_a_switch_is_found_after_any_gap_and_a_return_is_another():
 def test_a_flicker_costs_one_frame_and_a_track_that_never_returns_costs_many():
     seven = square(4, frames=7)
     flicker = [found([*seven[:3], None, *seven[4:]]), found([None, None, None, seven[3], None, None, None])]
-    assert [s.cost for s in switches(world(objects=[seven]), flicker)] == [1, 1]
+    assert [s.cost_frames for s in switches(world(objects=[seven]), flicker)] == [1, 1]
     lost = [found([*seven[:3], *[None] * 4]), found([*[None] * 3, *seven[3:]])]
-    assert [s.cost for s in switches(world(objects=[seven]), lost)] == [3]
+    assert [s.cost_frames for s in switches(world(objects=[seven]), lost)] == [3]
 
 
 def test_an_object_lost_while_others_are_seen_is_a_fragment():

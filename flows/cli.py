@@ -9,10 +9,9 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -29,6 +28,15 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+)
+
+ORACLE_HELP = (
+    "What would the score be if one thing were perfect? No score of the model. "
+    "identity: the predicted masks, in each frame linked to the labelled object that they cover best (IoU >= 0.5). "
+    "frame: another name for it. "
+    "clip: the same for pieces of 5 frames, inside which the predicted identities stay. "
+    "image: the labelled masks and classes, linked as the predicted tracks that cover them; what no track covers stays "
+    "missed. The paper runs the tracker on the labelled masks instead."
 )
 
 ModelOption = Annotated[
@@ -68,15 +76,10 @@ def settings(
         os.environ.setdefault(f"PREFECT_{name}", value)
 
 
-class Level(StrEnum):
-    easy = "easy"
-    hard = "hard"
-
-
 @app.command()
 def world(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
-    level: Level = Level.easy,
+    level: Literal["easy", "hard"] = "easy",
     seed: int = 0,
     train: Annotated[int, typer.Option(help="Videos in train.json.", min=0)] = 100,
     val: Annotated[int, typer.Option(help="Videos in val.json.", min=0)] = 50,
@@ -90,7 +93,7 @@ def world(
     from vis_models.data.world import WorldConfig, write_archive, write_youtube_vis
 
     with _given_by_user():
-        config = WorldConfig(level=level.value, seed=seed, height=height, width=width, frames=frames)
+        config = WorldConfig(level=level, seed=seed, height=height, width=width, frames=frames)
     with at_terminal() as progress:
         if archive:
             write_archive(config, folder, archive, progress)
@@ -180,19 +183,9 @@ def segment(
         print(f"overlays    {len(films)} films, the first is {films[0]}")
 
 
-class Check(StrEnum):
-    error = "error"
-    warn = "warn"
-
-
-class Crowd(StrEnum):
-    many = "many"
-    once = "once"
-    drop = "drop"
-
-
 CheckOption = Annotated[
-    Check, typer.Option(help="Entries without meaning: refuse them, or score them as the reference does and say so.")
+    Literal["error", "warn"],
+    typer.Option(help="Entries without meaning: refuse them, or score them as the reference does and say so."),
 ]
 
 
@@ -205,42 +198,52 @@ def evaluate(
     gt: Annotated[str | None, typer.Option(help="The same as the argument, beside --results.")] = None,
     results: Annotated[str | None, typer.Option(help="Score this results.json (.gz); no model runs.")] = None,
     plan: Annotated[str | None, typer.Option(help="Score the published tables of this plan; no model runs.")] = None,
-    check: CheckOption = Check.error,
+    check: CheckOption = "error",
     class_agnostic: Annotated[bool, typer.Option("--class-agnostic", help="Ignore the categories.")] = False,
     limit: Annotated[int, typer.Option(help="Predictions of a video and category that count.", min=1)] = 100,
     crowd: Annotated[
-        Crowd, typer.Option(help="How often a crowd track is matched; drop: it is left out.")
-    ] = Crowd.many,
+        Literal["many", "once", "drop"], typer.Option(help="How often a crowd track is matched; drop: it is left out.")
+    ] = "many",
     holdout: Annotated[
         str | None,
         typer.Option(help="Score only the held-out videos: rgnn (ids from 2019 of the 1280x720 ones), or a share."),
     ] = None,
+    oracle: Annotated[Literal["identity", "frame", "clip", "image"] | None, typer.Option(help=ORACLE_HELP)] = None,
+    tracking_min_score: Annotated[
+        float, typer.Option(help="Tracks below take no part in HOTA, IDF1, MOTA; AP counts them all.", min=0, max=1)
+    ] = 0.3,
     accept: Annotated[bool, typer.Option("--accept", help="Later scores are held against this one.")] = False,
 ) -> None:
-    """Score tracks by the YouTube-VIS rules: those of a model on labelled videos, of a results file, or of a plan.
+    """Score tracks: those of a model on labelled videos, of a results file, or of a plan.
 
+    AP, AP50, AP75, AR1, AR10 by the YouTube-VIS rules; HOTA, DetA, AssA, IDF1, MOTA, identity switches by TrackEval's.
     A folder with `results.json` beside its labels is scored as it is.
     """
     if data and gt:
         raise typer.BadParameter(f"the labels are named twice, {data} and --gt {gt}")
     labels = data or gt
-    chosen = {"check": check.value, "class_agnostic": class_agnostic, "limit": limit, "crowd": crowd.value}
-    if labels and (results or plan or not model):
-        done = _score_files(labels, results, plan, holdout, chosen)
-    elif results or plan:
+    if (results or plan) and not labels:
         raise typer.BadParameter("name the labels with --gt")
-    else:
-        done = None
+    chosen = {
+        "holdout": holdout,
+        "class_agnostic": class_agnostic,
+        "limit": limit,
+        "crowd": crowd,
+        "check": check,
+        "oracle": oracle,
+        "tracking_min_score": tracking_min_score,
+    }
+    done = _score_files(labels, results, plan, chosen) if labels and (results or plan or not model) else None
     if done is None:
-        if chosen != {"check": "error", "class_agnostic": False, "limit": 100, "crowd": "many"}:
-            raise typer.BadParameter("--check, --class-agnostic, --limit and --crowd need --results or --plan")
-        done = _run("flows.evaluate", "evaluate_youtube_vis", data=labels, model=model, holdout=holdout)
+        done = _run("flows.evaluate", "evaluate_youtube_vis", data=labels, model=model, **chosen)
     for note in done["notes"]:
         print(f"note        {note}")
     from vis_models.metrics.uncertainty import with_interval
 
     print(f"AP {with_interval(done['figures']['AP'], done['error'], done['videos'])}  (95 %, {done['rules']})")
     print("  ".join(f"{name} {done['figures'][name]:.6f}" for name in ("AP", "AP50", "AP75", "AR1", "AR10")))
+    kept = "  ".join(f"{name} {done['tracking'][name]:.6f}" for name in ("HOTA", "DetA", "AssA", "IDF1", "MOTA"))
+    print(f"{kept}  IDSW {done['tracking']['IDSW']:.0f}  (score >= {done['tracking']['tracking_min_score']:g})")
     if done["before_id"]:
         print(f"change      AP {done['change'].get('AP', 0):+.3f} since {done['before_id']}")
     if "verdict" in done:
@@ -254,9 +257,7 @@ def evaluate(
         print(f"accepted    {record.evaluation_id}" + (f" instead of {record.instead_of}" if record.instead_of else ""))
 
 
-def _score_files(
-    labels: str, results: str | None, plan: str | None, holdout: str | None, chosen: dict[str, Any]
-) -> dict[str, Any] | None:
+def _score_files(labels: str, results: str | None, plan: str | None, chosen: dict[str, Any]) -> dict[str, Any] | None:
     """An evaluation of what is there already, without a model and without Prefect; None: there is nothing."""
     from flows.progress import at_terminal
     from jobs.evaluate import EvaluateJob, data_file, evaluate, results_file
@@ -268,10 +269,10 @@ def _score_files(
     results = results or (None if plan else results_file(store, labels))
     if not results and not plan:
         return None
-    rule = HoldOut.named(holdout) if holdout else None
+    rule = HoldOut.named(chosen["holdout"]) if chosen["holdout"] else None
     address = store.address(data_file(store, labels, rule))
     command = shlex.join(["vis", *sys.argv[1:]])
-    job = EvaluateJob(data=address, results=results, plan=plan, holdout=rule, command=command, **chosen)
+    job = EvaluateJob(data=address, results=results, plan=plan, command=command, **chosen | {"holdout": rule})
     with at_terminal() as progress:
         return evaluate(job, store.settings, progress).model_dump(mode="json")
 
@@ -281,7 +282,7 @@ def compare(
     one: Annotated[str, typer.Argument(help="Evaluation id, or with --gt a results.json (.gz).")],
     other: Annotated[str, typer.Argument(help="What it is compared with.")],
     gt: Annotated[str | None, typer.Option(help="YouTube-VIS JSON with labels, for results files.")] = None,
-    check: CheckOption = Check.error,
+    check: CheckOption = "error",
     videos: Annotated[int, typer.Option(help="How many of the videos that changed most.", min=0)] = 10,
 ) -> None:
     """Is A better than B? Difference of AP on the same videos, its interval, how likely chance is, what changed."""
@@ -289,7 +290,7 @@ def compare(
     from jobs.settings import Settings
     from vis_models.metrics.uncertainty import with_interval
 
-    done = compare_two(CompareJob(one=one, other=other, gt=gt, check=check.value), Settings())
+    done = compare_two(CompareJob(one=one, other=other, gt=gt, check=check), Settings())
     for note in done.notes:
         print(f"note        {note}")
     for letter, side in (("A", done.one), ("B", done.other)):

@@ -9,8 +9,9 @@ from flows.events import evaluation_regressed
 from flows.progress import of_flow
 from flows.steps import command, launch, mendable
 from jobs.acceptance import JudgeJob, alarm, judge
-from jobs.evaluate import EvaluateJob, data_file, evaluate
+from jobs.evaluate import Check, Crowd, EvaluateJob, data_file, evaluate
 from jobs.models import find
+from jobs.oracles import Oracle
 from jobs.segment import SegmentJob, segment
 from jobs.settings import Settings
 from jobs.splits import held_out
@@ -26,7 +27,17 @@ REGRESSION_KEY = "evaluate-youtube-vis-regression"
 @flow(name="evaluate-youtube-vis", flow_run_name="evaluate-{data}")
 @mendable
 def evaluate_youtube_vis(
-    data: str | None = None, model: str | None = None, results: str | None = None, holdout: str | None = None
+    data: str | None = None,
+    model: str | None = None,
+    results: str | None = None,
+    plan: str | None = None,
+    holdout: str | None = None,
+    class_agnostic: bool = False,
+    limit: int = 100,
+    crowd: Crowd = "many",
+    check: Check = "error",
+    oracle: Oracle | None = None,
+    tracking_min_score: float = 0.3,
 ) -> dict[str, Any]:
     """Segment labelled videos with every track kept, score them by the YouTube-VIS rules, judge what changed.
 
@@ -38,8 +49,15 @@ def evaluate_youtube_vis(
             data set that the model was trained on.
         model: Registered name, model folder or its s3:// address; empty: the model that was registered last.
         results: A results.json (plain or .gz) to score instead; no model runs.
+        plan: The published tables to score instead; no model runs.
         holdout: Score only the videos that this rule holds out of `data`, or of its train.json: rgnn, or a share such
             as 0.1.
+        class_agnostic: Ignore the category of objects and predictions.
+        limit: How many predictions of a video and category take part.
+        crowd: How often a crowd track may be matched: many, once; drop: it is left out.
+        check: error refuses entries that make the score meaningless, warn scores them as the reference does.
+        oracle: Score the tracks with one thing made perfect: identity, frame, clip or image; empty: as they are.
+        tracking_min_score: Tracks under this video score take no part in HOTA, MOTA and IDF1, which know no scores.
     """
     store = Store.open(Settings())
     rule = HoldOut.named(holdout) if holdout else None
@@ -47,13 +65,27 @@ def evaluate_youtube_vis(
         data, rule = _training_data(store, model, rule)
     labels = store.address(data_file(store, data, rule))
     if results:
-        plan, subject = None, store.address(results)
+        results = subject = store.address(results)
+    elif plan:
+        subject = f"plan {plan}"
     else:
         archive = held_out(store, labels, rule) if rule else labels
         tracks = launch(segment, SegmentJob(archive=archive, model=model, min_score=0, command=command()))
         plan, subject = tracks.plan_id, f"model {tracks.model}"
-    given = {"plan": plan, "results": subject if results else None}
-    done = launch(evaluate, EvaluateJob(data=labels, holdout=rule, command=command(), **given))
+    job = EvaluateJob(
+        data=labels,
+        plan=plan,
+        results=results,
+        holdout=rule,
+        class_agnostic=class_agnostic,
+        limit=limit,
+        crowd=crowd,
+        check=check,
+        oracle=oracle,
+        tracking_min_score=tracking_min_score,
+        command=command(),
+    )
+    done = launch(evaluate, job)
     verdict = launch(judge, JudgeJob(evaluation_id=done.evaluation_id, command=command()))
     if verdict.regressed:
         create_markdown_artifact(key=REGRESSION_KEY, markdown=alarm(verdict), description=str(verdict))
@@ -62,6 +94,7 @@ def evaluate_youtube_vis(
         {"figure": name, "value": f"{value:.4f}", "change": f"{done.change[name]:+.4f}" if name in done.change else ""}
         for name, value in done.figures.items()
     ]
+    figures += [{"figure": name, "value": f"{value:.4f}", "change": ""} for name, value in done.tracking.items()]
     create_table_artifact(key="evaluate-youtube-vis", table=figures, description=f"{labels}, {subject}")
     ap = with_interval(done.figures["AP"], done.error, done.videos)
     notes = "".join(f"- {note}\n" for note in done.notes)

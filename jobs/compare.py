@@ -1,13 +1,12 @@
 """Is model A better than model B? Two evaluations of the same videos -> their difference, and how sure it is."""
 
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 from pydantic import PositiveInt
 
 from jobs import evaluations, outcomes
-from jobs.evaluate import from_results, labels
+from jobs.evaluate import Check, from_results, labels
 from jobs.settings import Settings
 from jobs.store import Store
 from vis_models.config import BadConfig, Config
@@ -24,7 +23,7 @@ class CompareJob(Config):
     other: str
     gt: str | None = None
     """YouTube-VIS JSON with labels, for results files."""
-    check: Literal["error", "warn"] = "error"
+    check: Check = "error"
     """As in EvaluateJob, for results files."""
     replicates: PositiveInt = REPLICATES
     """How often the videos are drawn again, and how often the two are swapped."""
@@ -112,7 +111,7 @@ def _changed(
 
 
 def _of_file(
-    store: Store, gt: str, results: str, check: Literal["error", "warn"]
+    store: Store, gt: str, results: str, check: Check
 ) -> tuple[dict[str, dict[int, Outcome]], tuple[str, ...]]:
     truth, _, notes = labels(store, gt, check)
     predictions = from_results(store, results, truth, check)

@@ -5,7 +5,7 @@ Streams: the masks of one video are in memory at a time. What is written is desc
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from typing import Any, Literal
 
@@ -15,22 +15,24 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from jaxtyping import Int
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
-from jobs import evaluations, outcomes, tables
+from jobs import evaluations, oracles, outcomes, tables
 from jobs.results_files import read_json, read_results
 from jobs.settings import Settings
 from jobs.store import Snapshot, Store, code_version, now
+from jobs.tracking import TrackingScore, write_switches
 from vis_models.config import BadConfig, Config
 from vis_models.data.holdout import HoldOut
 from vis_models.metrics.average_precision import RULES, accumulate
 from vis_models.metrics.track_iou import MaskTrack
-from vis_models.metrics.track_matching import ANY, Conventions, Matches, Prediction, match_video, mean_area_px
+from vis_models.metrics.track_matching import ANY, Conventions, Crowd, Matches, Prediction, match_video, mean_area_px
 from vis_models.metrics.uncertainty import outcomes as outcomes_of
 from vis_models.metrics.uncertainty import standard_error
 from vis_models.metrics.youtube_vis import GroundTruth, Listing, defects, defects_of_results, results_by_video
 
 MASK_COLUMNS = ["video_id", "track_id", "frame_idx", "area_px", "height_px", "width_px", "rle"]
+Check = Literal["error", "warn"]
 Progress = Callable[[str, int, int, dict[str, Any]], None]
 
 
@@ -49,10 +51,14 @@ class EvaluateJob(Config):
     """Ignore the category of objects and predictions."""
     limit: PositiveInt = 100
     """How many predictions of a video and category take part."""
-    crowd: Literal["many", "once", "drop"] = "many"
+    crowd: Crowd = "many"
     """How often a crowd track may be matched; drop: it is left out."""
-    check: Literal["error", "warn"] = "error"
+    check: Check = "error"
     """Entries that make the score meaningless stop the evaluation, or are scored as the reference does and noted."""
+    tracking_min_score: float = Field(0.3, ge=0, le=1)
+    """Tracks under this video score take no part in HOTA, MOTA and IDF1, which know no scores. AP counts them all."""
+    oracle: oracles.Oracle | None = None
+    """Score the tracks with one thing made perfect, see `oracles.MEANS`."""
     command: str = ""
     """What was typed, for the record."""
 
@@ -64,7 +70,9 @@ class EvaluateJob(Config):
     def rules(self) -> str:
         """Whose numbers these are, and every choice that is not theirs."""
         held = f"hold-out {self.holdout}" if self.holdout else ""
-        return ", ".join(filter(None, (RULES, "class-agnostic" * self.class_agnostic, str(self.conventions), held)))
+        oracle = f"{self.oracle} oracle" if self.oracle else ""
+        agnostic = "class-agnostic" if self.class_agnostic else ""
+        return ", ".join(filter(None, (RULES, agnostic, str(self.conventions), held, oracle)))
 
 
 class Evaluation(Config):
@@ -76,6 +84,12 @@ class Evaluation(Config):
     """AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl as fractions; -1: nothing to find."""
     error: float | None
     """Standard error of AP, as a fraction; None: there are too few videos."""
+    tracking: dict[str, float]
+    """HOTA, DetA, AssA, DetRe, DetPr, AssRe, AssPr, LocA, OWTA, MOTA, MOTP, IDF1, IDR, IDP as fractions (MOTA may be
+    negative), FP_per_frame, the counts IDSW, Frag, MT, PT, ML, all pooled over the categories; `..._class_mean`;
+    `tracking_min_score`."""
+    switches_uri: str
+    """A Parquet file with a row for each identity switch."""
     videos: int
     rules: str
     before_id: str | None
@@ -107,7 +121,10 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
     predictions = (
         from_results(store, job.results, truth, job.check) if job.results else from_plan(store, job.plan, path, truth)
     )
-    matches = _match(truth, predictions.by_video, job, progress)
+    if job.oracle:
+        predictions = _with_oracle(predictions, job.oracle, truth, job.tracking_min_score)
+    tracking = TrackingScore(truth, job.tracking_min_score, job.class_agnostic)
+    matches = _match(truth, predictions.by_video, job, tracking, progress)
     in_order = [matches[v] for v in truth.video_ids()]
     score = accumulate(in_order, [ANY] if job.class_agnostic else [*truth.categories], job.conventions)
     found = dict(zip(map(str, truth.video_ids()), outcomes_of(in_order), strict=True))
@@ -127,8 +144,9 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
     }
     rows = evaluations.rows(score, {} if job.class_agnostic else truth.categories, matches)
     outcomes.write(store, evaluation_id, found)
+    switches_uri = write_switches(store, evaluation_id, tracking.switches)
     spread = [] if error is None else [{"metric": "AP_error", "value": error}]
-    uri = evaluations.write(store, provenance, notes, chain(rows, spread))
+    uri = evaluations.write(store, provenance, notes, chain(rows, spread, tracking.rows()))
     before = evaluations.find(store, before=evaluation_id, data_sha256=digest, rules=job.rules)
     figures = score.summary()
     return Evaluation(
@@ -136,12 +154,19 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
         uri=uri,
         figures=figures,
         error=error,
+        tracking=tracking.figures(),
+        switches_uri=switches_uri,
         videos=len(matches),
         rules=job.rules,
         before_id=before,
         change=change(figures, evaluations.summary(evaluations.read(store, before)[0])) if before else {},
         notes=notes,
     )
+
+
+def _with_oracle(found: Predictions, oracle: oracles.Oracle, truth: GroundTruth, min_score: float) -> Predictions:
+    note = f"{oracle} oracle, no score of a model: {oracles.MEANS[oracle]}"
+    return replace(found, by_video=oracles.apply(oracle, truth, found.by_video, min_score), notes=(note, *found.notes))
 
 
 def change(figures: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
@@ -153,16 +178,24 @@ def _match(
     truth: GroundTruth,
     predictions: Iterator[tuple[int, list[Prediction]]],
     job: EvaluateJob,
+    tracking: TrackingScore,
     progress: Progress | None,
 ) -> dict[int, dict[int, Matches]]:
-    """The matches of every video; videos without predictions have them too, all their objects are missed."""
-    matches, rules = {}, ([*truth.categories], job.class_agnostic, job.conventions)
+    """The matches of every video; `tracking` counts the same ones. In videos without predictions all is missed."""
+    matches: dict[int, dict[int, Matches]] = {}
+    rules = ([*truth.categories], job.class_agnostic, job.conventions)
+
+    def add(video: int, tracks: list[Prediction]) -> None:
+        truths = truth.truths(video)
+        matches[video] = match_video(tracks, truths, *rules)
+        tracking.add(video, tracks, truths)
+
     for video, tracks in predictions:
-        matches[video] = match_video(tracks, truth.truths(video), *rules)
+        add(video, tracks)
         if progress:
             progress("evaluate", len(matches), len(truth.videos), {})
     for video in set(truth.videos) - set(matches):
-        matches[video] = match_video([], truth.truths(video), *rules)
+        add(video, [])
     return matches
 
 
@@ -202,7 +235,7 @@ def _files(store: Store, folder: str) -> list[str] | None:
 
 
 def labels(
-    store: Store, path: str, check: Literal["error", "warn"], holdout: HoldOut | None = None
+    store: Store, path: str, check: Check, holdout: HoldOut | None = None
 ) -> tuple[GroundTruth, str, tuple[str, ...]]:
     """(labels, sha256 of the file, notes for the reader). Raises BadConfig: no labels, or not sound ones."""
     content, digest = read_json(store, path)
@@ -219,7 +252,7 @@ def labels(
     return truth, digest, (*notes, *_checked(defects(truth), path, check))
 
 
-def _checked(found: Sequence[str], what: str, check: Literal["error", "warn"]) -> tuple[str, ...]:
+def _checked(found: Sequence[str], what: str, check: Check) -> tuple[str, ...]:
     """Notes about defects. Raises BadConfig: there are some, and `check` forbids them."""
     if not found:
         return ()
@@ -232,7 +265,7 @@ def _checked(found: Sequence[str], what: str, check: Literal["error", "warn"]) -
     return (f"{what} has {len(found)} defects and was scored as the reference scores it", *found[:5])
 
 
-def from_results(store: Store, uri: str, truth: GroundTruth, check: Literal["error", "warn"]) -> Predictions:
+def from_results(store: Store, uri: str, truth: GroundTruth, check: Check) -> Predictions:
     """The tracks of a results file. Raises BadConfig: it does not belong to the labels, or is not sound."""
     results, digest = read_results(store, uri)
     grouped = results_by_video(truth, results, uri)
@@ -323,7 +356,8 @@ def _read_predictions(
         for track_id, track in mask_tracks(masks, truth.length(int(video_id))).items():
             if (video_id, track_id) in tracks:
                 category, score = tracks[video_id, track_id]
-                found.append(Prediction(track.rles, track.areas_px, category, mean_area_px(track.areas_px), score))
+                area = mean_area_px(track.areas_px)
+                found.append(Prediction(track.rles, track.areas_px, category, area, score, track_id))
         yield int(video_id), found
 
 

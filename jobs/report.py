@@ -22,11 +22,14 @@ from jobs.results_files import read_json
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Snapshot, Store, code_version, now, plan_key
 from jobs.strips import Strip, draw_strips
+from jobs.tracking import MIN_SCORE, worst_switches
 from vis_models.metrics.youtube_vis import GroundTruth
 from vis_models.types import BadConfig, Config
 
 FOLDER = f"{LAYOUT}/reports"
 ERRORS_SHOWN = 100
+SWITCHES_SHOWN = 10
+MEAN = "_class_mean"
 STAGES = ("decode", "encode", "step", "rle", "write")
 
 
@@ -112,6 +115,23 @@ def _scores(store: Store, evaluation_id: str) -> dict[str, Any]:
             for name, found in sorted(_by(rows, "category").items(), key=lambda item: (-item[1]["AP"], item[0]))
         ],
         "videos": _by(rows, "video_id"),
+        "tracking": _tracking(store, rows, evaluation_id),
+    }
+
+
+def _tracking(store: Store, rows: pa.Table, evaluation_id: str) -> dict[str, Any] | None:
+    """What the page says about identities; None for an evaluation of the days before tracking metrics."""
+    figures = evaluations.summary(rows)
+    if MIN_SCORE not in figures:
+        return None
+    means = {name.removesuffix(MEAN): value for name, value in figures.items() if name.endswith(MEAN)}
+    categories = {name: found for name, found in _by(rows, "category").items() if "HOTA" in found}
+    return {
+        "min_score": figures[MIN_SCORE],
+        "pooled": figures,
+        "mean": means,
+        "categories": sorted(categories.items(), key=lambda item: (-item[1]["HOTA"], item[0])),
+        "switches": worst_switches(store, evaluation_id, SWITCHES_SHOWN),
     }
 
 
@@ -273,7 +293,14 @@ def _render(page: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"figure": _figure, "signed": _signed, "count": _count, "tail": _tail, "moment": _moment}
+    environment.filters |= {
+        "figure": _figure,
+        "signed": _signed,
+        "signed_figure": _signed_figure,
+        "count": _count,
+        "tail": _tail,
+        "moment": _moment,
+    }
     template = files("jobs").joinpath("report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(template).render(page)
 
@@ -284,6 +311,11 @@ def _figure(value: float) -> str:
 
 def _signed(value: float) -> str:
     return "±0.000" if abs(value) < 0.0005 else f"{value:+.3f}".replace("-", "−")
+
+
+def _signed_figure(value: float) -> str:
+    """Of a figure that may be negative."""
+    return f"{value:.3f}".replace("-", "−")
 
 
 def _count(value: float) -> str:

@@ -6,7 +6,7 @@ Everything that is written lies under one root:
     vis/v1/_work/<plan_id>/<shard>/<attempt>/*.parquet   what one attempt at one shard wrote
     vis/v1/_commits/<plan_id>/<shard>.json               names the attempt that counts: the commit
     vis/v1/_snapshots/<plan_id>.json                     the published result: its files, rows, digests, lineage
-    vis/v1/{evaluations,reports,models,runs,worlds}/     what the other jobs write
+    vis/v1/{evaluations,switches,reports,...}/           what the other jobs write
 
 No step needs a rename or a conditional put. An attempt writes under keys of its own; a marker may be overwritten by
 another complete attempt, and whichever it names is whole; two publishers of a plan each write a complete snapshot.

@@ -18,7 +18,7 @@ from jobs.store import Store
 from tests.drawn_results import Drawing, write
 from tests.flows.conftest import Program, Trained
 
-VERBS = "world train ablate segment evaluate compare submission report query models up".split()
+VERBS = ["world", "train", "ablate", "segment", "evaluate", "compare", "submission", "report", "query", "models", "up"]
 
 
 def test_the_help_names_every_verb_and_brings_nothing_heavy():
@@ -38,11 +38,11 @@ def test_every_verb_is_there(vis: Program):
         (["world", "w", "--height", "33"], "even number of pixels"),
         (["train", "--set", "gate_ap50"], "KEY=VALUE"),
         (["segment", "f", "--min-score", "2"], "less than or equal to 1"),
+        (["evaluate", "--oracle", "best"], "'identity', 'frame', 'clip', 'image'"),
         (["query"], "vis query --list"),
         (["query", "SELECT 1"], "no published tables"),
         (["evaluate", "--results", "r.json"], "name the labels with --gt"),
         (["evaluate", "a.json", "--gt", "b.json"], "named twice"),
-        (["evaluate", "--limit", "300"], "need --results or --plan"),
         (["evaluate", "--gt", "a.json", "--results", "r.json", "--holdout", "all"], "hold-out rule 'all'"),
         (["compare", "a", "b"], "no evaluation a"),
         (["submission", "a.json"], "a.json does not exist"),
@@ -124,6 +124,7 @@ def test_an_archive_of_which_nothing_could_be_read_ends_with_exit_code_1(vis, tr
 def test_an_evaluation_needs_no_argument_and_a_report_ends_with_the_score_and_its_place(vis, trained):
     scored = vis("evaluate").stdout
     assert scored.startswith("AP 0.")
+    assert re.search(r"HOTA 0\.\d+  DetA .* IDSW \d+  \(score >= 0.3\)", scored)
     assert Path(scored.split()[-1]).is_file()
     last = vis("report").stdout.splitlines()[-1]
     assert last.startswith("AP 0.")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -51,7 +52,10 @@ def test_every_figure_is_a_row_with_its_provenance(labelled_lake):
     done = score(labelled_lake, command="vis evaluate --data val.json")
     rows = duckdb.read_parquet(done.uri)
     whole = duckdb.sql("FROM rows WHERE category IS NULL AND video_id IS NULL AND recall IS NULL")
-    assert dict(whole.project("metric, value").fetchall()) == done.figures | {"objects": 5}
+    figures = dict(whole.project("metric, value").fetchall())
+    assert {name: value for name, value in figures.items() if "@" not in name} == (
+        done.figures | done.tracking | {"objects": 5}
+    )
     origin = rows.project("model_name, plan_id, run_id, tables_commit, command, evaluation_id").distinct().fetchall()
     assert origin == [("drawn", "plan", "run", "c0ffee", "vis evaluate --data val.json", done.evaluation_id)]
     assert duckdb.sql("FROM rows WHERE commit IS NULL OR length(data_sha256) <> 64").fetchall() == []
@@ -263,3 +267,59 @@ def test_a_rule_that_holds_nothing_out_and_a_word_that_is_no_rule_are_refused(la
         with pytest.raises(BadConfig, match=f"hold-out rule '{word}': expected rgnn"):
             HoldOut.named(word)
     assert HoldOut.named("0.1") == HoldOut()
+
+
+def test_tracking_figures_stand_beside_ap_and_every_switch_is_a_row(labelled_lake):
+    (whole,) = [row for row in labelled_lake.results if row["video_id"] == 1]
+    first = whole | {"segmentations": [*whole["segmentations"][:4], None, None]}
+    second = whole | {"segmentations": [*[None] * 4, *whole["segmentations"][4:]]}
+    invented = whole | {"score": 0.29}
+    done = score(labelled_lake, results=labelled_lake.write("results.json", [first, invented, second]))
+    assert (done.tracking["IDSW"], done.tracking["tracking_min_score"]) == (1, 0.3)
+    assert done.tracking["DetA"] == pytest.approx(6 / 30)  # 5 objects of 6 frames
+    assert done.tracking["AssA"] == pytest.approx((4 * 4 / 6 + 2 * 2 / 6) / 6)
+    assert done.tracking["HOTA_class_mean"] == pytest.approx(done.tracking["HOTA"] * (30 / 18) ** 0.5 / 2)
+    switches = duckdb.read_parquet(done.switches_uri).fetchall()
+    assert switches == [(done.evaluation_id, "1", 4, "square", 1, 1, 3, 4, 2, 2)]
+    rows = evaluations.read(labelled_lake.store, done.evaluation_id)[0].to_pylist()
+    alone = {row["video_id"]: row["value"] for row in rows if row["metric"] == "DetA" and row["video_id"]}
+    assert alone == pytest.approx({"1": 1, "2": 0, "3": 0, "4": 0})
+    classes = {row["category"]: row["value"] for row in rows if row["metric"] == "IDSW" and row["category"]}
+    assert classes == {"square": 1, "disc": 0}
+
+
+def test_without_a_least_score_every_track_counts(labelled_lake):
+    (whole,) = [row for row in labelled_lake.results if row["video_id"] == 1]
+    results = labelled_lake.write("results.json", [whole, whole | {"score": 0.0}])
+    assert score(labelled_lake, results=results).tracking["MOTA"] == pytest.approx(6 / 30)
+    assert score(labelled_lake, results=results, tracking_min_score=0.0).tracking["MOTA"] == pytest.approx(0)
+
+
+def test_golden_eval_a_results_file_prints_the_published_ap_and_hota(shared_data, tmp_path):
+    folder = shared_data / "data" / "real" / "annotated" / "sav_000208"
+    job = EvaluateJob(data=str(folder / "gt.ytvis.json.gz"), results=str(folder / "results.json.gz"))
+    done = evaluate(job, Settings(store=str(tmp_path)))
+    assert f"{done.figures['AP']:.6f} {done.tracking['HOTA']:.6f}" == "0.341914 0.465608"
+
+
+def test_an_oracle_says_what_perfect_identities_would_give_and_is_compared_with_its_like_only(labelled_lake):
+    cut = []
+    for row in labelled_lake.results:
+        halves = np.arange(6) < 3
+        for half in (halves, ~halves):
+            frames = [s if here else None for s, here in zip(row["segmentations"], half, strict=True)]
+            cut.append(row | {"segmentations": frames})
+    results = labelled_lake.write("results.json", cut)
+    whole = score(labelled_lake)
+    broken = score(labelled_lake, results=results)
+    mended = score(labelled_lake, results=results, oracle="identity")
+    assert broken.figures["AP"] < whole.figures["AP"] < mended.figures["AP"]  # the disc that is nowhere is gone
+    assert (broken.tracking["IDSW"], mended.tracking["IDSW"]) == (2, 0)
+    assert mended.before_id is None
+    assert mended.notes[0].startswith("identity oracle, no score of a model: masks as predicted")
+    assert score(labelled_lake, results=results, oracle="frame").figures == mended.figures
+    assert score(labelled_lake, results=results, oracle="identity").before_id == mended.evaluation_id
+    image = score(labelled_lake, oracle="image")
+    assert image.tracking["LocA"] == pytest.approx(1)
+    assert image.tracking["DetPr"] == pytest.approx(1)
+    assert score(labelled_lake, oracle="clip").tracking["DetPr"] == pytest.approx(1)

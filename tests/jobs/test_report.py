@@ -154,3 +154,24 @@ def test_what_does_not_exist_is_named(labelled_lake, tmp_path):
     ]:
         with pytest.raises(BadConfig, match=message):
             write_report(job, settings)
+
+
+def test_identities_are_told_with_the_score_and_the_worst_switches(labelled_lake):
+    halves = []
+    for row in labelled_lake.results:
+        if row["video_id"] == 1:
+            frames = row["segmentations"]
+            halves += [row | {"segmentations": [*frames[:4], None, None]}]
+            halves += [row | {"segmentations": [*[None] * 4, *frames[4:]], "score": row["score"] / 2}]
+    results = labelled_lake.write("results.json", halves)
+    done = evaluate(EvaluateJob(data=str(labelled_lake.data), results=results), labelled_lake.settings)
+    text = text_of(report(labelled_lake, evaluation=done.evaluation_id)).split("Identities")[1]
+    assert "score of 0.30 or more" in text
+    assert f"all, pooled {done.tracking['HOTA']:.3f} {done.tracking['DetA']:.3f}" in text
+    assert f"mean of the categories {done.tracking['HOTA_class_mean']:.3f}" in text
+    assert "1 4 square 1 1 2 4 2" in text.split("The switches")[1]  # video, frame, object, tracks, frames
+
+
+def test_an_evaluation_without_switches_says_so(labelled_lake):
+    evaluate(EvaluateJob(data=str(labelled_lake.data)), labelled_lake.settings)
+    assert "No object changed its identity" in text_of(report(labelled_lake))

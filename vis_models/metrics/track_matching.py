@@ -22,13 +22,16 @@ ANY = -1
 """The category of everything in class-agnostic mode."""
 
 
+Crowd = Literal["many", "once", "drop"]
+
+
 @dataclass(frozen=True)
 class Conventions:
     """Where evaluators differ. The defaults are the reference's, and no other choice gives comparable numbers."""
 
     limit: int = 100
     """How many predictions of a video take part. Rule: per category, not per video."""
-    crowd: Literal["many", "once", "drop"] = "many"
+    crowd: Crowd = "many"
     """A crowd track is matched any number of times, by one prediction (as TrackEval does), or is not there at all."""
 
     def __str__(self) -> str:
@@ -62,6 +65,8 @@ class Prediction(MaskTrack):
     """From the masks, over the frames where they are not empty."""
     score: float
     """Any finite number; only the order counts."""
+    track_id: int = 0
+    """Its name among the tracks of the video, to speak of it; no figure depends on it."""
 
 
 @dataclass(frozen=True)

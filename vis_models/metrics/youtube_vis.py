@@ -116,10 +116,13 @@ class GroundTruth(Listing):
         ]
 
     def predictions(self, results: Sequence[Entry]) -> list[Prediction]:
-        """The tracks of one video from its entries in a results file, in the order given. Raises as `truths` does."""
+        """The tracks of one video from its entries in a results file, in the order given, numbered from 1.
+
+        Raises as `truths` does.
+        """
         return [
-            Prediction(rles, areas, entry["category_id"], mean_area_px(areas), float(entry["score"]))
-            for entry, (rles, areas) in zip(results, self._tracks(results), strict=True)
+            Prediction(rles, areas, entry["category_id"], mean_area_px(areas), float(entry["score"]), n)
+            for n, (entry, (rles, areas)) in enumerate(zip(results, self._tracks(results), strict=True), start=1)
         ]
 
     def _tracks(self, entries: Sequence[Entry]) -> list[tuple[list[Rle | None], Float[np.ndarray, " T"]]]:

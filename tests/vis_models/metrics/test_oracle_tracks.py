@@ -1,0 +1,100 @@
+"""Truth comes from arithmetic on small drawings."""
+
+import numpy as np
+import pytest
+
+from vis_models.metrics.average_precision import accumulate
+from vis_models.metrics.oracle_tracks import CLIP_FRAMES, true_identities, true_masks
+from vis_models.metrics.track_matching import Prediction, Truth, match_video
+from vis_models.metrics.youtube_vis import GroundTruth
+
+from .test_average_precision import found, random_world, square, world
+
+pytestmark = pytest.mark.unit
+
+
+def opened(objects: list[list], results: list[dict]) -> tuple[list[Prediction], list[Truth]]:
+    truth = GroundTruth(world(objects))
+    return truth.predictions(results), truth.truths(1)
+
+
+def ap(predictions: list[Prediction], truths: list[Truth]) -> float:
+    return accumulate([match_video(predictions, truths, [1])], [1]).summary()["AP"]
+
+
+def here(track: Prediction) -> list[bool]:
+    return [rle is not None for rle in track.rles]
+
+
+FOUR, OTHER = square(3, frames=4), square(3, at=5, frames=4)
+SWAPPED = [found([*FOUR[:2], *OTHER[2:]], 0.8), found([*OTHER[:2], *FOUR[2:]], 0.6)]
+
+
+def test_two_tracks_that_swap_their_objects_are_swapped_back():
+    predictions, truths = opened([FOUR, OTHER], SWAPPED)
+    assert ap(predictions, truths) == 0
+    relinked = true_identities(predictions, truths)
+    assert ap(relinked, truths) == pytest.approx(1)
+    assert [(track.track_id, track.score) for track in relinked] == [(1, pytest.approx(0.7)), (2, pytest.approx(0.7))]
+
+
+def test_inside_a_clip_the_predicted_identities_stay():
+    predictions, truths = opened([FOUR, OTHER], SWAPPED)
+    assert ap(true_identities(predictions, truths, clip_frames=2), truths) == pytest.approx(1)
+    # In one clip of four frames each track covers each object with IoU 18 / 54, less than half.
+    assert true_identities(predictions, truths, clip_frames=4) == []
+    assert CLIP_FRAMES > 4
+
+
+def test_a_mask_belongs_to_the_object_that_it_covers_best_and_the_best_mask_wins():
+    whole, part = square(4), square(3)  # IoU of the part: 9 / 16
+    predictions, truths = opened([whole], [found(part, 0.9), found(whole, 0.1), found(square(2, at=5), 0.9)])
+    (only,) = true_identities(predictions, truths)
+    assert (only.areas_px.tolist(), only.score) == ([16], 0.1)
+
+
+def test_a_mask_that_covers_less_than_half_of_any_object_is_dropped():
+    predictions, truths = opened([square(4)], [found(square(2), 0.9)])
+    assert true_identities(predictions, truths) == []
+    assert true_identities([], truths) == []
+    assert true_masks(predictions, truths, 0.0) == []
+
+
+def test_the_class_is_the_one_with_the_most_score_and_the_score_is_its_mean_over_all_masks():
+    frames = square(4, frames=3)
+    results = [found([*frames[:2], None], 0.4, category=1), found([None, None, frames[2]], 0.6, category=2)]
+    predictions, truths = opened([frames], results)
+    (only,) = true_identities(predictions, truths)
+    assert (only.category, only.score) == (1, pytest.approx(0.8 / 3))
+    assert here(only) == [True] * 3
+
+
+def test_the_image_oracle_keeps_predicted_identities_and_draws_true_masks():
+    rough = square(3, frames=2)  # IoU 9 / 16
+    predictions, truths = opened(
+        [square(4, frames=2)], [found([rough[0], None], 0.9, category=2), found([None, rough[1]])]
+    )
+    first, second = true_masks(predictions, truths, 0.3)
+    assert (here(first), here(second)) == ([True, False], [False, True])
+    assert (first.areas_px.tolist(), second.areas_px.tolist()) == ([16, 0], [0, 16])
+    assert [(t.category, t.score, t.track_id) for t in (first, second)] == [(1, 1.0, 1), (1, 1.0, 2)]
+
+
+def test_the_image_oracle_takes_no_track_below_the_score_and_misses_what_no_track_covers():
+    predictions, truths = opened([FOUR, OTHER], [found(FOUR, 0.3), found(OTHER, 0.2)])
+    assert [track.track_id for track in true_masks(predictions, truths, 0.3)] == [1]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_perfect_tracks_stay_perfect_under_every_oracle(seed):
+    content, _ = random_world(seed)
+    content["annotations"] = [a for a in content["annotations"] if not a["iscrowd"] and any(a["areas"])]
+    truth = GroundTruth(content)
+    for video in truth.video_ids():
+        own = truth.annotations[video]
+        predictions = truth.predictions([found(a["segmentations"], 0.5, a["category_id"], video) for a in own])
+        truths = truth.truths(video)
+        for changed in (true_identities(predictions, truths), true_masks(predictions, truths, 0.3)):
+            pairs = zip(changed, truths, strict=True)
+            assert all(np.array_equal(track.areas_px, object_.areas_px) for track, object_ in pairs)
+            assert {track.category for track in changed} == {object_.category for object_ in truths}

@@ -1,0 +1,116 @@
+"""Tracking metrics of a data set: HOTA, CLEAR and Identity beside each other, pooled and by category.
+
+One road: tracks of a video -> `track_video` -> counts and switches (small: no masks) -> sums. Objects and tracks are
+compared within their category. Pooled: the counts of all categories are added. Class mean: the mean of the figures of
+the categories that the ground truth shows; TrackEval's `cls_comb_cls_av` also counts absent ones, as 0.
+
+These metrics know no score: a track is there or not. So a least score belongs to every figure. Crowd objects are left
+out and what covers them is superfluous, for TrackEval has no rule for them here.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from vis_models.metrics.clear import Clear, Switch, clear
+from vis_models.metrics.hota import NOTHING, Hota, hota
+from vis_models.metrics.identity import Identity, identity
+from vis_models.metrics.sightings import sight
+from vis_models.metrics.track_matching import ANY, Prediction, Truth
+
+RULES = "JonathonLuiten/TrackEval@12c8791b"
+AVERAGED = (
+    *("HOTA", "DetA", "AssA", "DetRe", "DetPr", "AssRe", "AssPr", "LocA", "OWTA"),
+    *("MOTA", "MOTP", "IDF1", "IDR", "IDP"),
+)
+"""Figures that have a class mean; the others are counts."""
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Counts of one category in one video, or sums of such."""
+
+    hota: Hota = field(default_factory=lambda: NOTHING)
+    clear: Clear = field(default_factory=Clear)
+    identity: Identity = field(default_factory=Identity)
+
+    def __add__(self, other: "Tracking") -> "Tracking":
+        return Tracking(self.hota + other.hota, self.clear + other.clear, self.identity + other.identity)
+
+    def figures(self) -> dict[str, float]:
+        """Fractions (MOTA may be negative) and the counts IDSW, Frag, MT, PT, ML."""
+        return self.hota.figures() | self.clear.figures() | self.identity.figures()
+
+    @property
+    def objects_seen(self) -> bool:
+        """Whether the ground truth shows anything."""
+        return self.clear.tp + self.clear.fn > 0
+
+
+Video = Mapping[int, Tracking]
+"""The counts of one video, by category."""
+
+
+def track_video(
+    predictions: Sequence[Prediction],
+    truths: Sequence[Truth],
+    categories: Sequence[int],
+    min_score: float,
+    class_agnostic: bool = False,
+) -> tuple[dict[int, Tracking], list[Switch]]:
+    """Count one video.
+
+    Args:
+        predictions: their order decides where several matches are equally good.
+        categories: those that count; predictions and objects of any other are dropped.
+        min_score: predictions below are dropped.
+        class_agnostic: all under the one key `ANY`.
+
+    Returns:
+        Counts by category, of those with objects or predictions; switches by frame, in places of the lists given.
+    """
+    objects = [n for n, truth in enumerate(truths) if not truth.crowd and truth.category in categories]
+    tracks = [n for n, track in enumerate(predictions) if track.score >= min_score and track.category in categories]
+    by_kind: dict[int, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    for n in objects:
+        by_kind[ANY if class_agnostic else truths[n].category][0].append(n)
+    for n in tracks:
+        by_kind[ANY if class_agnostic else predictions[n].category][1].append(n)
+    counts, switches = {}, []
+    for category, (rows, columns) in sorted(by_kind.items()):
+        counts[category], found = _count([truths[n] for n in rows], [predictions[n] for n in columns])
+        switches += [replace(s, object=rows[s.object], before=columns[s.before], after=columns[s.after]) for s in found]
+    return counts, sorted(switches, key=lambda s: (s.frame, s.object))
+
+
+def _count(truths: Sequence[Truth], predictions: Sequence[Prediction]) -> tuple[Tracking, list[Switch]]:
+    """One category of one video."""
+    if not truths:  # most categories that a model finds: nothing to compare with
+        masks = sum(rle is not None for track in predictions for rle in track.rles)
+        return Tracking(replace(NOTHING, fp=NOTHING.fp + masks), Clear(fp=masks), Identity(fp=masks)), []
+    sightings = sight(truths, predictions)
+    cleared, switches = clear(sightings, len(truths), len(predictions))
+    counted = hota(sightings, len(truths), len(predictions))
+    return Tracking(counted, cleared, identity(sightings, len(truths), len(predictions))), switches
+
+
+def pooled(video: Video) -> Tracking:
+    """The sum over categories."""
+    return sum(video.values(), Tracking())
+
+
+def by_category(videos: Sequence[Video]) -> dict[int, Tracking]:
+    """The sum over videos of each category."""
+    sums: dict[int, Tracking] = defaultdict(Tracking)
+    for video in videos:
+        for category, counts in video.items():
+            sums[category] = sums[category] + counts
+    return dict(sorted(sums.items()))
+
+
+def class_mean(categories: Mapping[int, Tracking]) -> dict[str, float]:
+    """Mean of each fraction over the categories that the ground truth shows; empty if it shows none."""
+    figures = [counts.figures() for counts in categories.values() if counts.objects_seen]
+    return {name: float(np.mean([each[name] for each in figures])) for name in AVERAGED} if figures else {}

@@ -34,7 +34,7 @@ from vis_models.data.annotations import AnnotatedVideo, VideoSet, split_hash
 from vis_models.data.clips import ClipSet
 from vis_models.data.encoded import UNCHANGED, EncodedClips, encode_copies
 from vis_models.metrics.average_precision import accumulate
-from vis_models.metrics.oracle import detected_masks, identity_oracle
+from vis_models.metrics.detector import detected_masks, identity_oracle
 from vis_models.metrics.track_matching import Matches, match_video
 from vis_models.metrics.uncertainty import Outcome, outcomes, paired_difference
 from vis_models.metrics.youtube_vis import GroundTruth, results_by_video

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from vis_models.metrics.oracle_tracks import CLIP_FRAMES, true_identities, true_masks
+from vis_models.metrics.oracle import CLIP_FRAMES, true_identities, true_masks
 from vis_models.metrics.track_matching import Prediction
 from vis_models.metrics.youtube_vis import GroundTruth
 

@@ -1,68 +1,112 @@
-"""What a detector allows: tracks whose identity is taken from the truth.
+"""What would be left to gain if one thing were perfect, from finished tracks: no model is run.
 
-Source: the identity oracle of Yang et al., "Video instance segmentation", ICCV 2019: masks and classes as predicted,
-each with the identity of the object that it covers best.
+Masks as predicted, identities true:
+
+* Identity oracle of Yang et al., "Video instance segmentation", ICCV 2019: each predicted mask takes the identity of
+  the object that it covers best in its frame. It is also the frame oracle of Wu et al., "In defense of online models
+  for video instance segmentation", ECCV 2022.
+* Clip oracle of Wu et al.: the same for pieces of tracks, cut every few frames. Within a clip the identities are still
+  those predicted, so the gap between the two is what a model loses inside of clips.
+
+Identities as predicted, masks and classes true:
+
+* Image oracle of Yang et al. Differs from the paper, where the tracker runs on the true masks: here each true mask
+  takes the identity of the track that covers it in its frame, so an object that was not found stays missed.
+
+An object and a mask belong together at an IoU of `LEAST_IOU` or more. Crowds are no objects here.
+
+Axes: G objects, P tracks.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
-from vis_models import masks as mask_ops
-from vis_models.data.annotations import AnnotatedVideo
-from vis_models.yolact import crop
+from vis_models.metrics.assignment import assign
+from vis_models.metrics.sightings import sight
+from vis_models.metrics.track_iou import MaskTrack, Rle, overlap_px
+from vis_models.metrics.track_matching import Prediction, Truth, mean_area_px
 
 LEAST_IOU = 0.5
-"""An object whose best detection overlaps less is not seen in that frame."""
+"""An object whose best mask overlaps less is not seen in that frame."""
+CLIP_FRAMES = 5
+"""Length of the clips of the clip oracle, as in the offline models of that paper."""
 
 
-def detected_masks(
-    boxes_px: Float[Tensor, "N 4"],
-    mask_logits: Float[Tensor, "N h w"],
-    size_px: tuple[int, int],
-    image_size: tuple[int, int],
-) -> Bool[Tensor, "N H W"]:
-    """A detector's own masks, each inside its box, at `size_px`; the boxes are in pixels of `image_size`."""
-    height, width = image_size
-    fraction = boxes_px / boxes_px.new_tensor([width, height, width, height])
-    inside = crop(fraction[None], (mask_logits.shape[-2], mask_logits.shape[-1]))
-    return mask_ops.resize_logits(mask_logits[None].masked_fill(~inside, -20.0), size_px)[0] > 0
+def true_identities(
+    predictions: Sequence[Prediction], truths: Sequence[Truth], clip_frames: int = 1
+) -> list[Prediction]:
+    """The predicted masks of one video, re-linked: a track for each object that was seen.
 
-
-def identity_oracle(
-    video: AnnotatedVideo,
-    frames: Iterable[tuple[Bool[Tensor, "N H W"], Float[Tensor, "N C"]]],
-    category_ids: Sequence[int],
-) -> list[dict[str, Any]]:
-    """Entries of a results file, one for each object that was seen.
+    Class and score: the mean over the masks of their tracks' scores by category, and the largest of these. Where
+    several pieces cover one object best, the one with the largest IoU counts.
 
     Args:
-        frames: of each frame the detections' masks at the video's size and their class probabilities, no background.
-        category_ids: of the data set, in the order of the classes.
+        clip_frames: 1: each mask alone, the identity and frame oracle; more: pieces of so many frames.
     """
-    length = len(video.file_names)
-    segments: list[list[dict[str, Any] | None]] = [[None] * length for _ in video.tracks]
-    seen: list[list[Tensor]] = [[] for _ in video.tracks]
-    for frame, (masks, probabilities) in enumerate(frames):
-        for slot, track in enumerate(video.tracks):
-            rle = track.rles[frame]
-            if rle is None or not len(masks):
-                continue
-            truth = torch.from_numpy(np.ascontiguousarray(mask_ops.decode(rle, video.height, video.width)))
-            iou = (masks & truth).sum((1, 2)) / (masks | truth).sum((1, 2)).clamp(min=1)
-            best = int(iou.argmax())
-            if iou[best] >= LEAST_IOU:
-                counts = mask_ops.encode(masks[best : best + 1])[0].decode()
-                segments[slot][frame] = {"size": [video.height, video.width], "counts": counts}
-                seen[slot].append(probabilities[best])
-    entries = []
-    for segment, chances in zip(segments, seen, strict=True):
-        if chances:
-            score, category = torch.stack(chances).mean(0).max(0)
-            entry = {"video_id": video.video_id, "category_id": category_ids[int(category)], "score": float(score)}
-            entries.append(entry | {"segmentations": segment})
-    return entries
+    objects = [truth for truth in truths if not truth.crowd]
+    frames = max((len(track.rles) for track in (*objects, *predictions)), default=0)
+    pieces: list[list[tuple[int, Prediction]]] = [[] for _ in objects]
+    for start in range(0, frames, clip_frames):
+        cut = slice(start, start + clip_frames)
+        for object_, track in _covered([_cut(p, cut) for p in predictions], [_cut(o, cut) for o in objects]):
+            pieces[object_].append((start, predictions[track]))
+    return [_joined(own, truth.truth_id, clip_frames) for own, truth in zip(pieces, objects, strict=True) if own]
+
+
+def _cut(track: MaskTrack, cut: slice) -> MaskTrack:
+    return MaskTrack(track.rles[cut], track.areas_px[cut])
+
+
+def _covered(pieces: Sequence[MaskTrack], objects: Sequence[MaskTrack]) -> list[tuple[int, int]]:
+    """(object, piece) of each object that a piece covers best; the first of equals."""
+    intersection, union = overlap_px(pieces, objects)
+    if not intersection.size:
+        return []
+    iou = np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+    own = np.where(np.arange(len(objects))[None] == iou.argmax(axis=1)[:, None], iou, 0.0)
+    return [(n, int(own[:, n].argmax())) for n in range(len(objects)) if own[:, n].max() >= LEAST_IOU]
+
+
+def _joined(pieces: Sequence[tuple[int, Prediction]], truth_id: int, clip_frames: int) -> Prediction:
+    """One track of the pieces (first frame, track that it is cut from)."""
+    length = max(len(track.rles) for _, track in pieces)
+    rles: list[Rle | None] = [None] * length
+    areas = np.zeros(length)
+    weight: dict[int, float] = defaultdict(float)
+    for start, track in pieces:
+        for frame in range(start, min(start + clip_frames, len(track.rles))):
+            rles[frame], areas[frame] = track.rles[frame], track.areas_px[frame]
+            weight[track.category] += track.score if track.rles[frame] else 0.0
+    category = max(weight, key=lambda c: (weight[c], -c))
+    score = weight[category] / max(1, sum(rle is not None for rle in rles))
+    return Prediction(rles, areas, category, mean_area_px(areas), score, truth_id)
+
+
+def true_masks(predictions: Sequence[Prediction], truths: Sequence[Truth], min_score: float) -> list[Prediction]:
+    """The true masks of one video under the identities of the predicted tracks, each with score 1.
+
+    The image oracle. The class is that of most of its masks. In each frame objects and tracks are paired such that the
+    sum of IoU is largest.
+
+    Args:
+        min_score: tracks below do not take part; with all scores at 1 nothing else would rank them.
+    """
+    objects = [truth for truth in truths if not truth.crowd]
+    tracks = [track for track in predictions if track.score >= min_score]
+    taken: dict[int, dict[int, Truth]] = defaultdict(dict)
+    for number, frame in enumerate(sight(objects, tracks)):
+        rows, columns = assign(np.where(frame.iou >= LEAST_IOU, frame.iou, 0.0))
+        for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+            taken[int(frame.tracks[column])][number] = objects[frame.objects[row]]
+    return [_drawn(tracks[n], taken[n]) for n in sorted(taken)]
+
+
+def _drawn(track: Prediction, masks: dict[int, Truth]) -> Prediction:
+    """The track with the masks of objects, by frame, in place of its own."""
+    length = max(len(track.rles), max(masks) + 1)
+    rles = [masks[frame].rles[frame] if frame in masks else None for frame in range(length)]
+    areas = np.array([masks[frame].areas_px[frame] if frame in masks else 0.0 for frame in range(length)])
+    category = Counter(truth.category for truth in masks.values()).most_common(1)[0][0]
+    return Prediction(rles, areas, category, mean_area_px(areas), 1.0, track.track_id)

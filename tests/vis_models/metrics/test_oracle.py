@@ -1,61 +1,100 @@
-from pathlib import Path
+"""Truth comes from arithmetic on small drawings."""
 
 import numpy as np
 import pytest
-import torch
 
-from vis_models import masks as mask_ops
-from vis_models.data.annotations import AnnotatedVideo, TrackLabel
-from vis_models.metrics.oracle import detected_masks, identity_oracle
+from vis_models.metrics.average_precision import accumulate
+from vis_models.metrics.oracle import CLIP_FRAMES, true_identities, true_masks
+from vis_models.metrics.track_matching import Prediction, Truth, match_video
+from vis_models.metrics.youtube_vis import GroundTruth
+
+from .test_average_precision import found, random_world, square, world
 
 pytestmark = pytest.mark.unit
 
 
-def square(x: int) -> np.ndarray:
-    mask = np.zeros((16, 24), dtype=bool)
-    mask[4:10, x : x + 6] = True
-    return mask
+def opened(objects: list[list], results: list[dict]) -> tuple[list[Prediction], list[Truth]]:
+    truth = GroundTruth(world(objects))
+    return truth.predictions(results), truth.truths(1)
 
 
-def video(*tracks: list[int | None]) -> AnnotatedVideo:
-    labels = []
-    for n, places in enumerate(tracks, start=1):
-        rles = tuple(None if x is None else mask_ops.encode(square(x)[None])[0] for x in places)
-        labels.append(TrackLabel(n, 1, False, rles))
-    return AnnotatedVideo(7, 16, 24, tuple(f"v/{n}.jpg" for n in range(len(tracks[0]))), Path(), tuple(labels))
+def ap(predictions: list[Prediction], truths: list[Truth]) -> float:
+    return accumulate([match_video(predictions, truths, [1])], [1]).summary()["AP"]
 
 
-def frame(*places: int, classes: tuple[float, ...] = (0.9, 0.1)) -> tuple[torch.Tensor, torch.Tensor]:
-    masks = np.zeros((len(places), 16, 24), dtype=bool)
-    for n, x in enumerate(places):
-        masks[n] = square(x)
-    return torch.from_numpy(masks), torch.tensor(classes).expand(len(places), 2)
+def here(track: Prediction) -> list[bool]:
+    return [rle is not None for rle in track.rles]
 
 
-def test_an_object_keeps_its_identity_whatever_the_order_of_the_detections():
-    entries = identity_oracle(video([0, 1], [12, 13]), [frame(0, 12), frame(13, 1)], [5, 6])
-    assert [entry["category_id"] for entry in entries] == [5, 5]
-    for entry, start in zip(entries, (0, 12), strict=True):
-        for t, segment in enumerate(entry["segmentations"]):
-            mask = mask_ops.decode(segment["counts"].encode(), 16, 24)
-            assert np.array_equal(mask, square(start + t))
+FOUR, OTHER = square(3, frames=4), square(3, at=5, frames=4)
+SWAPPED = [found([*FOUR[:2], *OTHER[2:]], 0.8), found([*OTHER[:2], *FOUR[2:]], 0.6)]
 
 
-def test_an_object_that_no_detection_covers_by_half_is_missing_there():
-    entries = identity_oracle(video([0, 1, None]), [frame(0), frame(8), frame(0)], [5, 6])
-    assert [segment is not None for segment in entries[0]["segmentations"]] == [True, False, False]
-    assert identity_oracle(video([0]), [frame()], [5, 6]) == []
+def test_two_tracks_that_swap_their_objects_are_swapped_back():
+    predictions, truths = opened([FOUR, OTHER], SWAPPED)
+    assert ap(predictions, truths) == 0
+    relinked = true_identities(predictions, truths)
+    assert ap(relinked, truths) == pytest.approx(1)
+    assert [(track.track_id, track.score) for track in relinked] == [(1, pytest.approx(0.7)), (2, pytest.approx(0.7))]
 
 
-def test_class_and_score_are_the_mean_of_the_detections():
-    entries = identity_oracle(video([0, 0]), [frame(0, classes=(0.6, 0.4)), frame(0, classes=(0.1, 0.9))], [5, 6])
-    assert entries[0]["category_id"] == 6
-    assert entries[0]["score"] == pytest.approx(0.65)
+def test_inside_a_clip_the_predicted_identities_stay():
+    predictions, truths = opened([FOUR, OTHER], SWAPPED)
+    assert ap(true_identities(predictions, truths, clip_frames=2), truths) == pytest.approx(1)
+    # In one clip of four frames each track covers each object with IoU 18 / 54, less than half.
+    assert true_identities(predictions, truths, clip_frames=4) == []
+    assert CLIP_FRAMES > 4
 
 
-def test_a_detectors_mask_ends_at_its_box():
-    logits = torch.full((1, 8, 12), 5.0)
-    mask = detected_masks(torch.tensor([[8.0, 4.0, 16.0, 12.0]]), logits, (16, 24), (16, 24))[0]
-    assert mask[6:10, 10:14].all()
-    assert not mask[:, :5].any()
-    assert not mask[:, 19:].any()
+def test_a_mask_belongs_to_the_object_that_it_covers_best_and_the_best_mask_wins():
+    whole, part = square(4), square(3)  # IoU of the part: 9 / 16
+    predictions, truths = opened([whole], [found(part, 0.9), found(whole, 0.1), found(square(2, at=5), 0.9)])
+    (only,) = true_identities(predictions, truths)
+    assert (only.areas_px.tolist(), only.score) == ([16], 0.1)
+
+
+def test_a_mask_that_covers_less_than_half_of_any_object_is_dropped():
+    predictions, truths = opened([square(4)], [found(square(2), 0.9)])
+    assert true_identities(predictions, truths) == []
+    assert true_identities([], truths) == []
+    assert true_masks(predictions, truths, 0.0) == []
+
+
+def test_the_class_is_the_one_with_the_most_score_and_the_score_is_its_mean_over_all_masks():
+    frames = square(4, frames=3)
+    results = [found([*frames[:2], None], 0.4, category=1), found([None, None, frames[2]], 0.6, category=2)]
+    predictions, truths = opened([frames], results)
+    (only,) = true_identities(predictions, truths)
+    assert (only.category, only.score) == (1, pytest.approx(0.8 / 3))
+    assert here(only) == [True] * 3
+
+
+def test_the_image_oracle_keeps_predicted_identities_and_draws_true_masks():
+    rough = square(3, frames=2)  # IoU 9 / 16
+    predictions, truths = opened(
+        [square(4, frames=2)], [found([rough[0], None], 0.9, category=2), found([None, rough[1]])]
+    )
+    first, second = true_masks(predictions, truths, 0.3)
+    assert (here(first), here(second)) == ([True, False], [False, True])
+    assert (first.areas_px.tolist(), second.areas_px.tolist()) == ([16, 0], [0, 16])
+    assert [(t.category, t.score, t.track_id) for t in (first, second)] == [(1, 1.0, 1), (1, 1.0, 2)]
+
+
+def test_the_image_oracle_takes_no_track_below_the_score_and_misses_what_no_track_covers():
+    predictions, truths = opened([FOUR, OTHER], [found(FOUR, 0.3), found(OTHER, 0.2)])
+    assert [track.track_id for track in true_masks(predictions, truths, 0.3)] == [1]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_perfect_tracks_stay_perfect_under_every_oracle(seed):
+    content, _ = random_world(seed)
+    content["annotations"] = [a for a in content["annotations"] if not a["iscrowd"] and any(a["areas"])]
+    truth = GroundTruth(content)
+    for video in truth.video_ids():
+        own = truth.annotations[video]
+        predictions = truth.predictions([found(a["segmentations"], 0.5, a["category_id"], video) for a in own])
+        truths = truth.truths(video)
+        for changed in (true_identities(predictions, truths), true_masks(predictions, truths, 0.3)):
+            pairs = zip(changed, truths, strict=True)
+            assert all(np.array_equal(track.areas_px, object_.areas_px) for track, object_ in pairs)
+            assert {track.category for track in changed} == {object_.category for object_ in truths}

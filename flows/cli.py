@@ -48,7 +48,7 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        from vis_models.types import BadConfig  # brings torch, so not before something went wrong
+        from vis_models.config import BadConfig  # brings torch, so not before something went wrong
 
         if not isinstance(error, BadConfig):
             raise
@@ -449,7 +449,7 @@ def _run(module: str, flow: str, **parameters: Any) -> dict[str, Any]:
         KeyboardInterrupt: Ctrl-C, which Ray Train turns into an exit without an error.
     """
     from flows.embedded import prefect_api
-    from vis_models.types import BadConfig
+    from vis_models.config import BadConfig
 
     with prefect_api() as wait:
         run = getattr(import_module(module), flow)  # brings torch and Ray while the API starts

@@ -15,7 +15,7 @@ from prefect.states import Failed
 from flows.progress import of_flow
 from jobs.launch import LostWorker, launcher
 from jobs.settings import Settings
-from vis_models.types import BadConfig, Config
+from vis_models.config import BadConfig, Config
 
 P = ParamSpec("P")
 Result = TypeVar("Result")

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import NoReturn
 
 from jobs.settings import Settings
-from vis_models.types import BadConfig
+from vis_models.config import BadConfig
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 WORK_POOL = "vislake"

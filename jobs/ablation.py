@@ -30,6 +30,7 @@ from jobs.train import WEIGHTS, encodings_folder, prepare_data, read_data
 from jobs.watch import Stopwatch, say
 from vis_models import masks as mask_ops
 from vis_models.checkpoints import build, config_hash, initialise
+from vis_models.config import BadConfig, Config
 from vis_models.data.annotations import AnnotatedVideo, VideoSet, split_hash
 from vis_models.data.clips import ClipSet
 from vis_models.data.encoded import UNCHANGED, EncodedClips, encode_copies
@@ -39,7 +40,7 @@ from vis_models.metrics.track_matching import Matches, match_video
 from vis_models.metrics.uncertainty import Outcome, outcomes, paired_difference
 from vis_models.metrics.youtube_vis import GroundTruth, results_by_video
 from vis_models.rgnn_ablations import ROWS
-from vis_models.types import BadConfig, Config, VideoInfo
+from vis_models.types import VideoInfo
 
 Progress = Callable[[str, int, int, dict[str, Any]], None]
 BASE = "proposed"
@@ -381,7 +382,7 @@ def track(model: Any, shared: Shared) -> Iterator[dict[str, Any]]:
                 said = model.finish(state)
             for place, (video, words) in enumerate(zip(videos, said, strict=True)):
                 for sighting in words.sightings:
-                    rles = mask_ops.encode(sighting.masks)
+                    rles = mask_ops.encode(sighting.masks.numpy(force=True))
                     areas = mask_ops.area_px(rles, video.height, video.width)
                     for track_id, rle, area in zip(sighting.track_ids, rles, areas, strict=True):
                         entry = tracks.setdefault((place, track_id), {"segmentations": [None] * length})

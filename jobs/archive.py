@@ -21,7 +21,7 @@ from fsspec import AbstractFileSystem
 from pydantic import ValidationError
 
 from jobs.store import Store
-from vis_models.types import BadConfig, Config
+from vis_models.config import BadConfig, Config
 
 FILMS = frozenset({
     "264", "265", "3gp", "asf", "avi", "flv", "gif", "h264", "h265", "hevc", "ivf", "m2ts", "m4v", "mkv", "mov", "mp4",

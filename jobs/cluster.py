@@ -14,7 +14,7 @@ from typing import Any
 import ray
 
 from jobs.settings import Settings
-from vis_models.types import BadConfig, Config
+from vis_models.config import BadConfig, Config
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Small on purpose: frames and masks never pass through Ray's object store."""

@@ -22,7 +22,8 @@ from PIL import Image
 
 from jobs.archive import VideoSource
 from jobs.store import Store
-from vis_models.types import BadVideo, VideoInfo
+from vis_models.config import BadVideo
+from vis_models.types import VideoInfo
 
 # Only real containers and bare streams: a playlist named .mp4 must not make FFmpeg open other files or addresses.
 FORMATS = "mov,matroska,avi,gif,flv,asf,ogg,ivf,mpeg,mpegts,mpegvideo,m4v,h264,hevc,obu,av1,wav,mp3,flac,aac"

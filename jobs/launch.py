@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from jobs.settings import Settings
-from vis_models.types import Config
+from vis_models.config import Config
 
 Result = TypeVar("Result")
 

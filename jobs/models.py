@@ -2,7 +2,7 @@
 
 from jobs.store import LAYOUT, Store
 from vis_models.checkpoints import CARD, ModelCard
-from vis_models.types import BadConfig
+from vis_models.config import BadConfig
 
 
 def registered(store: Store) -> dict[str, ModelCard]:

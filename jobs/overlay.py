@@ -23,7 +23,7 @@ from jobs.painting import Colour, colour_of, paint
 from jobs.shards import find_sources
 from jobs.store import LAYOUT, Store
 from vis_models import masks
-from vis_models.types import BadVideo
+from vis_models.config import BadVideo
 
 Progress = Callable[[str, int, int, dict[str, Any]], None]
 

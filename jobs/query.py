@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from jobs import tables
 from jobs.evaluations import EVALUATIONS, FOLDER
 from jobs.store import Store
-from vis_models.types import BadConfig
+from vis_models.config import BadConfig
 
 WIDEST = 48
 """Characters of a value in a printed table."""

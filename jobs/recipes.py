@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
+from vis_models.config import BadConfig, Config
 from vis_models.data.clips import Augmentation
 from vis_models.data.holdout import HoldOut
 from vis_models.data.world import WorldConfig
 from vis_models.layers.backbones import ResNetConfig
 from vis_models.rgnn import RgnnConfig
 from vis_models.rgnn_ablations import ROWS, Row
-from vis_models.types import BadConfig, Config
 from vis_models.yolact import YolactConfig
 
 

@@ -139,7 +139,7 @@ class VideoRecord:
         for sighting in tracks.sightings:
             time = self._times_s[sighting.frame]
             time_s = None if time != time else time
-            rles = masks.encode(sighting.masks)
+            rles = masks.encode(sighting.masks.numpy(force=True))
             areas = masks.area_px(rles, height, width)
             boxes = masks.boxes_px(rles, height, width).tolist()
             for track_id, score, area, box, rle in zip(

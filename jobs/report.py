@@ -23,8 +23,8 @@ from jobs.settings import Settings
 from jobs.store import LAYOUT, Snapshot, Store, code_version, now, plan_key
 from jobs.strips import Strip, draw_strips
 from jobs.tracking import MIN_SCORE, worst_switches
+from vis_models.config import BadConfig, Config
 from vis_models.metrics.youtube_vis import GroundTruth
-from vis_models.types import BadConfig, Config
 
 FOLDER = f"{LAYOUT}/reports"
 ERRORS_SHOWN = 100

@@ -27,7 +27,8 @@ from jobs.settings import Settings
 from jobs.side_by_side import Outcome, SideBySide
 from jobs.store import LAYOUT, FileRef, Marker, Store, now, plan_key, work_key
 from vis_models.checkpoints import ModelCard
-from vis_models.types import BadConfig, BadVideo, VideoModel
+from vis_models.config import BadConfig, BadVideo
+from vis_models.types import VideoModel
 
 Load = Callable[[Path, str, bool], tuple[Any, ModelCard]]
 """(model folder, device, slot_recycling) -> the model and its card."""

@@ -21,7 +21,8 @@ from jobs.archive import VideoSource
 from jobs.frames import DecodedFrame, Video, open_video
 from jobs.records import MaskSpill, VideoRecord
 from jobs.store import Store
-from vis_models.types import BadVideo, Frames, VideoInfo, VideoModel
+from vis_models.config import BadVideo
+from vis_models.types import Frames, VideoInfo, VideoModel
 
 
 @dataclass

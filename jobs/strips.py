@@ -22,9 +22,9 @@ from jobs.frames import DecodedFrame, open_video
 from jobs.painting import PALE, Colour, colour_of, paint
 from jobs.store import Store, plan_key
 from vis_models import masks
+from vis_models.config import BadVideo
 from vis_models.metrics.track_iou import MaskTrack, overlap_px
 from vis_models.metrics.youtube_vis import GroundTruth
-from vis_models.types import BadVideo
 
 LONG_SIDE_PX = 360
 """Of a picture in the page."""

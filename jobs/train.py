@@ -30,6 +30,7 @@ from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, code_version
 from jobs.watch import Events, Progress, Stopwatch, relay, say
 from vis_models.checkpoints import ModelCard, build, config_hash, initialise, save_model, weights_hash
+from vis_models.config import BadConfig
 from vis_models.data.annotations import VideoSet, hold_out, read_youtube_vis, split_hash
 from vis_models.data.clips import Augmentation, ClipSet
 from vis_models.data.coco import read_labels, translate
@@ -37,7 +38,6 @@ from vis_models.data.encoded import encode_copies
 from vis_models.data.mixture import Mixture
 from vis_models.data.world import write_youtube_vis
 from vis_models.metrics.detector import frame_mask_ap
-from vis_models.types import BadConfig
 
 WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.pt"
 

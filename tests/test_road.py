@@ -17,8 +17,8 @@ from jobs import query, tables
 from jobs.settings import Settings
 from jobs.store import Store
 from vis_models import masks
+from vis_models.config import BadConfig
 from vis_models.data.world import WorldConfig, write_archive
-from vis_models.types import BadConfig
 
 from .conftest import REPOSITORY
 from .s3 import S3, swift

@@ -66,3 +66,12 @@ def greedy_nms(boxes: Float[Tensor, "*S K 4"], threshold: float) -> Bool[Tensor,
     for best in range(boxes.shape[-2]):
         kept &= ~(overlap[..., best, :] & kept[..., best, None])
     return kept.to(boxes.device)
+
+
+def of_masks(masks: Bool[Tensor, "*S H W"]) -> Float[Tensor, "*S 4"]:
+    """(x0, y0, x1, y1) in pixels of each mask, x1 and y1 exclusive; zeros for an empty mask."""
+    height, width = masks.shape[-2:]
+    columns, rows = masks.any(-2).int(), masks.any(-1).int()
+    x0, y0 = columns.argmax(-1), rows.argmax(-1)
+    x1, y1 = width - columns.flip(-1).argmax(-1), height - rows.flip(-1).argmax(-1)
+    return torch.stack([x0, y0, x1, y1], -1).float() * columns.any(-1, keepdim=True)

@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vis_models.config import BadConfig, Config
 from vis_models.data.annotations import Category
-from vis_models.types import BadConfig, Config
 from vis_models.zoo import MODELS
 
 WEIGHTS, CARD = "model.safetensors", "card.json"

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vis_models import boxes as box_ops
-from vis_models.masks import resize_logits
+from vis_models.layers.resize import resize_logits
 from vis_models.rgnn import Rgnn, RgnnConfig, RgnnEncoded, map_size
 from vis_models.types import Rows, Sighting, Tracks, Verdict, VideoInfo
 from vis_models.yolact import crop

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from vis_models import boxes as box_ops
 from vis_models import rgnn_ablations as ablations
+from vis_models.config import Config
 from vis_models.layers.backbones import ResNetConfig
+from vis_models.layers.resize import resize_logits
 from vis_models.losses import lovasz_softmax
-from vis_models.masks import resize_logits
-from vis_models.types import Clips, Config, Detections, Frames, Objects, Rows, Sighting, Tracks, Verdict, VideoInfo
+from vis_models.types import Clips, Detections, Frames, Objects, Rows, Sighting, Tracks, Verdict, VideoInfo
 from vis_models.yolact import Yolact, YolactConfig
 
 FREE, SEEN, KEPT = 0, 1, 2  # a slot is free; its track has a detection in this frame; it lives on without one

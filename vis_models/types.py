@@ -12,10 +12,6 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from vis_models.config import BadConfig as BadConfig
-from vis_models.config import BadVideo as BadVideo
-from vis_models.config import Config as Config
-
 
 @dataclass(frozen=True)
 class VideoInfo:

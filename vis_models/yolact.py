@@ -17,11 +17,12 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from vis_models import boxes as box_ops
+from vis_models.config import Config
 from vis_models.layers.backbones import ResNet, ResNetConfig
 from vis_models.layers.fpn import FeaturePyramid
+from vis_models.layers.resize import resize_logits
 from vis_models.losses import mean_over_workers
-from vis_models.masks import resize_logits
-from vis_models.types import Clips, Config, Detections
+from vis_models.types import Clips, Detections
 
 MEAN_RGB = (123.68, 116.78, 103.94)
 STD_RGB = (58.40, 57.12, 57.38)

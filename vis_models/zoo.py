@@ -2,9 +2,9 @@
 
 from torch import nn
 
+from vis_models.config import Config
 from vis_models.greedy import Greedy, GreedyConfig
 from vis_models.rgnn import Rgnn, RgnnConfig
-from vis_models.types import Config
 
 MODELS: dict[str, tuple[type[Config], type[nn.Module]]] = {
     "rgnn": (RgnnConfig, Rgnn),

@@ -16,7 +16,7 @@ from flows.segment import segment_archive
 from jobs.report import ReportJob
 from jobs.segment import SegmentJob
 from jobs.settings import Settings
-from vis_models.types import BadConfig, Config
+from vis_models.config import BadConfig, Config
 
 
 class Job(Config):

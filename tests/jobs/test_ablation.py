@@ -13,11 +13,11 @@ from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
 from jobs.train import train
 from vis_models.checkpoints import ModelCard, save_model
+from vis_models.config import BadConfig
 from vis_models.data.annotations import Category
 from vis_models.data.world import CATEGORIES
 from vis_models.rgnn import Rgnn
 from vis_models.rgnn_ablations import ROWS
-from vis_models.types import BadConfig
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from jobs.archive import VideoSource, list_videos
 from jobs.settings import Settings
 from jobs.store import Store
-from vis_models.types import BadConfig
+from vis_models.config import BadConfig
 
 pytestmark = pytest.mark.unit
 

@@ -5,7 +5,7 @@ import ray
 
 from jobs.cluster import cluster
 from jobs.settings import Settings
-from vis_models.types import BadConfig
+from vis_models.config import BadConfig
 
 GPU_FREE = pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="counts workers of a machine without a GPU")
 

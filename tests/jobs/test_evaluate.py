@@ -14,9 +14,9 @@ from jobs.settings import Settings
 from jobs.store import Store
 from tests.conftest import REPOSITORY
 from tests.drawn_results import Drawing, write
+from vis_models.config import BadConfig
 from vis_models.data.holdout import HoldOut, ListedVideo, split, split_name
 from vis_models.metrics.average_precision import average_precision
-from vis_models.types import BadConfig
 
 pytestmark = pytest.mark.unit
 

@@ -11,7 +11,8 @@ from jobs.frames import DecodedFrame, open_video
 from jobs.settings import Settings
 from jobs.store import Store
 from tests.jobs import barcode
-from vis_models.types import BadVideo, VideoInfo
+from vis_models.config import BadVideo
+from vis_models.types import VideoInfo
 
 pytestmark = pytest.mark.unit
 

@@ -7,7 +7,7 @@ from jobs import models
 from jobs.settings import Settings
 from jobs.store import Store
 from vis_models.checkpoints import ModelCard
-from vis_models.types import BadConfig
+from vis_models.config import BadConfig
 
 pytestmark = pytest.mark.unit
 

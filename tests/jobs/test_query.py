@@ -12,7 +12,7 @@ from jobs.evaluate import EvaluateJob, evaluate
 from jobs.query import FORMS, NAMED_QUERIES, run, write
 from jobs.settings import Settings
 from jobs.store import Store
-from vis_models.types import BadConfig
+from vis_models.config import BadConfig
 
 pytestmark = pytest.mark.unit
 

@@ -2,8 +2,8 @@ import pytest
 
 from jobs.descent import learning_rate
 from jobs.recipes import RECIPES, ExtraData, build
+from vis_models.config import BadConfig
 from vis_models.data.holdout import HoldOut
-from vis_models.types import BadConfig
 
 pytestmark = pytest.mark.unit
 

@@ -7,7 +7,7 @@ import pytest
 from jobs.evaluate import EvaluateJob, evaluate
 from jobs.report import ReportJob, write_report
 from jobs.settings import Settings
-from vis_models.types import BadConfig
+from vis_models.config import BadConfig
 
 pytestmark = pytest.mark.unit
 

@@ -23,7 +23,7 @@ from jobs.segment import SHARD_BYTES, SHARD_VIDEOS, SegmentJob, segment, split
 from jobs.settings import Settings
 from jobs.store import Store
 from tests.jobs import barcode
-from vis_models.types import BadConfig
+from vis_models.config import BadConfig
 
 ray.cloudpickle.register_pickle_by_value(barcode)  # workers cannot import the tests
 

@@ -8,7 +8,7 @@ import pytest
 
 from jobs.settings import Settings
 from jobs.store import Marker, Snapshot, Store, code_version
-from vis_models.types import BadConfig
+from vis_models.config import BadConfig
 
 pytestmark = pytest.mark.unit
 

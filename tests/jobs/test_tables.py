@@ -12,7 +12,7 @@ from jobs import tables
 from jobs.settings import Settings
 from jobs.store import FileRef, Snapshot, Store
 from vis_models import masks
-from vis_models.types import BadConfig
+from vis_models.config import BadConfig
 
 pytestmark = pytest.mark.unit
 

@@ -20,11 +20,11 @@ from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
 from jobs.train import check_gate, freeze, prepare_data, read_data, read_extra, resumable, samples_of, train
 from vis_models.checkpoints import load_model
+from vis_models.config import BadConfig
 from vis_models.data.annotations import read_youtube_vis
 from vis_models.data.clips import ClipSet
 from vis_models.data.mixture import Mixture
 from vis_models.data.world import WorldConfig, write_youtube_vis
-from vis_models.types import BadConfig
 
 
 def job(stages: tuple[int, ...], **changes: Any) -> TrainJob:

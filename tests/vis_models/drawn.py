@@ -2,8 +2,8 @@
 
 import torch
 
+from vis_models import boxes
 from vis_models.layers.backbones import ResNetConfig
-from vis_models.masks import boxes_of
 from vis_models.rgnn import RgnnConfig
 from vis_models.types import Clips, Objects
 from vis_models.yolact import YolactConfig
@@ -48,5 +48,5 @@ def moving_squares(clips: int = 2, length: int = 4, objects: int = 2) -> Clips:
     visible = masks.any(-1).any(-1)
     labels = (torch.arange(objects) % 3).expand(clips, -1).clone()
     return Clips(
-        frames, Objects(masks, boxes_of(masks), visible, labels, torch.zeros(clips, objects, dtype=torch.bool))
+        frames, Objects(masks, boxes.of_masks(masks), visible, labels, torch.zeros(clips, objects, dtype=torch.bool))
     )

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 
 from vis_models.checkpoints import ModelCard, build, initialise, load_model, read_card, save_model
+from vis_models.config import BadConfig
 from vis_models.data.annotations import Category
 from vis_models.layers.backbones import ResNetConfig
 from vis_models.rgnn import Rgnn
-from vis_models.types import BadConfig
 from vis_models.yolact import Yolact, YolactConfig
 
 from ..parity.layouts import resnet_shapes, yolact_shapes

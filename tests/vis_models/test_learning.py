@@ -2,8 +2,8 @@
 
 import torch
 
+from vis_models import boxes
 from vis_models import masks as mask_ops
-from vis_models.masks import boxes_of
 from vis_models.metrics.average_precision import average_precision
 from vis_models.rgnn import Rgnn
 from vis_models.types import Clips, Frames, Objects, VideoInfo
@@ -27,7 +27,7 @@ def one_clip() -> Clips:
             frames[0, t, a, y : y + side, left : left + side] = 230
     labels = torch.arange(len(SQUARES))[None]
     crowd = torch.zeros(1, len(SQUARES), dtype=torch.bool)
-    return Clips(frames, Objects(masks, boxes_of(masks), masks.any(-1).any(-1), labels, crowd))
+    return Clips(frames, Objects(masks, boxes.of_masks(masks), masks.any(-1).any(-1), labels, crowd))
 
 
 def descend(parameters: list, loss, iterations: int, learning_rate: float) -> None:
@@ -44,7 +44,7 @@ def descend(parameters: list, loss, iterations: int, learning_rate: float) -> No
 def labels_of(clip: Clips) -> dict:
     annotations = []
     for a in range(len(SQUARES)):
-        rles = mask_ops.encode(clip.objects.masks[0, :, a])
+        rles = mask_ops.encode(clip.objects.masks[0, :, a].numpy())
         segments = [{"size": [HEIGHT, WIDTH], "counts": rle.decode()} for rle in rles]
         areas = mask_ops.area_px(rles, HEIGHT, WIDTH)
         annotations.append({"id": a + 1, "video_id": 1, "category_id": a + 1, "iscrowd": 0,
@@ -59,7 +59,7 @@ def tracks_of(model: Rgnn, clip: Clips) -> list[dict]:
     for t in range(LENGTH):
         said, state = model.step(model.encode(Frames(clip.frames[0, t : t + 1])), state)
         sighting = said[0].sightings[0]
-        for track_id, rle in zip(sighting.track_ids, mask_ops.encode(sighting.masks), strict=True):
+        for track_id, rle in zip(sighting.track_ids, mask_ops.encode(sighting.masks.numpy(force=True)), strict=True):
             segments.setdefault(track_id, [None] * LENGTH)[t] = {"size": [HEIGHT, WIDTH], "counts": rle.decode()}
     for word in model.finish(state)[0].verdicts:
         results.append({"video_id": 1, "category_id": word.category + 1, "score": word.score,

@@ -3,8 +3,8 @@ import pytest
 import torch
 from pycocotools import mask as coco
 
-from vis_models import masks
-from vis_models.types import BadConfig
+from vis_models import boxes, masks
+from vis_models.config import BadConfig
 
 pytestmark = pytest.mark.unit
 
@@ -21,14 +21,14 @@ def test_a_mask_survives_its_coding_and_its_runs_are_those_of_a_slow_count(densi
         assert masks.area_px([rle], height, width) == [mask.sum()]
 
 
-def test_masks_of_a_frame_are_coded_in_one_call_from_tensors_too():
+def test_masks_of_a_frame_are_coded_in_one_call():
     stack = torch.zeros(3, 8, 9, dtype=torch.bool)
     stack[1, 2:5, 3:7] = True
-    rles = masks.encode(stack)
+    rles = masks.encode(stack.numpy())
     assert [masks.decode(rle, 8, 9).sum() for rle in rles] == [0, 12, 0]
     assert masks.boxes_px(rles, 8, 9).tolist() == [[0] * 4, [3, 2, 7, 5], [0] * 4]
-    assert masks.boxes_of(stack).tolist() == [[0] * 4, [3, 2, 7, 5], [0] * 4]
-    assert masks.encode(stack[:0]) == []
+    assert boxes.of_masks(stack).tolist() == [[0] * 4, [3, 2, 7, 5], [0] * 4]
+    assert masks.encode(stack[:0].numpy()) == []
     assert masks.area_px([], 8, 9) == []
     assert masks.boxes_px([], 8, 9).shape == (0, 4)
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from vis_models.config import BadVideo, Config
 from vis_models.rgnn import Rgnn
-from vis_models.types import BadVideo, Config, Frames
+from vis_models.types import Frames
 from vis_models.types import VideoInfo as Video
 
 from .drawn import small_config

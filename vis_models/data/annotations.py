@@ -13,9 +13,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vis_models import masks
+from vis_models.config import Config
 from vis_models.data.holdout import HoldOut, split, split_name
 from vis_models.data.json_entries import FORMAT_REMEDY, Entry, complaint, load_json, unique
-from vis_models.types import Config
 
 
 class Category(Config):

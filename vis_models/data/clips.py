@@ -15,9 +15,11 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 from pydantic import Field, PositiveInt
 
+from vis_models import boxes
 from vis_models import masks as mask_ops
+from vis_models.config import BadConfig, Config
 from vis_models.data.annotations import AnnotatedVideo, VideoSet
-from vis_models.types import BadConfig, Clips, Config, Objects
+from vis_models.types import Clips, Objects
 
 
 class Augmentation(Config):
@@ -162,7 +164,7 @@ def load_clip(videos: VideoSet, video: AnnotatedVideo, frames: range, change: Ch
     tensor = torch.from_numpy(masks)
     objects = Objects(
         masks=tensor[None],
-        boxes_px=mask_ops.boxes_of(tensor)[None],
+        boxes_px=boxes.of_masks(tensor)[None],
         visible=tensor.any(-1).any(-1)[None],
         labels=torch.tensor([[index_of[track.category_id] for track in video.tracks]]),
         crowd=torch.tensor([[track.crowd for track in video.tracks]]),

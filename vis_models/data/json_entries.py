@@ -8,7 +8,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
-from vis_models.types import BadConfig
+from vis_models.config import BadConfig
 
 FORMAT_REMEDY = "The YouTube-VIS format is described at the top of vis_models/data/annotations.py."
 

@@ -11,8 +11,9 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Int
 
+from vis_models.config import BadConfig
 from vis_models.data.clips import ClipSet
-from vis_models.types import BadConfig, Clips
+from vis_models.types import Clips
 
 
 @lru_cache(maxsize=4)

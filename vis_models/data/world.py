@@ -18,8 +18,8 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from vis_models import masks
+from vis_models.config import BadConfig
 from vis_models.data.world_scene import CATEGORIES, Scene, WorldConfig
-from vis_models.types import BadConfig
 
 __all__ = ["CATEGORIES", "DrawnTrack", "DrawnVideo", "WorldConfig", "draw_video", "write_archive",
            "write_youtube_vis"]  # fmt: skip

@@ -12,8 +12,8 @@ from numpy.random import Generator
 from PIL import Image, ImageFilter
 from pydantic import Field, field_validator
 
+from vis_models.config import Config
 from vis_models.data.world_paint import REACH, SHAPES, Look, blob, ground, reach_of, sprite, stone
-from vis_models.types import Config
 
 CATEGORIES = tuple(SHAPES)
 """Category ids count from 1 in this order."""

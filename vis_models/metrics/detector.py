@@ -16,6 +16,7 @@ from torch import Tensor
 from vis_models import masks as mask_ops
 from vis_models.data.annotations import AnnotatedVideo, VideoSet
 from vis_models.data.clips import Augmentation, change_frame, draw_change
+from vis_models.layers.resize import resize_logits
 from vis_models.metrics.average_precision import average_precision
 from vis_models.metrics.oracle import LEAST_IOU
 from vis_models.yolact import Yolact, crop
@@ -68,7 +69,9 @@ def _detect(
     pixels = torch.from_numpy(change_frame(frame, change)).permute(2, 0, 1)[None].to(device)
     found = detector.instances(detector(pixels))[0]
     _, masks = found.at((height, width))
-    return list(zip(found.classes.tolist(), found.scores.tolist(), mask_ops.encode(masks), strict=True))
+    return list(
+        zip(found.classes.tolist(), found.scores.tolist(), mask_ops.encode(masks.numpy(force=True)), strict=True)
+    )
 
 
 def detected_masks(
@@ -81,7 +84,7 @@ def detected_masks(
     height, width = image_size
     fraction = boxes_px / boxes_px.new_tensor([width, height, width, height])
     inside = crop(fraction[None], (mask_logits.shape[-2], mask_logits.shape[-1]))
-    return mask_ops.resize_logits(mask_logits[None].masked_fill(~inside, -20.0), size_px)[0] > 0
+    return resize_logits(mask_logits[None].masked_fill(~inside, -20.0), size_px)[0] > 0
 
 
 def identity_oracle(
@@ -107,7 +110,7 @@ def identity_oracle(
             iou = (masks & truth).sum((1, 2)) / (masks | truth).sum((1, 2)).clamp(min=1)
             best = int(iou.argmax())
             if iou[best] >= LEAST_IOU:
-                counts = mask_ops.encode(masks[best : best + 1])[0].decode()
+                counts = mask_ops.encode(masks[best : best + 1].numpy(force=True))[0].decode()
                 segments[slot][frame] = {"size": [video.height, video.width], "counts": counts}
                 seen[slot].append(probabilities[best])
     entries = []

@@ -10,9 +10,9 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from vis_models import masks
+from vis_models.config import BadConfig
 from vis_models.data.annotations import AnnotatedVideo, VideoSet, hold_out, read_youtube_vis, split_hash
 from vis_models.data.holdout import HoldOut
-from vis_models.types import BadConfig
 
 pytestmark = pytest.mark.unit
 

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from vis_models import masks
+from vis_models.config import BadConfig
 from vis_models.data.annotations import AnnotatedVideo, Category, TrackLabel, VideoSet, read_youtube_vis
 from vis_models.data.clips import (
     Augmentation,
@@ -20,7 +21,6 @@ from vis_models.data.clips import (
 from vis_models.data.encoded import EncodedClips, encode_copies
 from vis_models.data.world import WorldConfig, write_youtube_vis
 from vis_models.rgnn import Rgnn
-from vis_models.types import BadConfig
 
 from ..drawn import HEIGHT, WIDTH, small_config
 

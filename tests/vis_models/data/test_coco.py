@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from vis_models import masks
+from vis_models.config import BadConfig
 from vis_models.data.annotations import Category, VideoSet
 from vis_models.data.coco import read_coco, read_labels, translate
-from vis_models.types import BadConfig
 
 pytestmark = pytest.mark.unit
 

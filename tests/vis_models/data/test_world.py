@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from vis_models import masks
+from vis_models.config import BadConfig
 from vis_models.data.annotations import read_youtube_vis
 from vis_models.data.world import (
     CATEGORIES,
@@ -21,7 +22,6 @@ from vis_models.data.world import (
 )
 from vis_models.data.world_paint import SHAPES
 from vis_models.data.world_scene import OFF_STAGE, Scene
-from vis_models.types import BadConfig
 
 pytestmark = pytest.mark.unit
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
+from vis_models.config import BadConfig
 from vis_models.metrics.average_precision import RECALLS, AveragePrecision, average_precision
 from vis_models.metrics.track_matching import Conventions, match_video
 from vis_models.metrics.youtube_vis import GroundTruth, defects, defects_of_results, results_by_video
-from vis_models.types import BadConfig
 
 pytestmark = pytest.mark.unit
 

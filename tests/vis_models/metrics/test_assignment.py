@@ -4,6 +4,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
 from vis_models.metrics.assignment import assign
 
@@ -33,10 +34,9 @@ def test_no_other_assignment_gains_more(seed):
 
 
 def test_among_equals_the_choice_is_scipy_s():
-    optimize = pytest.importorskip("scipy.optimize")
     for seed in range(2000):
         gain = draw(seed)
-        rows, columns = optimize.linear_sum_assignment(gain, maximize=True)
+        rows, columns = linear_sum_assignment(gain, maximize=True)
         worth = gain[rows, columns] > 0
         ours = assign(gain)
         assert (ours[0].tolist(), ours[1].tolist()) == (rows[worth].tolist(), columns[worth].tolist()), seed

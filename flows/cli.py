@@ -35,8 +35,7 @@ ORACLE_HELP = (
     "identity: the predicted masks, in each frame linked to the labelled object that they cover best (IoU >= 0.5). "
     "frame: another name for it. "
     "clip: the same for pieces of 5 frames, inside which the predicted identities stay. "
-    "image: the labelled masks and classes, linked as the predicted tracks that cover them; what no track covers stays "
-    "missed. The paper runs the tracker on the labelled masks instead."
+    "image: the model's tracker gets the labelled boxes, masks and classes in place of its own detections."
 )
 
 ModelOption = Annotated[

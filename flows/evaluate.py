@@ -70,7 +70,8 @@ def evaluate_youtube_vis(
         subject = f"plan {plan}"
     else:
         archive = held_out(store, labels, rule) if rule else labels
-        tracks = launch(segment, SegmentJob(archive=archive, model=model, min_score=0, command=command()))
+        given = labels if oracle == "image" else None
+        tracks = launch(segment, SegmentJob(archive=archive, model=model, min_score=0, labels=given, command=command()))
         plan, subject = tracks.plan_id, f"model {tracks.model}"
     job = EvaluateJob(
         data=labels,

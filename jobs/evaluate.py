@@ -118,11 +118,16 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
     store = Store.open(settings)
     path = data_file(store, job.data, job.holdout)
     truth, digest, notes = labels(store, path, job.check, job.holdout)
-    predictions = (
-        from_results(store, job.results, truth, job.check) if job.results else from_plan(store, job.plan, path, truth)
-    )
+    if job.results:
+        if job.oracle == "image":
+            raise BadConfig(
+                "the image oracle runs a model's tracker on the labelled objects: name a model, not results"
+            )
+        predictions = from_results(store, job.results, truth, job.check)
+    else:
+        predictions = from_plan(store, job.plan, path, truth, given_objects=job.oracle == "image")
     if job.oracle:
-        predictions = _with_oracle(predictions, job.oracle, truth, job.tracking_min_score)
+        predictions = _with_oracle(predictions, job.oracle, truth)
     tracking = TrackingScore(truth, job.tracking_min_score, job.class_agnostic)
     matches = _match(truth, predictions.by_video, job, tracking, progress)
     in_order = [matches[v] for v in truth.video_ids()]
@@ -164,9 +169,10 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
     )
 
 
-def _with_oracle(found: Predictions, oracle: oracles.Oracle, truth: GroundTruth, min_score: float) -> Predictions:
+def _with_oracle(found: Predictions, oracle: oracles.Oracle, truth: GroundTruth) -> Predictions:
     note = f"{oracle} oracle, no score of a model: {oracles.MEANS[oracle]}"
-    return replace(found, by_video=oracles.apply(oracle, truth, found.by_video, min_score), notes=(note, *found.notes))
+    links = found.by_video if oracle == "image" else oracles.true_links(oracle, truth, found.by_video)
+    return replace(found, by_video=links, notes=(note, *found.notes))
 
 
 def change(figures: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
@@ -275,9 +281,24 @@ def from_results(store: Store, uri: str, truth: GroundTruth, check: Check) -> Pr
     return Predictions({"results": uri, "results_sha256": digest}, by_video, notes)
 
 
-def from_plan(store: Store, plan_id: str | None, path: str, truth: Listing) -> Predictions:
-    """The tracks of a plan, by default the newest one made from `path`. Raises BadConfig: none, or of other videos."""
+def from_plan(store: Store, plan_id: str | None, path: str, truth: Listing, given_objects: bool = False) -> Predictions:
+    """The tracks of a plan, by default the newest one made from `path`.
+
+    Args:
+        given_objects: the tracker was given the objects of the labels (image oracle).
+
+    Raises:
+        BadConfig: no such plan, of other videos, or made from other objects.
+    """
     snapshot = tables.choose(store, plan_id)[0] if plan_id else _newest_plan(store, path)
+    if given_objects != bool(snapshot.labels):
+        raise BadConfig(
+            f"plan {snapshot.plan_id} holds no predictions, its tracker was given the labelled objects: score it with "
+            "`--oracle image`"
+            if snapshot.labels
+            else f"plan {snapshot.plan_id} is made of detections, the image oracle runs the tracker on the labelled "
+            "objects: name the model with --model instead"
+        )
     lineage = snapshot.lineage
     provenance: evaluations.Provenance = {name: lineage.get(name) for name in ("run_id", "model_name", "config_hash")}
     provenance |= {"plan_id": snapshot.plan_id, "model_sha256": snapshot.model_sha256}
@@ -290,7 +311,7 @@ def from_plan(store: Store, plan_id: str | None, path: str, truth: Listing) -> P
 
 def _newest_plan(store: Store, path: str) -> Snapshot:
     here = store.open_source(path)[1]
-    made = [snapshot for snapshot in store.snapshots() if store.open_source(snapshot.archive)[1] == here]
+    made = [s for s in store.snapshots() if not s.labels and store.open_source(s.archive)[1] == here]
     if not made:
         raise BadConfig(
             f"no published plan was made from {path}: run `vis segment {path} --min-score 0` first, or name a plan"

@@ -126,14 +126,14 @@ def read(store: Store, evaluation_id: str) -> tuple[pa.Table, Provenance, list[s
 def find(store: Store, before: str | None = None, **wanted: str | None) -> str | None:
     """The newest evaluation (older than the one named `before`) with this provenance, e.g. `plan_id=...`, or None.
 
-    Scores of a server count only where they are asked for, by `rules`.
+    Scores of a server and of oracles count only where they are asked for, by `rules`.
     """
     for key in reversed(store.list(FOLDER)):
         if before and key >= f"{FOLDER}/{before}.parquet":
             continue
         with store.fs.open(store.path(key), "rb") as file:
             provenance = json.loads(pq.read_schema(file).metadata[b"provenance"])
-        if provenance["rules"] == SERVER and wanted.get("rules") != SERVER:
+        if "rules" not in wanted and (provenance["rules"] == SERVER or provenance["rules"].endswith(" oracle")):
             continue
         if wanted.items() <= provenance.items():
             return provenance["evaluation_id"]

@@ -22,6 +22,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from jobs import models, tables
 from jobs.archive import DATA_SETS, VideoSource, list_videos
 from jobs.cluster import Workers, cluster, listening
+from jobs.results_files import read_json
 from jobs.settings import Settings
 from jobs.shards import STAGES, Load, ShardJob, ShardWorker, write_plan
 from jobs.store import Marker, Snapshot, Store, code_version, now, plan_key, snapshot_key
@@ -53,6 +54,9 @@ class SegmentJob(Config):
     slot_recycling: bool | None = None
     """Tracks out of sight give up their slot to new ones, in models that have slots. None: yes, as archives hold long
     videos; no for a data set in the YouTube-VIS format, whose papers do not."""
+    labels: str | None = None
+    """YouTube-VIS JSON with labels of the archive's videos: their objects take the place of the detector's. The image
+    oracle; the tables are no predictions and are only read when their plan is named."""
     videos_at_once: PositiveInt = 8
     """Videos that a worker plays side by side; changes speed and memory, not results."""
     frames_per_batch: PositiveInt = 16
@@ -135,7 +139,8 @@ def segment(
     model = models.find(store, job.model)
     card = read_card(store.local_copy(model))
     sources = list_videos(job.archive, store)
-    plan_id = plan(job, card, sources)
+    digest = read_json(store, job.labels)[1] if job.labels else None
+    plan_id = plan(job, card, sources, digest)
     snapshot = store.snapshot(plan_id)
     if snapshot:
         return _summary(store, snapshot, card, time.perf_counter() - started, new_frames=None)
@@ -159,7 +164,9 @@ def segment(
                 lineage=lineage,
                 slot_recycling=job.recycles,
                 board=board,
-                **job.model_dump(include={"min_score", "videos_at_once", "frames_per_batch", "frame_folder_fps"}),
+                **job.model_dump(
+                    include={"min_score", "videos_at_once", "frames_per_batch", "frame_folder_fps", "labels"}
+                ),
             )
             for marker in _run(missing, shard_job, workers):
                 how_far.committed(marker)
@@ -197,14 +204,14 @@ class _HowFar:
             self._progress("segment", videos, self._videos, {"frames": frames, "frames_per_s": round(rate, 1)})
 
 
-def plan(job: SegmentJob, card: ModelCard, sources: list[VideoSource]) -> str:
+def plan(job: SegmentJob, card: ModelCard, sources: list[VideoSource], labels_sha256: str | None = None) -> str:
     """The id of a piece of work: changes with the videos' contents, the model and the settings that change results."""
     identity = {
         "schema": tables.SCHEMA_VERSION,
         "job": job.model_dump(include={"min_score", "frame_folder_fps"}) | {"slot_recycling": job.recycles},
         "model": card.model_dump(mode="json", include={"model", "config", "classes", "sha256"}),
         "videos": [source.model_dump(mode="json") for source in sources],
-    }
+    } | ({"labels": labels_sha256} if labels_sha256 else {})
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -272,6 +279,7 @@ def publish(store: Store, plan_id: str, shards: list[str], lineage: dict[str, st
     snapshot = Snapshot(
         plan_id=plan_id,
         archive=lineage["dataset"],
+        labels=json.loads(lineage["config_json"])["labels"],
         model_sha256=lineage["model_sha256"],
         created_at=now(),
         lineage=lineage,

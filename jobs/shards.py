@@ -23,12 +23,15 @@ from jobs import tables
 from jobs.archive import VideoSource
 from jobs.cluster import LISTEN_S, Workers
 from jobs.records import MaskSpill, track_row
+from jobs.results_files import read_json
 from jobs.settings import Settings
 from jobs.side_by_side import Outcome, SideBySide
 from jobs.store import LAYOUT, FileRef, Marker, Store, now, plan_key, work_key
+from jobs.true_objects import TrueObjects
 from vis_models.checkpoints import ModelCard
 from vis_models.config import BadConfig, BadVideo
-from vis_models.types import VideoModel
+from vis_models.metrics.youtube_vis import GroundTruth
+from vis_models.types import TracksGivenObjects, VideoModel
 
 Load = Callable[[Path, str, bool], tuple[Any, ModelCard]]
 """(model folder, device, slot_recycling) -> the model and its card."""
@@ -58,6 +61,8 @@ class ShardJob:
     videos_at_once: int
     frames_per_batch: int
     frame_folder_fps: float | None
+    labels: str | None
+    """See `SegmentJob.labels`."""
     board: Any
     """A `Board` that is told `{"shard", "frames"}` while a shard is played."""
 
@@ -85,6 +90,16 @@ class ShardWorker:
         folder = self._store.local_copy(self._job.model)
         return self._job.load(folder, self._job.workers.device, self._job.slot_recycling)
 
+    @cached_property
+    def _given(self) -> TrueObjects | None:
+        if self._job.labels is None:
+            return None
+        model, card = self._model
+        if not isinstance(model, TracksGivenObjects):
+            raise BadConfig(f"no image oracle: the tracker of {card.name} ({card.model}) takes no objects from outside")
+        truth = GroundTruth(read_json(self._store, self._job.labels)[0], self._job.labels)
+        return TrueObjects(truth, [category.name for category in card.classes])
+
     def segment(self, shard: str) -> Marker:
         """Plays the videos of a shard and commits what was seen, unless another attempt was committed already."""
         job, store = self._job, self._store
@@ -101,6 +116,7 @@ class ShardWorker:
             frames_per_batch=job.frames_per_batch,
             frame_folder_fps=job.frame_folder_fps,
             threads=job.workers.cpus,
+            given=self._given,
             say=self._tell(shard),
         )
         began = time.perf_counter()

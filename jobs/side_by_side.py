@@ -21,8 +21,9 @@ from jobs.archive import VideoSource
 from jobs.frames import DecodedFrame, Video, open_video
 from jobs.records import MaskSpill, VideoRecord
 from jobs.store import Store
+from jobs.true_objects import TrueObjects
 from vis_models.config import BadVideo
-from vis_models.types import Frames, VideoInfo, VideoModel
+from vis_models.types import Frames, TracksGivenObjects, VideoInfo, VideoModel
 
 
 @dataclass
@@ -101,6 +102,7 @@ class SideBySide:
         frames_per_batch: frames that one `encode` sees, at most (at least one per video).
         frame_folder_fps: see `open_video`.
         threads: that decode.
+        given: the objects that `model`, which must be a `TracksGivenObjects`, tracks in place of its own detections.
         say: is told how many frames were played so far, now and then.
     """
 
@@ -114,6 +116,7 @@ class SideBySide:
         frames_per_batch: int,
         frame_folder_fps: float | None,
         threads: int,
+        given: TrueObjects | None = None,
         say: Callable[[int], None] = lambda frames: None,
     ) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -122,6 +125,7 @@ class SideBySide:
         self._frames_per_batch = frames_per_batch
         self._frame_folder_fps = frame_folder_fps
         self._threads = threads
+        self._given = given
         self._say = say
         self._frames = 0
 
@@ -199,14 +203,22 @@ class SideBySide:
         return self._model.start([player.info for player in players])
 
     @torch.inference_mode()
-    def _advance(self, lane: Sequence[_Player], state: Any) -> Any:
+    def _advance(self, lane: list[_Player], state: Any) -> Any:
         """As many frames as each video of the lane has, through the model."""
         count = min(len(player.queue) for player in lane)
         frames = [player.queue.popleft() for _ in range(count) for player in lane]  # frame by frame, not video by video
         began = time.perf_counter()
         with self.timed("encode"):
             pixels = torch.from_numpy(np.stack([frame.pixels for frame in frames])).permute(0, 3, 1, 2)
-            encoded = self._model.encode(Frames(pixels).to(self._device))
+            batch = Frames(pixels).to(self._device)
+            if self._given and isinstance(self._model, TracksGivenObjects):
+                places = [
+                    (int(player.info.video_id), frame.index) for player, frame in zip(lane * count, frames, strict=True)
+                ]
+                objects = self._given.of(places, lane[0].size).to(self._device)
+                encoded: Any = self._model.encode_objects(batch, objects)
+            else:
+                encoded = self._model.encode(batch)
         spent = time.perf_counter() - began
         for place in range(0, len(frames), len(lane)):
             began = time.perf_counter()

@@ -65,6 +65,8 @@ class Snapshot(Config):
 
     plan_id: str
     archive: str
+    labels: str | None = None
+    """Not None: these are no predictions, the tracker was given the objects of these labels. Only seen when named."""
     model_sha256: str
     created_at: str
     lineage: dict[str, str]

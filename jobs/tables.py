@@ -207,12 +207,13 @@ def open(root: str | Store, plan_id: str | None = None) -> dict[str, ds.Dataset]
 def choose(store: Store, plan_id: str | None = None) -> Sequence[Snapshot]:
     """The snapshots that `open` reads, oldest first."""
     published = store.snapshots()
-    if not published:
+    predicted = [snapshot for snapshot in published if not snapshot.labels]
+    if not (published if plan_id not in (None, "latest") else predicted):
         raise BadConfig(f"{store.uri('')} has no published tables: run `vis segment` first, or set VIS_STORE")
     if plan_id is None:
-        return list({(snapshot.archive, snapshot.model_sha256): snapshot for snapshot in published}.values())
+        return list({(snapshot.archive, snapshot.model_sha256): snapshot for snapshot in predicted}.values())
     if plan_id == "latest":
-        return published[-1:]
+        return predicted[-1:]
     chosen = [snapshot for snapshot in published if snapshot.plan_id == plan_id]
     if not chosen:
         known = ", ".join(snapshot.plan_id for snapshot in published[-5:])

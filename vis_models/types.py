@@ -6,7 +6,7 @@ T tracks of one video, H and W pixels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -175,4 +175,15 @@ class VideoModel(Protocol[Encoded, State]):
 
     def loss(self, clips: Clips) -> dict[str, Tensor]:
         """The training objective: one named, weighted scalar per term; their sum is minimised."""
+        ...
+
+
+@runtime_checkable
+class TracksGivenObjects(Protocol):
+    """A `VideoModel` whose tracker can be run on objects from elsewhere: what an image oracle needs."""
+
+    def encode_objects(self, frames: Frames, objects: Objects) -> Rows:
+        """As `encode`, with these objects in the place of detections: `objects` has one clip of L = 1 per frame,
+        and room for one object at least.
+        """
         ...

@@ -319,7 +319,12 @@ def test_an_oracle_says_what_perfect_identities_would_give_and_is_compared_with_
     assert mended.notes[0].startswith("identity oracle, no score of a model: masks as predicted")
     assert score(labelled_lake, results=results, oracle="frame").figures == mended.figures
     assert score(labelled_lake, results=results, oracle="identity").before_id == mended.evaluation_id
-    image = score(labelled_lake, oracle="image")
-    assert image.tracking["LocA"] == pytest.approx(1)
-    assert image.tracking["DetPr"] == pytest.approx(1)
     assert score(labelled_lake, oracle="clip").tracking["DetPr"] == pytest.approx(1)
+
+
+def test_the_image_oracle_asks_for_a_model_where_there_are_only_tracks(labelled_lake):
+    results = labelled_lake.write("results.json", labelled_lake.results)
+    with pytest.raises(BadConfig, match="runs a model's tracker on the labelled objects: name a model"):
+        score(labelled_lake, results=results, oracle="image")
+    with pytest.raises(BadConfig, match=r"made of detections.*name the model with --model"):
+        score(labelled_lake, oracle="image")

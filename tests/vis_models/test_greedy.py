@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from vis_models.greedy import Greedy, GreedyConfig
-from vis_models.types import VideoInfo
+from vis_models.types import Frames, Objects, VideoInfo
 
-from .drawn import HEIGHT, WIDTH, small_config
+from .drawn import HEIGHT, WIDTH, moving_squares, small_config
 from .test_rgnn import detections
 
 pytestmark = pytest.mark.unit
@@ -62,3 +62,44 @@ def test_a_frame_without_detections_is_empty_and_costs_score():
     tracks, state = model.step(nothing, state)
     assert tracks[0].sightings[0].masks.shape == (0, HEIGHT, WIDTH)
     assert model.finish(state)[0].verdicts[0].score == pytest.approx(0.5, abs=0.01)
+
+
+def test_given_the_true_objects_the_tracks_are_the_true_tracks():
+    model, clip = greedy(), moving_squares(clips=1, length=4, objects=2)
+    frames, objects = Frames(clip.frames[0]), per_frame(clip.objects)
+    state = model.start([VideoInfo("a", HEIGHT, WIDTH)])
+    encoded = model.encode_objects(frames, objects)
+    for frame in range(4):
+        tracks, state = model.step(encoded[[frame]], state)
+        seen = tracks[0].sightings[0]
+        for track, mask in zip(seen.track_ids, seen.masks, strict=True):
+            truth = objects.masks[frame, 0, 1 - track]  # the larger object takes the first slot
+            assert (mask & truth).sum() / (mask | truth).sum() > 0.6  # masks have an eighth of the frame's size
+    verdicts = model.finish(state)[0].verdicts
+    assert [(v.track_id, v.category) for v in verdicts] == [(0, 1), (1, 0)]
+
+
+def test_crowds_unknown_classes_and_what_is_out_of_sight_take_no_slot_and_the_smallest_object_goes_first():
+    model, clip = greedy(), moving_squares(clips=1, length=1, objects=2)
+    objects = per_frame(clip.objects)
+    frames = Frames(clip.frames[0])
+    assert model.encode_objects(frames, objects).valid.sum() == 2
+    for changed in (
+        replace(objects, crowd=torch.tensor([[False, True]])),
+        replace(objects, labels=torch.tensor([[0, -1]])),
+        replace(objects, visible=torch.tensor([[[True, False]]])),
+    ):
+        encoded = model.encode_objects(frames, changed)
+        assert encoded.valid.tolist() == [[True] + [False] * 5]
+        assert encoded.boxes_px[0].tolist() == [objects.boxes_px[0, 0, 0].tolist()] + [[0.0] * 4] * 5
+    narrow = Greedy(GreedyConfig.model_validate(small_config(detections=1).model_dump())).eval()
+    assert narrow.encode_objects(frames, objects).boxes_px[0, 0].tolist() == objects.boxes_px[0, 0, 1].tolist()
+
+
+def per_frame(objects: Objects) -> Objects:
+    """One clip of L frames as L clips of one frame."""
+    length = objects.visible.shape[1]
+    return Objects(
+        *(each.transpose(0, 1) for each in (objects.masks, objects.boxes_px, objects.visible)),
+        *(each.expand(length, -1) for each in (objects.labels, objects.crowd)),
+    )

@@ -8,23 +8,16 @@ Masks as predicted, identities true:
 * Clip oracle of Wu et al.: the same for pieces of tracks, cut every few frames. Within a clip the identities are still
   those predicted, so the gap between the two is what a model loses inside of clips.
 
-Identities as predicted, masks and classes true:
-
-* Image oracle of Yang et al. Differs from the paper, where the tracker runs on the true masks: here each true mask
-  takes the identity of the track that covers it in its frame, so an object that was not found stays missed.
-
 An object and a mask belong together at an IoU of `LEAST_IOU` or more. Crowds are no objects here.
 
 Axes: G objects, P tracks.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
-from vis_models.metrics.assignment import assign
-from vis_models.metrics.sightings import sight
 from vis_models.metrics.track_iou import MaskTrack, Rle, overlap_px
 from vis_models.metrics.track_matching import Prediction, Truth, mean_area_px
 
@@ -82,31 +75,3 @@ def _joined(pieces: Sequence[tuple[int, Prediction]], truth_id: int, clip_frames
     category = max(weight, key=lambda c: (weight[c], -c))
     score = weight[category] / max(1, sum(rle is not None for rle in rles))
     return Prediction(rles, areas, category, mean_area_px(areas), score, truth_id)
-
-
-def true_masks(predictions: Sequence[Prediction], truths: Sequence[Truth], min_score: float) -> list[Prediction]:
-    """The true masks of one video under the identities of the predicted tracks, each with score 1.
-
-    The image oracle. The class is that of most of its masks. In each frame objects and tracks are paired such that the
-    sum of IoU is largest.
-
-    Args:
-        min_score: tracks below do not take part; with all scores at 1 nothing else would rank them.
-    """
-    objects = [truth for truth in truths if not truth.crowd]
-    tracks = [track for track in predictions if track.score >= min_score]
-    taken: dict[int, dict[int, Truth]] = defaultdict(dict)
-    for number, frame in enumerate(sight(objects, tracks)):
-        rows, columns = assign(np.where(frame.iou >= LEAST_IOU, frame.iou, 0.0))
-        for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-            taken[int(frame.tracks[column])][number] = objects[frame.objects[row]]
-    return [_drawn(tracks[n], taken[n]) for n in sorted(taken)]
-
-
-def _drawn(track: Prediction, masks: dict[int, Truth]) -> Prediction:
-    """The track with the masks of objects, by frame, in place of its own."""
-    length = max(len(track.rles), max(masks) + 1)
-    rles = [masks[frame].rles[frame] if frame in masks else None for frame in range(length)]
-    areas = np.array([masks[frame].areas_px[frame] if frame in masks else 0.0 for frame in range(length)])
-    category = Counter(truth.category for truth in masks.values()).most_common(1)[0][0]
-    return Prediction(rles, areas, category, mean_area_px(areas), 1.0, track.track_id)

@@ -75,7 +75,7 @@ def standard_error(videos: Videos, replicates: int = REPLICATES, seed: int = 0) 
 def with_interval(value: float, error: float | None, videos: int) -> str:
     """`0.308 +- 0.021`, the 95 % interval, or why there is none."""
     if error is None:
-        return f"{value:.3f} (no interval: {videos} videos, {LEAST_VIDEOS} are the least)"
+        return f"{value:.3f} (no interval: {videos} of the {LEAST_VIDEOS} videos that one needs)"
     return f"{value:.3f} +- {1.96 * error:.3f}"
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vis_models.metrics.average_precision import accumulate
-from vis_models.metrics.oracle import CLIP_FRAMES, true_identities, true_masks
+from vis_models.metrics.oracle import CLIP_FRAMES, true_identities
 from vis_models.metrics.track_matching import Prediction, Truth, match_video
 from vis_models.metrics.youtube_vis import GroundTruth
 
@@ -57,7 +57,6 @@ def test_a_mask_that_covers_less_than_half_of_any_object_is_dropped():
     predictions, truths = opened([square(4)], [found(square(2), 0.9)])
     assert true_identities(predictions, truths) == []
     assert true_identities([], truths) == []
-    assert true_masks(predictions, truths, 0.0) == []
 
 
 def test_the_class_is_the_one_with_the_most_score_and_the_score_is_its_mean_over_all_masks():
@@ -69,24 +68,8 @@ def test_the_class_is_the_one_with_the_most_score_and_the_score_is_its_mean_over
     assert here(only) == [True] * 3
 
 
-def test_the_image_oracle_keeps_predicted_identities_and_draws_true_masks():
-    rough = square(3, frames=2)  # IoU 9 / 16
-    predictions, truths = opened(
-        [square(4, frames=2)], [found([rough[0], None], 0.9, category=2), found([None, rough[1]])]
-    )
-    first, second = true_masks(predictions, truths, 0.3)
-    assert (here(first), here(second)) == ([True, False], [False, True])
-    assert (first.areas_px.tolist(), second.areas_px.tolist()) == ([16, 0], [0, 16])
-    assert [(t.category, t.score, t.track_id) for t in (first, second)] == [(1, 1.0, 1), (1, 1.0, 2)]
-
-
-def test_the_image_oracle_takes_no_track_below_the_score_and_misses_what_no_track_covers():
-    predictions, truths = opened([FOUR, OTHER], [found(FOUR, 0.3), found(OTHER, 0.2)])
-    assert [track.track_id for track in true_masks(predictions, truths, 0.3)] == [1]
-
-
 @pytest.mark.parametrize("seed", range(4))
-def test_perfect_tracks_stay_perfect_under_every_oracle(seed):
+def test_perfect_tracks_stay_perfect(seed):
     content, _ = random_world(seed)
     content["annotations"] = [a for a in content["annotations"] if not a["iscrowd"] and any(a["areas"])]
     truth = GroundTruth(content)
@@ -94,7 +77,7 @@ def test_perfect_tracks_stay_perfect_under_every_oracle(seed):
         own = truth.annotations[video]
         predictions = truth.predictions([found(a["segmentations"], 0.5, a["category_id"], video) for a in own])
         truths = truth.truths(video)
-        for changed in (true_identities(predictions, truths), true_masks(predictions, truths, 0.3)):
-            pairs = zip(changed, truths, strict=True)
-            assert all(np.array_equal(track.areas_px, object_.areas_px) for track, object_ in pairs)
-            assert {track.category for track in changed} == {object_.category for object_ in truths}
+        changed = true_identities(predictions, truths)
+        pairs = zip(changed, truths, strict=True)
+        assert all(np.array_equal(track.areas_px, object_.areas_px) for track, object_ in pairs)
+        assert {track.category for track in changed} == {object_.category for object_ in truths}

@@ -19,8 +19,6 @@ from vis_models.config import Config
 from vis_models.metrics.uncertainty import with_interval
 
 FOLDER = f"{LAYOUT}/accepted"
-SIGNIFICANT_P = 0.05
-"""A loss that chance gives less often is a regression."""
 SAME_AP = 1e-9
 """Less is rounding."""
 VIDEOS_SHOWN = 10
@@ -89,7 +87,7 @@ def judge(job: JudgeJob, settings: Settings, progress: Progress | None = None) -
         evaluation_id=evaluation_id,
         against=against,
         accepted=not_worse,
-        regressed=not not_worse and compared.p_value < SIGNIFICANT_P,
+        regressed=compared.significant and not not_worse,
         compared=compared,
     )
 

@@ -14,6 +14,9 @@ from vis_models.metrics.track_matching import match_video
 from vis_models.metrics.uncertainty import REPLICATES, Outcome, Videos, compare, standard_error, weighted_ap
 from vis_models.metrics.uncertainty import outcomes as outcomes_of
 
+SIGNIFICANT_P = 0.05
+"""A difference that chance gives less often is one."""
+
 
 class CompareJob(Config):
     """Which two."""
@@ -60,6 +63,10 @@ class Compared(Config):
     changed: tuple[VideoChange, ...]
     """Videos whose AP differs, the largest change first."""
     notes: tuple[str, ...] = ()
+
+    @property
+    def significant(self) -> bool:
+        return self.p_value < SIGNIFICANT_P
 
 
 def compare_two(job: CompareJob, settings: Settings) -> Compared:

@@ -48,21 +48,29 @@ def write(store: Store, evaluation_id: str, found: Outcomes) -> None:
         for category, each in outcomes.items()
     ]
     table = pa.Table.from_pylist(rows, schema=OUTCOMES).replace_schema_metadata({"videos": json.dumps([*found])})
-    with store.create(f"{FOLDER}/{evaluation_id}.parquet") as file:
+    with store.create(_key(evaluation_id)) as file:
         pq.write_table(table, file, compression="zstd")
+
+
+def kept(store: Store, evaluation_id: str) -> bool:
+    """Whether the evaluation kept its matches."""
+    return store.exists(_key(evaluation_id))
 
 
 def read(store: Store, evaluation_id: str) -> dict[str, dict[int, Outcome]]:
     """Raises BadConfig: the evaluation kept no matches."""
-    key = f"{FOLDER}/{evaluation_id}.parquet"
-    if not store.exists(key):
+    if not kept(store, evaluation_id):
         raise BadConfig(f"evaluation {evaluation_id} kept no matches in {store.uri(FOLDER)}: evaluate it once more")
-    table = pq.read_table(pa.BufferReader(store.read_bytes(key)))
+    table = pq.read_table(pa.BufferReader(store.read_bytes(_key(evaluation_id))))
     found: dict[str, dict[int, Outcome]] = {video: {} for video in json.loads(table.schema.metadata[b"videos"])}
     for row in table.to_pylist():
         outcome = Outcome(np.array(row["scores"]), _unpacked(row["hits"]), _unpacked(row["misses"]), row["objects"])
         found[row["video_id"]][row["category_id"]] = outcome
     return found
+
+
+def _key(evaluation_id: str) -> str:
+    return f"{FOLDER}/{evaluation_id}.parquet"
 
 
 def _packed(at: Bool[np.ndarray, "T D"]) -> UInt16[np.ndarray, " D"]:

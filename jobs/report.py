@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pydantic import Field, PositiveInt
 
-from jobs import evaluations, query, tables
+from jobs import evaluations, outcomes, query, tables
+from jobs.compare import Compared, CompareJob, compare_two
 from jobs.evaluate import Progress, change
 from jobs.results_files import read_json
 from jobs.settings import Settings
@@ -24,11 +25,13 @@ from jobs.store import LAYOUT, Snapshot, Store, code_version, now, plan_key
 from jobs.strips import Strip, draw_strips
 from jobs.tracking import MIN_SCORE, worst_switches
 from vis_models.config import BadConfig, Config
+from vis_models.metrics.uncertainty import with_interval
 from vis_models.metrics.youtube_vis import GroundTruth
 
 FOLDER = f"{LAYOUT}/reports"
 ERRORS_SHOWN = 100
 SWITCHES_SHOWN = 10
+CHANGES_SHOWN = 10
 MEAN = "_class_mean"
 STAGES = ("decode", "encode", "step", "rle", "write")
 
@@ -109,6 +112,9 @@ def _scores(store: Store, evaluation_id: str) -> dict[str, Any]:
         "figures": figures,
         "change": change(figures, evaluations.summary(before[0])) if before else {},
         "before": before[1] if before else None,
+        "interval": with_interval(figures["AP"], figures.get("AP_error"), len(_by(rows, "video_id"))),
+        "compared": _compared(store, evaluation_id, before_id),
+        "changes_shown": CHANGES_SHOWN,
         "curve": curves[None],
         "categories": [
             {"name": name, "figures": found, "change": change(found, earlier.get(name, {})), "curve": curves[name]}
@@ -117,6 +123,13 @@ def _scores(store: Store, evaluation_id: str) -> dict[str, Any]:
         "videos": _by(rows, "video_id"),
         "tracking": _tracking(store, rows, evaluation_id),
     }
+
+
+def _compared(store: Store, evaluation_id: str, before_id: str | None) -> Compared | None:
+    """None where there is nothing before, or it kept no matches."""
+    if before_id is None or not outcomes.kept(store, before_id) or not outcomes.kept(store, evaluation_id):
+        return None
+    return compare_two(CompareJob(one=evaluation_id, other=before_id), store.settings)
 
 
 def _tracking(store: Store, rows: pa.Table, evaluation_id: str) -> dict[str, Any] | None:
@@ -297,6 +310,8 @@ def _render(page: Mapping[str, Any]) -> str:
         "figure": _figure,
         "signed": _signed,
         "signed_figure": _signed_figure,
+        "pm": _plus_minus,
+        "with_error": _with_error,
         "count": _count,
         "tail": _tail,
         "moment": _moment,
@@ -311,6 +326,15 @@ def _figure(value: float) -> str:
 
 def _signed(value: float) -> str:
     return "±0.000" if abs(value) < 0.0005 else f"{value:+.3f}".replace("-", "−")
+
+
+def _plus_minus(text: str) -> str:
+    return text.replace(" +- ", " ± ")
+
+
+def _with_error(value: float, error: float | None) -> str:
+    """A difference and its 95 % interval."""
+    return _signed(value) if error is None else f"{_signed(value)} ± {1.96 * error:.3f}"
 
 
 def _signed_figure(value: float) -> str:

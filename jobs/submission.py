@@ -169,7 +169,7 @@ def _checked(
             continue
         place = entry["video_id"], entry["category_id"]
         counted[place] = counted.get(place, 0) + 1
-        if progress:
+        if progress and entry["video_id"] not in seen:
             seen.add(entry["video_id"])
             progress("submission", len(seen), len(listing.videos), {})
         yield entry

@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 from pathlib import Path
@@ -7,6 +8,8 @@ import pytest
 from jobs.evaluate import EvaluateJob, evaluate
 from jobs.report import ReportJob, write_report
 from jobs.settings import Settings
+from jobs.store import Store
+from tests.drawn_results import Drawing, write
 from vis_models.config import BadConfig
 
 pytestmark = pytest.mark.unit
@@ -46,6 +49,25 @@ def test_the_change_since_the_evaluation_before_is_shown(labelled_lake):
     assert gain > 0
     assert f"AP {second.figures['AP']:.3f} +{gain:.3f}" in text
     assert first.evaluation_id in text
+    assert f"AP {second.figures['AP']:.3f} (no interval: 4 of the 20 videos that one needs)" in text
+    assert (
+        f"The change of AP may be chance : +{gain:.3f}, p 1.000" in text
+    )  # one video with a difference proves nothing
+    assert "What changed 1 of 4 videos have another AP than before" in text
+
+
+def test_a_change_beyond_chance_is_called_so_and_the_videos_that_made_it_are_listed(tmp_path):
+    settings = Settings(store=str(tmp_path / "lake"))
+    labels, results = write(Drawing(24, 4, 2, 2, 6), tmp_path, Store.open(Settings(store=str(tmp_path / "drawn"))))
+    entries = json.loads(results.read_text())
+    for frames in (4, 2):  # the second time the masks stop half-way
+        cut = [entry | {"segmentations": entry["segmentations"][:frames] + [None] * (4 - frames)} for entry in entries]
+        results.write_text(json.dumps(cut))
+        done = evaluate(EvaluateJob(data=str(labels), results=str(results)), settings)
+    text = text_of(Path(write_report(ReportJob(), settings).uri).read_text())
+    assert f"AP {done.figures['AP']:.3f} ± {1.96 * done.error:.3f} , 95 %" in text
+    assert re.search(r"The change of AP is more than chance : −0\.\d{3} ± 0\.\d{3}, p 0\.00\d", text)
+    assert "The largest changes" in text
 
 
 def test_the_best_and_the_worst_videos_are_drawn_with_their_labels(labelled_lake):

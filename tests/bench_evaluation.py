@@ -1,9 +1,9 @@
 """Speed and memory of the evaluator: `python -m tests.bench_evaluation` (3 minutes, 1.5 GB of disk), or `make bench`.
 
-Sets of the sizes of docs/evaluation.md, section 5, are drawn from a seed and scored from tables and from JSON, each in
-a process of its own, whose peak memory is that of the whole process. Beside it the plain evaluator of the tests, one
-pair of bitmaps at a time, on a few predictions of a few videos; its time is scaled by the pairs of masks. Times are
-seconds of CPU, imports left out.
+Sets of three sizes are drawn from a seed and scored from tables and from JSON, each in a process of its own, whose
+peak memory is that of the whole process. Beside it the plain evaluator of the tests, one pair of bitmaps at a time,
+on a few predictions of a few videos; its time is scaled by the pairs of masks. Times are seconds of CPU, imports left
+out.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 A mask is one of a few blobs, moved: in COCO's code only the first and the last number depend on the place, so a moved
 blob costs two numbers and a join. Half of the predictions follow an object of their video, more or less closely and
-under its category; the others are anywhere. Sizes are those of docs/evaluation.md, section 5.
+under its category; the others are anywhere. The three sizes are those of evaluations that people run.
 """
 
 import json

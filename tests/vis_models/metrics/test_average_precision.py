@@ -1,12 +1,8 @@
 """Truth comes from the published evaluator (golden files), from arithmetic, and from a plain evaluator at the end."""
 
-import gzip
-import json
-import os
 import re
 from functools import cache, lru_cache
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,27 +13,12 @@ from vis_models.metrics.average_precision import RECALLS, AveragePrecision, aver
 from vis_models.metrics.track_matching import Conventions, match_video
 from vis_models.metrics.youtube_vis import GroundTruth, defects, defects_of_results, results_by_video
 
+from .golden import cases, golden
+
 pytestmark = pytest.mark.unit
 
-SHARED = (Path(__file__).parents[3] / os.environ.get("VIS_TEST_DATA", "../shared")).resolve()
-CASES = sorted(
-    path.name.removesuffix(".expected.json.gz")
-    for path in SHARED.glob("golden/vis_eval/*.expected.json.gz")
-    if ".tracking." not in path.name
-)
+CASES = cases()
 each_case = pytest.mark.parametrize("case", CASES)
-
-
-@cache
-def golden(case: str) -> tuple[dict, list, dict]:
-    """Ground truth, results and the numbers of the published evaluator."""
-    folder = SHARED / "golden" / "vis_eval"
-    if case.startswith("real_"):
-        inputs = SHARED / "data" / "real" / "annotated" / case.removeprefix("real_")
-        paths = [inputs / "gt.ytvis.json.gz", inputs / "results.json.gz"]
-    else:
-        paths = [folder / f"{case}.gt.json.gz", folder / f"{case}.results.json.gz"]
-    return tuple(json.loads(gzip.open(path).read()) for path in [*paths, folder / f"{case}.expected.json.gz"])
 
 
 @cache

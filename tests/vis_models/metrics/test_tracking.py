@@ -1,11 +1,6 @@
 """Truth comes from TrackEval (golden files) and from arithmetic on small drawings."""
 
-import gzip
-import json
 import math
-import os
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,27 +10,12 @@ from vis_models.metrics.hota import ALPHAS
 from vis_models.metrics.tracking import Tracking, by_category, class_mean, pooled, track_video
 from vis_models.metrics.youtube_vis import GroundTruth, results_by_video
 
+from .golden import cases, golden
 from .test_average_precision import found, random_world, square, world
 
 pytestmark = pytest.mark.unit
 
-SHARED = (Path(__file__).parents[3] / os.environ.get("VIS_TEST_DATA", "../shared")).resolve()
-CASES = sorted(
-    path.name.removesuffix(".tracking.expected.json.gz")
-    for path in SHARED.glob("golden/vis_eval/*.tracking.expected.json.gz")
-)
-
-
-@cache
-def golden(case: str) -> tuple[dict, list, dict]:
-    """Ground truth, results and the numbers of the published evaluator."""
-    folder = SHARED / "golden" / "vis_eval"
-    if case.startswith("real_"):
-        inputs = SHARED / "data" / "real" / "annotated" / case.removeprefix("real_")
-        paths = [inputs / "gt.ytvis.json.gz", inputs / "results.json.gz"]
-    else:
-        paths = [folder / f"{case}.gt.json.gz", folder / f"{case}.results.json.gz"]
-    return tuple(json.loads(gzip.open(path).read()) for path in [*paths, folder / f"{case}.tracking.expected.json.gz"])
+CASES = cases(".tracking")
 
 
 def score(truth: dict, results: list, min_score: float = 0.0) -> dict[int, Tracking]:
@@ -86,7 +66,7 @@ def as_published(counts: Tracking) -> dict[str, dict]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_golden_eval_tracking_figures_are_the_reference_s(case, shared_data):
-    truth, results, expected = golden(case)
+    truth, results, expected = golden(case, ".tracking")
     counts = score(truth, results, expected["score_threshold"])
     ids = {category["name"]: category["id"] for category in truth["categories"]}
     compared = 0
@@ -110,7 +90,7 @@ def test_golden_eval_real_hota_is_what_its_publishers_say(shared_data):
 
 
 def test_golden_eval_alphas_are_the_reference_s(shared_data):
-    np.testing.assert_allclose(ALPHAS, golden(CASES[0])[2]["alphas"], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(ALPHAS, golden(CASES[0], ".tracking")[2]["alphas"], rtol=0, atol=1e-9)
 
 
 FRACTIONS = ("HOTA", "DetA", "AssA", "DetRe", "DetPr", "AssRe", "AssPr", "LocA", "OWTA", "MOTA", "IDF1", "IDR", "IDP")

@@ -222,7 +222,11 @@ def evaluate(
         raise typer.BadParameter(f"the labels are named twice, {data} and --gt {gt}")
     labels = data or gt
     if (results or plan) and not labels:
-        raise typer.BadParameter("name the labels with --gt")
+        raise typer.BadParameter(f"{results or plan} is scored against labels: name them with --gt")
+    if len(named := [each for each in (model, results, plan) if each]) > 1:
+        raise typer.BadParameter(
+            f"{' and '.join(named)}: a model, a results file or a plan is scored, name one of them"
+        )
     chosen = {
         "holdout": holdout,
         "class_agnostic": class_agnostic,
@@ -239,13 +243,15 @@ def evaluate(
         print(f"note        {note}")
     from vis_models.metrics.uncertainty import with_interval
 
-    print(f"AP {with_interval(done['figures']['AP'], done['error'], done['videos'])}  (95 %, {done['rules']})")
+    sure = "95 %, " if done["error"] is not None else ""
+    print(f"AP {with_interval(done['figures']['AP'], done['error'], done['videos'])}  ({sure}{done['rules']})")
     print("  ".join(f"{name} {done['figures'][name]:.6f}" for name in ("AP", "AP50", "AP75", "AR1", "AR10")))
     kept = "  ".join(f"{name} {done['tracking'][name]:.6f}" for name in ("HOTA", "DetA", "AssA", "IDF1", "MOTA"))
     print(f"{kept}  IDSW {done['tracking']['IDSW']:.0f}  (score >= {done['tracking']['tracking_min_score']:g})")
     if done["before_id"]:
         print(f"change      AP {done['change'].get('AP', 0):+.3f} since {done['before_id']}")
-    if "verdict" in done:
+        print(f"            by chance? vis compare {done['evaluation_id']} {done['before_id']}")
+    if done.get("verdict"):
         print(f"verdict     {done['verdict']}")
     print(f"evaluation  {done['uri']}")
     if accept:
@@ -294,11 +300,13 @@ def compare(
         print(f"note        {note}")
     for letter, side in (("A", done.one), ("B", done.other)):
         print(f"AP of {letter}     {with_interval(side.ap, side.error, done.videos)}  {side.name}")
-    print(f"A minus B   {with_interval(done.difference, done.error, done.videos)}  (95 %, {done.videos} videos)")
-    print(f"p           {done.p_value:.3f}  (A and B swapped by chance in each video)")
-    print(f"{len(done.changed)} of {done.videos} videos changed; AP of each alone:")
+    print(f"A minus B   {done}  ({done.videos} videos{', interval 95 %' if done.error is not None else ''})")
+    print("            p: how often swapping A and B by chance, video by video, gives as large a difference")
+    print(f"{len(done.changed)} of {done.videos} videos differ" + (", most of all:" if videos else ""))
+    if done.changed and videos:
+        print(f"  {'video':24}{'A':>7}{'B':>8}{'A - B':>9}   AP of the video alone")
     for video in done.changed[:videos]:
-        print(f"  {video.video_id:24}{video.other:7.3f} -> {video.one:.3f}  {video.one - video.other:+.3f}")
+        print(f"  {video.video_id:24}{video.one:7.3f}{video.other:8.3f}{video.one - video.other:+9.3f}")
 
 
 @app.command()
@@ -309,7 +317,10 @@ def submission(
     out: Annotated[Path, typer.Option(help="The zip.")] = Path("submission.zip"),
     server_score: Annotated[
         list[str] | None,
-        typer.Option(help="Record what the server said of the zip: AP=35.3. No zip is written.", metavar="NAME=VALUE"),
+        typer.Option(
+            help="Record what the server said of the zip --out: AP=35.3. Over 1: percent. No zip is written.",
+            metavar="NAME=VALUE",
+        ),
     ] = None,
 ) -> None:
     """Write the zip that a benchmark's server takes, every entry checked; later, record its score."""
@@ -319,7 +330,10 @@ def submission(
 
     command = shlex.join(["vis", *sys.argv[1:]])
     if server_score:
-        print(f"evaluation  {record_server_score(out, _figures(server_score), Settings(), command)}")
+        score = record_server_score(data, out, _figures(server_score), Settings(), command)
+        print("recorded    " + "  ".join(f"{name} {value:.4f}" for name, value in score.figures.items()))
+        print(f"            for {score.subject} on {score.data}")
+        print(f"evaluation  {score.uri}")
         return
     with at_terminal() as progress:
         job = SubmissionJob(data=data, results=results, plan=plan, out=out, command=command)
@@ -344,13 +358,15 @@ def report(
 
 @app.command()
 def query(
-    question: Annotated[str | None, typer.Argument(help="SQL over videos, tracks, masks, errors; or a name.")] = None,
+    question: Annotated[
+        str | None, typer.Argument(help="SQL over videos, tracks, masks, errors, evaluations, switches; or a name.")
+    ] = None,
     form: Annotated[str, typer.Option("--format", help="table, csv, json or parquet.")] = "table",
     output: Annotated[Path | None, typer.Option(help="A file instead of the terminal.")] = None,
     plan: Annotated[str | None, typer.Option(help="Default: the newest of each archive and model.")] = None,
     named: Annotated[bool, typer.Option("--list", help="List the named queries.")] = False,
 ) -> None:
-    """Ask the published tables in SQL."""
+    """Ask the published tables and the evaluations in SQL."""
     from jobs.query import NAMED_QUERIES, run, write
     from jobs.settings import Settings
     from jobs.store import Store
@@ -365,6 +381,7 @@ def query(
     if output is None:
         write(answer, form, sys.stdout.buffer)
         return
+    output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("wb") as file:
         write(answer, form, file)
     print(f"answer      {output.resolve()}")

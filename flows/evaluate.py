@@ -4,6 +4,7 @@ from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.runtime import flow_run
 
 from flows.events import evaluation_regressed
 from flows.progress import of_flow
@@ -18,13 +19,20 @@ from jobs.splits import held_out
 from jobs.store import Store
 from jobs.train import prepare_data, resumable
 from vis_models.checkpoints import read_card
+from vis_models.config import BadConfig
 from vis_models.data.holdout import HoldOut
 from vis_models.metrics.uncertainty import with_interval
 
 REGRESSION_KEY = "evaluate-youtube-vis-regression"
+TRACKING_SHOWN = ("HOTA", "DetA", "AssA", "IDF1", "MOTA", "IDSW", "Frag", "MT", "ML", "tracking_min_score")
 
 
-@flow(name="evaluate-youtube-vis", flow_run_name="evaluate-{data}")
+def _run_name() -> str:
+    given = flow_run.parameters
+    return f"evaluate-{given['data'] or given['model'] or 'newest-model'}"
+
+
+@flow(name="evaluate-youtube-vis", flow_run_name=_run_name)
 @mendable
 def evaluate_youtube_vis(
     data: str | None = None,
@@ -61,9 +69,13 @@ def evaluate_youtube_vis(
     """
     store = Store.open(Settings())
     rule = HoldOut.named(holdout) if holdout else None
-    if data is None:
+    if data is None and not results and not plan:
         data, rule = _training_data(store, model, rule)
+    if data is None:
+        raise BadConfig(f"{results or plan} is scored against labels: name them (`data`, --gt)")
     labels = store.address(data_file(store, data, rule))
+    if len(chosen := [each for each in (model, results, plan) if each]) > 1:
+        raise BadConfig(f"{' and '.join(chosen)}: a model, a results file or a plan is scored, name one of them")
     if results:
         results = subject = store.address(results)
     elif plan:
@@ -87,29 +99,29 @@ def evaluate_youtube_vis(
         command=command(),
     )
     done = launch(evaluate, job)
-    verdict = launch(judge, JudgeJob(evaluation_id=done.evaluation_id, command=command()))
-    if verdict.regressed:
+    verdict = None if oracle else launch(judge, JudgeJob(evaluation_id=done.evaluation_id, command=command()))
+    if verdict and verdict.regressed:
         create_markdown_artifact(key=REGRESSION_KEY, markdown=alarm(verdict), description=str(verdict))
         evaluation_regressed(verdict, labels, subject)
     figures = [
         {"figure": name, "value": f"{value:.4f}", "change": f"{done.change[name]:+.4f}" if name in done.change else ""}
         for name, value in done.figures.items()
     ]
-    figures += [{"figure": name, "value": f"{value:.4f}", "change": ""} for name, value in done.tracking.items()]
+    figures += [{"figure": name, "value": f"{done.tracking[name]:.4f}", "change": ""} for name in TRACKING_SHOWN]
     create_table_artifact(key="evaluate-youtube-vis", table=figures, description=f"{labels}, {subject}")
     ap = with_interval(done.figures["AP"], done.error, done.videos)
     notes = "".join(f"- {note}\n" for note in done.notes)
     create_markdown_artifact(
         key="evaluate-youtube-vis-summary",
-        markdown=f"# AP {ap}\n\n`{labels}`, {subject}\n\n{verdict}\n\n{notes}\n`{done.uri}`\n",
+        markdown=f"# AP {ap}\n\n`{labels}`, {subject}\n\n{verdict or ''}\n\n{notes}\n`{done.uri}`\n",
         description=f"evaluation {done.evaluation_id}",
     )
     return done.model_dump(mode="json") | {
         "data": labels,
         "subject": subject,
         "plan": plan,
-        "verdict": str(verdict),
-        "regressed": verdict.regressed,
+        "verdict": verdict and str(verdict),
+        "regressed": bool(verdict and verdict.regressed),
     }
 
 
@@ -117,9 +129,15 @@ def _training_data(store: Store, model: str | None, rule: HoldOut | None) -> tup
     """The data set that a model was trained on, and what was held out of it; a drawn one is drawn again if missing.
 
     Raises:
-        BadConfig: the model was not trained in this store.
+        BadConfig: the model was not trained in this store, or on videos that `rule` holds out.
     """
     card = read_card(store.local_copy(find(store, model)))
     with of_flow("evaluate-youtube-vis") as progress:
         job = resumable(store.settings, card.run_id)
+        if rule and rule != job.hold_out:
+            held = f"held out {job.hold_out}" if job.hold_out else "held out nothing"
+            raise BadConfig(
+                f"{card.name} was trained on videos that the rule {rule} holds out, its training {held}: leave the "
+                "rule away, or name the data to score"
+            )
         return prepare_data(job, store.settings, progress).uri, rule or job.hold_out

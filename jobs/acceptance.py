@@ -16,7 +16,6 @@ from jobs.evaluate import Progress
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, now
 from vis_models.config import Config
-from vis_models.metrics.uncertainty import with_interval
 
 FOLDER = f"{LAYOUT}/accepted"
 SAME_AP = 1e-9
@@ -59,8 +58,7 @@ class Verdict(Config):
     def __str__(self) -> str:
         if self.compared is None:
             return "accepted: the first evaluation of this data set by these rules"
-        change = with_interval(self.compared.difference, self.compared.error, self.compared.videos)
-        figures = f"AP {change}, p {self.compared.p_value:.3f}, against the accepted {self.against}"
+        figures = f"AP changed by {self.compared}, against the accepted {self.against}"
         if self.regressed:
             return f"REGRESSION: {figures}"
         return f"accepted: {figures}" if self.accepted else f"no significant change: {figures}, which stays accepted"

@@ -64,6 +64,11 @@ class Compared(Config):
     """Videos whose AP differs, the largest change first."""
     notes: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        """`-0.043 +- 0.013 (p 0.001)`, with the 95 % interval where there are enough videos for one."""
+        interval = f" +- {1.96 * self.error:.3f}" if self.error is not None else ""
+        return f"{self.difference:+.3f}{interval} (p {self.p_value:.3f})"
+
     @property
     def significant(self) -> bool:
         return self.p_value < SIGNIFICANT_P
@@ -85,7 +90,7 @@ def compare_two(job: CompareJob, settings: Settings) -> Compared:
             notes += tuple(note for note in said if note not in notes)
     else:
         _same_labels(store, job)
-        found = [outcomes.read(store, name) for name in (job.one, job.other)]
+        found = [outcomes.read(store, name) for name in map(evaluations.id_of, (job.one, job.other))]
     one, other = ([*side.values()] for side in found)
     made = compare(one, other, job.replicates)
     return Compared(
@@ -130,11 +135,16 @@ def _of_file(
 
 
 def _same_labels(store: Store, job: CompareJob) -> None:
-    one, other = (evaluations.read(store, name)[1] for name in (job.one, job.other))
+    one, other = (evaluations.read(store, evaluations.id_of(name))[1] for name in (job.one, job.other))
+    if evaluations.SERVER in (one["rules"], other["rules"]):
+        raise BadConfig("the score of a server says nothing about single videos: it cannot be compared by them")
     for key, what in (("data_sha256", "labels"), ("rules", "rules")):
         if one[key] != other[key]:
+            said = [
+                f"{each['data']} (sha256 {str(each[key])[:12]})" if key != "rules" else each[key]
+                for each in (one, other)
+            ]
             raise BadConfig(
-                f"{job.one} and {job.other} do not have the same {what}: {one['data' if key != 'rules' else key]} and "
-                f"{other['data' if key != 'rules' else key]} ({one[key]}, {other[key]}). Expected two evaluations of "
-                "one labels file by one set of rules: evaluate one of them again."
+                f"{job.one} and {job.other} do not have the same {what}: {said[0]} and {said[1]}. Expected two "
+                "evaluations of one labels file by one set of rules: evaluate one of them again."
             )

@@ -134,7 +134,7 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
     score = accumulate(in_order, [ANY] if job.class_agnostic else [*truth.categories], job.conventions)
     found = dict(zip(map(str, truth.video_ids()), outcomes_of(in_order), strict=True))
     error = standard_error([*found.values()])
-    created_at, notes = now(), (*notes, *predictions.notes)
+    created_at, notes = now(), (*notes, *predictions.notes, *_nothing(in_order))
     evaluation_id = evaluations.new_id(created_at)
     provenance = dict.fromkeys(evaluations.PROVENANCE) | {
         "evaluation_id": evaluation_id,
@@ -167,6 +167,15 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
         change=change(figures, evaluations.summary(evaluations.read(store, before)[0])) if before else {},
         notes=notes,
     )
+
+
+def _nothing(videos: Sequence[Mapping[int, Matches]]) -> Iterator[str]:
+    """A word where a score of 0 or -1 has a simple reason."""
+    found = [matches for video in videos for matches in video.values()]
+    if not any(matches.objects[0] for matches in found):
+        yield "the labels have no object that counts, only crowds: AP is -1, for there is nothing to find"
+    elif not any(len(matches.scores) for matches in found):
+        yield "there is no track at all, so every object is missed"
 
 
 def _with_oracle(found: Predictions, oracle: oracles.Oracle, truth: GroundTruth) -> Predictions:
@@ -212,10 +221,16 @@ def data_file(store: Store, data: str, holdout: HoldOut | None = None) -> str:
     """The file with the labels: `data` itself, or `val.json` or `gt*.json` in it; `train.json` to hold out of.
 
     Raises:
-        BadConfig: not to be found.
+        BadConfig: not there, or not to be found in the folder.
     """
     found = _files(store, data)
     if found is None:
+        fs, path = store.open_source(data)
+        with store.guard(data):
+            if not fs.exists(path):
+                raise BadConfig(
+                    f"{data} does not exist, expected a YouTube-VIS JSON with labels or a folder that holds it"
+                )
         return data
     usual = "train.json" if holdout and "train.json" in found else "val.json"
     named = [name for name in found if name == usual] or [
@@ -262,13 +277,15 @@ def _checked(found: Sequence[str], what: str, check: Check) -> tuple[str, ...]:
     """Notes about defects. Raises BadConfig: there are some, and `check` forbids them."""
     if not found:
         return ()
+    count = f"{len(found)} defect{'s' if len(found) > 1 else ''}"
+    first = [*found[:5], f"and {len(found) - 5} more"] if len(found) > 5 else found
     if check == "error":
-        first = "\n  ".join(found[:5])
+        lines = "\n  ".join(first)
         raise BadConfig(
-            f"{what} has {len(found)} defects that would make the score meaningless, the first are\n  {first}\n"
+            f"{what} has {count} that would make the score meaningless:\n  {lines}\n"
             "Mend the file, or score it as the reference does with `--check warn`; nothing was scored."
         )
-    return (f"{what} has {len(found)} defects and was scored as the reference scores it", *found[:5])
+    return (f"{what} has {count} and was scored as the reference scores it:", *first)
 
 
 def from_results(store: Store, uri: str, truth: GroundTruth, check: Check) -> Predictions:
@@ -277,7 +294,7 @@ def from_results(store: Store, uri: str, truth: GroundTruth, check: Check) -> Pr
     grouped = results_by_video(truth, results, uri)
     notes = _checked(defects_of_results(truth, results), uri, check)
     del results  # from here on a video is forgotten once it is scored
-    by_video = ((video, truth.predictions(grouped.pop(video))) for video in truth.video_ids() if video in grouped)
+    by_video = ((video, truth.predictions(grouped.pop(video), uri)) for video in truth.video_ids() if video in grouped)
     return Predictions({"results": uri, "results_sha256": digest}, by_video, notes)
 
 

@@ -24,6 +24,8 @@ from vis_models.metrics.average_precision import RECALLS, AveragePrecision, prec
 from vis_models.metrics.track_matching import Matches
 
 FOLDER = f"{LAYOUT}/evaluations"
+FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+"""Of a whole data set, in the order in which everybody prints them."""
 SERVER = "the benchmark's server"
 """The rules of a score that a benchmark's server gave: a few figures, typed by a person, without videos or curves."""
 Provenance = dict[str, str | None]
@@ -118,9 +120,18 @@ def read(store: Store, evaluation_id: str) -> tuple[pa.Table, Provenance, list[s
     """(rows, provenance, notes). Raises BadConfig: there is no such evaluation."""
     key = f"{FOLDER}/{evaluation_id}.parquet"
     if not store.exists(key):
-        raise BadConfig(f"no evaluation {evaluation_id} in {store.uri(FOLDER)}, the newest is {find(store)}")
+        newest = f"the newest is {found}" if (found := find(store)) else "there is none yet"
+        raise BadConfig(
+            f"no evaluation {evaluation_id} in {store.uri(FOLDER)}, {newest}. `vis evaluate` prints the id of each; "
+            "results files are compared with --gt"
+        )
     table = pq.read_table(pa.BufferReader(store.read_bytes(key)))
     return table, json.loads(table.schema.metadata[b"provenance"]), json.loads(table.schema.metadata[b"notes"])
+
+
+def id_of(name: str) -> str:
+    """The id in the name or address of an evaluation's file."""
+    return name.rsplit("/", 1)[-1].removesuffix(".parquet")
 
 
 def find(store: Store, before: str | None = None, **wanted: str | None) -> str | None:

@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from jobs import tables
-from jobs.evaluations import EVALUATIONS, FOLDER
+from jobs import evaluations, tables, tracking
 from jobs.store import Store
 from vis_models.config import BadConfig
 
@@ -124,15 +123,24 @@ NAMED_QUERIES = {
 
 
 def connect(store: Store, plan_id: str | None = None) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection with the views videos, tracks, masks, errors and evaluations, and with nothing else.
+    """A DuckDB connection with the views videos, tracks, masks, errors, evaluations, switches, and with nothing else.
 
     Args:
         plan_id: as in `tables.open`: None reads the newest plan of each archive and model.
 
     Raises:
-        BadConfig: nothing was published, or not this plan.
+        BadConfig: nothing was published or evaluated, or not this plan.
     """
-    views: dict[str, Any] = {**tables.open(store, plan_id), "evaluations": _evaluations(store)}
+    views: dict[str, Any] = {
+        "evaluations": _files(store, evaluations.FOLDER, evaluations.EVALUATIONS),
+        "switches": _files(store, tracking.FOLDER, tracking.SWITCHES),
+    }
+    if plan_id is None and not store.snapshots() and isinstance(views["evaluations"], ds.FileSystemDataset):
+        views |= {
+            name: ds.dataset(schema.empty_table()) for name, schema in tables.SCHEMAS.items()
+        }  # scored files only
+    else:
+        views |= tables.open(store, plan_id)
     connection = duckdb.connect(config={"python_enable_replacements": "false", "autoload_known_extensions": "false"})
     for name, view in views.items():
         connection.register(name, view)
@@ -141,11 +149,11 @@ def connect(store: Store, plan_id: str | None = None) -> duckdb.DuckDBPyConnecti
     return connection
 
 
-def _evaluations(store: Store) -> ds.Dataset:
-    files = [store.path(key) for key in store.list(FOLDER)]
+def _files(store: Store, folder: str, schema: pa.Schema) -> ds.Dataset:
+    files = [store.path(key) for key in store.list(folder)]
     if not files:
-        return ds.dataset(EVALUATIONS.empty_table())
-    return ds.dataset(files, schema=EVALUATIONS, format="parquet", filesystem=store.arrow)
+        return ds.dataset(schema.empty_table())
+    return ds.dataset(files, schema=schema, format="parquet", filesystem=store.arrow)
 
 
 def run(question: str, store: Store, plan_id: str | None = None) -> pa.Table:
@@ -162,7 +170,7 @@ def run(question: str, store: Store, plan_id: str | None = None) -> pa.Table:
                 return answer.to_arrow_table()
         except duckdb.Error as error:
             raise BadConfig(
-                f"{error}\nThe views are videos, tracks, masks, errors and evaluations; "
+                f"{error}\nThe views are videos, tracks, masks, errors, evaluations and switches; "
                 f"named queries: {', '.join(NAMED_QUERIES)}"
             ) from error
     raise BadConfig(f"{question!r} asks for nothing, expected SELECT ... or one of {', '.join(NAMED_QUERIES)}")

@@ -103,7 +103,7 @@ def _scores(store: Store, evaluation_id: str) -> dict[str, Any]:
     same = {name: provenance[name] for name in ("data_sha256", "rules")}
     before_id = evaluations.find(store, before=evaluation_id, **same)
     before = evaluations.read(store, before_id) if before_id else None
-    figures = evaluations.summary(rows)
+    figures = dict.fromkeys(evaluations.FIGURES, -1.0) | evaluations.summary(rows)
     earlier = _by(before[0], "category") if before else {}
     curves = _curves(rows)
     return {
@@ -325,7 +325,7 @@ def _figure(value: float) -> str:
 
 
 def _signed(value: float) -> str:
-    return "±0.000" if abs(value) < 0.0005 else f"{value:+.3f}".replace("-", "−")
+    return "=" if abs(value) < 0.0005 else f"{value:+.3f}".replace("-", "−")
 
 
 def _plus_minus(text: str) -> str:

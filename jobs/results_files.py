@@ -77,8 +77,11 @@ def _entries(text: io.TextIOBase, uri: str) -> Iterator[Any]:
     buffer = ""
     while not buffer and (more := text.read(CHUNK)):
         buffer = more.lstrip()
+    if not buffer:
+        raise BadConfig(f"{uri} is empty, expected a list with one entry per track")
     if not buffer.startswith("["):
-        raise BadConfig(f"{uri} begins with {buffer[:20]!r}, expected a list with one entry per track")
+        remedy = "Are these labels, or is the list inside?" if buffer.startswith("{") else "Is it a JSON file?"
+        raise BadConfig(f"{uri} begins with {buffer[:20]!r}, expected a list with one entry per track. {remedy}")
     at, wanted = 1, CHUNK
     while True:
         at = BETWEEN.match(buffer, at).end()  # type: ignore[union-attr]  # it matches nothing, too
@@ -109,6 +112,8 @@ def _text(store: Store, uri: str) -> Iterator[tuple[io.TextIOBase, Digest]]:
             yield io.TextIOWrapper(unpacked, "utf-8"), digest
     except FileNotFoundError:
         raise BadConfig(f"{uri} does not exist, expected a JSON file (plain or .gz)") from None
+    except IsADirectoryError:
+        raise BadConfig(f"{uri} is a folder, expected a JSON file (plain or .gz): name the file in it") from None
     except BadConfig:
         raise
     except (ValueError, EOFError, OSError) as error:

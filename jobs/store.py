@@ -170,7 +170,10 @@ class Store:
                 with self.fs.open(path, "wb") as file:
                     yield Output(file)
                 return
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            try:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+            except OSError as error:
+                raise BadConfig(f"{path} cannot be made: {error.strerror}. Is VIS_STORE (--store) right?") from error
             try:
                 with open(hidden, "wb") as file:
                     yield Output(file)

@@ -23,7 +23,6 @@ from vis_models.metrics.youtube_vis import Entry, Listing
 
 FOLDER = f"{LAYOUT}/submissions"
 INSIDE = "results.json"
-FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 ERRORS_SHOWN = 5
 COUNTED = 100
 """Predictions of a video and category that the server's evaluator looks at."""
@@ -97,14 +96,28 @@ def write_submission(job: SubmissionJob, settings: Settings, progress: Progress 
     )
 
 
-def record_server_score(sent: Path, figures: Mapping[str, float], settings: Settings, command: str = "") -> str:
-    """Add what the server said of a zip to the evaluations; the URI of the new file.
+class ServerScore(Config):
+    """What was written down."""
+
+    uri: str
+    figures: dict[str, float]
+    """As fractions."""
+    data: str
+    subject: str
+    """The model or results file that was sent."""
+
+
+def record_server_score(
+    data: str, sent: Path, figures: Mapping[str, float], settings: Settings, command: str = ""
+) -> ServerScore:
+    """Add what the server said of a zip to the evaluations.
 
     Args:
+        data: what the zip was written for.
         figures: as the server printed them: fractions, or all of them percent where one is over 1.
 
     Raises:
-        BadConfig: the zip was not written here, or a figure has a name or value that no server gives.
+        BadConfig: the zip was not written here or for other data, or no server gives such a figure.
     """
     store = Store.open(settings)
     if not sent.is_file():
@@ -115,6 +128,10 @@ def record_server_score(sent: Path, figures: Mapping[str, float], settings: Sett
         raise BadConfig(f"{sent} was not written by `vis submission` into {store.uri(FOLDER)}: nobody knows its model")
     fractions = _fractions(figures)
     origin, created_at = store.read_json(key), now()
+    if read_json(store, data_file(store, data))[1] != origin["data_sha256"]:
+        raise BadConfig(
+            f"{sent} was written for {origin['data']}, not for {data}: name the zip that was sent with --out"
+        )
     provenance = {name: origin.get(name) for name in evaluations.PROVENANCE} | {
         "evaluation_id": evaluations.new_id(created_at),
         "created_at": created_at,
@@ -125,12 +142,14 @@ def record_server_score(sent: Path, figures: Mapping[str, float], settings: Sett
         provenance |= {"results": str(sent.resolve()), "results_sha256": sha256}
     notes = [f"typed from the page of the server, for the zip {sha256} that was written at {origin['made_at']}"]
     rows = ({"metric": name, "value": value} for name, value in fractions.items())
-    return evaluations.write(store, provenance, notes, rows)
+    uri = evaluations.write(store, provenance, notes, rows)
+    subject = f"model {origin['model_name']}" if origin.get("model_name") else str(provenance["results"])
+    return ServerScore(uri=uri, figures=fractions, data=origin["data"], subject=subject)
 
 
 def _fractions(figures: Mapping[str, float]) -> dict[str, float]:
-    if unknown := [name for name in figures if name not in FIGURES]:
-        raise BadConfig(f"{unknown[0]} is no figure of the server, expected some of {', '.join(FIGURES)}")
+    if unknown := [name for name in figures if name not in evaluations.FIGURES]:
+        raise BadConfig(f"{unknown[0]} is no figure of the server, expected some of {', '.join(evaluations.FIGURES)}")
     scale = 100 if any(value > 1 for value in figures.values()) else 1
     if wrong := [f"{name}={value:g}" for name, value in figures.items() if not 0 <= value <= scale]:
         raise BadConfig(f"{wrong[0]}: expected a fraction of 1, or percent")

@@ -4,6 +4,7 @@ The one encoding of the house is COCO's compressed counts as bytes: runs in colu
 background first. pycocotools reads and writes the same bytes.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,12 @@ def from_coco(segmentation: Any, height_px: int, width_px: int) -> bytes | None:
         return None
     if isinstance(segmentation, list):
         for polygon in segmentation:  # pycocotools would take four numbers for a box
-            if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+            if (
+                not isinstance(polygon, list)
+                or len(polygon) < 6
+                or len(polygon) % 2
+                or not all(map(_is_place, polygon))
+            ):
                 raise BadConfig(f"a polygon is a list x, y, x, y, ... of 3 points or more, got {str(polygon)[:60]}")
         return coco.merge(coco.frPyObjects(segmentation, height_px, width_px))["counts"]
     if not isinstance(segmentation, dict) or "counts" not in segmentation:
@@ -107,6 +113,10 @@ def from_coco(segmentation: Any, height_px: int, width_px: int) -> bytes | None:
     if total_px != height_px * width_px:
         raise BadConfig(f"RLE runs sum to {total_px}, expected {height_px * width_px} (height times width)")
     return rle
+
+
+def _is_place(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _coco(rle: bytes, height_px: int, width_px: int) -> dict[str, Any]:

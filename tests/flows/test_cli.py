@@ -41,8 +41,13 @@ def test_every_verb_is_there(vis: Program):
         (["evaluate", "--oracle", "best"], "'identity', 'frame', 'clip', 'image'"),
         (["query"], "vis query --list"),
         (["query", "SELECT 1"], "no published tables"),
-        (["evaluate", "--results", "r.json"], "name the labels with --gt"),
+        (["evaluate", "--results", "r.json"], "r.json is scored against labels: name them with --gt"),
         (["evaluate", "a.json", "--gt", "b.json"], "named twice"),
+        (
+            ["evaluate", "a.json", "--results", "r.json", "--plan", "p"],
+            "r.json and p: a model, a results file or a plan",
+        ),
+        (["evaluate", "absent.json"], "absent.json does not exist"),
         (["evaluate", "--gt", "a.json", "--results", "r.json", "--holdout", "all"], "hold-out rule 'all'"),
         (["compare", "a", "b"], "no evaluation a"),
         (["submission", "a.json"], "a.json does not exist"),
@@ -123,7 +128,7 @@ def test_an_archive_of_which_nothing_could_be_read_ends_with_exit_code_1(vis, tr
 
 def test_an_evaluation_needs_no_argument_and_a_report_ends_with_the_score_and_its_place(vis, trained):
     scored = vis("evaluate").stdout
-    assert scored.startswith("AP 0.")
+    assert re.search(r"^AP 0\.\d{3} ", scored, re.MULTILINE)
     assert re.search(r"HOTA 0\.\d+  DetA .* IDSW \d+  \(score >= 0.3\)", scored)
     assert Path(scored.split()[-1]).is_file()
     last = vis("report").stdout.splitlines()[-1]
@@ -135,6 +140,7 @@ def test_results_that_lie_beside_their_labels_are_scored_without_a_model(vis, tm
     folder = shared_data / "data" / "real" / "annotated" / "sav_000208"
     beside = vis("evaluate", folder, VIS_STORE=str(tmp_path)).stdout
     assert "\nAP 0.341914  AP50 0.566478" in beside
+    assert "\nHOTA 0.465608  DetA 0.317328" in beside
     assert beside.startswith("AP 0.342 (no interval: 1 of the 20 videos that one needs)")
     named = ["--gt", folder / "gt.ytvis.json.gz", "--results", folder / "results.json.gz"]
     assert "\nAP 0.341914  AP50 0.566478" in vis("evaluate", *named, VIS_STORE=str(tmp_path)).stdout
@@ -169,9 +175,12 @@ def test_results_are_zipped_for_the_server_and_its_score_is_kept(vis, tmp_path):
 def test_two_results_files_are_compared(vis, tmp_path):
     labels, results = write(Drawing(24, 3, 2, 2, 4), tmp_path, Store.open(Settings(store=str(tmp_path / "lake"))))
     said = vis("compare", results, results, "--gt", labels, VIS_STORE=str(tmp_path)).stdout
-    assert "A minus B   0.000 +- 0.000" in said
-    assert "\np           1.000" in said
-    assert "0 of 24 videos changed" in said
+    assert "A minus B   +0.000 +- 0.000 (p 1.000)  (24 videos, interval 95 %)" in said
+    assert "0 of 24 videos differ" in said
+    none = tmp_path / "none.json"
+    none.write_text("[]")
+    said = vis("compare", results, none, "--gt", labels, "--videos", 1, VIS_STORE=str(tmp_path)).stdout
+    assert re.search(r"video +A +B +A - B .*\n +\d+ +(0\.\d{3}) +0\.000 +\+\1\n$", said)
 
 
 def test_a_question_is_answered_as_table_csv_json_and_parquet(vis, trained, films):

@@ -67,7 +67,7 @@ def test_a_loss_beyond_chance_is_a_regression_until_a_person_accepts_it(drawn):
     assert (verdict.accepted, verdict.regressed, verdict.against) == (False, True, good)
     assert verdict.compared.difference < 0
     assert verdict.compared.p_value < 0.05
-    assert str(verdict).startswith("REGRESSION: AP -0.")
+    assert str(verdict).startswith("REGRESSION: AP changed by -0.")
     assert f"now, `{bad}`" in alarm(verdict)
     store = Store.open(settings)
     assert accepted(store, bad) == good

@@ -32,6 +32,7 @@ def test_two_files_and_their_evaluations_compare_the_same(files):
     assert (of_ids.one.ap, of_ids.other.ap) == pytest.approx([each.figures["AP"] for each in done], abs=1e-12)
     assert (of_ids.one.error, of_ids.other.error) == pytest.approx([each.error for each in done])
     assert of_ids.difference == pytest.approx(done[0].figures["AP"] - done[1].figures["AP"], abs=1e-12)
+    assert compare_two(CompareJob(one=done[0].uri, other=done[1].uri), settings).difference == of_ids.difference
     assert of_ids.videos == 24
     assert of_ids.difference > 0
     assert of_ids.p_value < 0.05

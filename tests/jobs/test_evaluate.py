@@ -117,7 +117,7 @@ def test_progress_counts_the_videos(labelled_lake):
     [
         (lambda labels: labels.update(annotations=[]), "labels of the official .* are not public"),
         (lambda labels: labels.pop("annotations"), "not public"),
-        (lambda labels: labels.pop("categories"), "has no key 'categories'"),
+        (lambda labels: labels.pop("categories"), "has no list 'categories'"),
         (lambda labels: labels["annotations"][1]["segmentations"].pop(), "5 segmentations for 6 frames"),
         (
             lambda labels: labels["annotations"][1]["segmentations"].__setitem__(0, 7),
@@ -154,7 +154,7 @@ def test_a_plan_of_other_videos_is_refused(labelled_lake):
 def test_results_that_do_not_fit_are_refused(labelled_lake):
     strange = [labelled_lake.results[0] | {"video_id": 9}]
     short = [labelled_lake.results[0] | {"segmentations": []}]
-    for content, message in [(strange, r"1 video ids are not in"), (short, "1 defects"), ({}, "expected a list")]:
+    for content, message in [(strange, r"1 video ids are not in"), (short, "1 defect that"), ({}, "expected a list")]:
         with pytest.raises(BadConfig, match=message):
             score(labelled_lake, results=labelled_lake.write("results.json", content))
 
@@ -185,7 +185,7 @@ def test_an_unknown_evaluation_is_named(tmp_path):
 def test_a_defect_is_refused_or_scored_as_the_reference_does_and_noted(labelled_lake):
     strange = [*labelled_lake.results, labelled_lake.results[0] | {"score": float("nan"), "category_id": 77}]
     results = labelled_lake.write("results.json", strange)
-    with pytest.raises(BadConfig, match=r"2 defects .*\n.*no category 77\n.*score nan"):
+    with pytest.raises(BadConfig, match=r"2 defects .*\n.*no category 77.*\n.*score nan"):
         score(labelled_lake, results=results)
     done = score(labelled_lake, results=results, check="warn")
     assert done.figures == average_precision(labelled_lake.labels(), strange).summary()
@@ -328,3 +328,23 @@ def test_the_image_oracle_asks_for_a_model_where_there_are_only_tracks(labelled_
         score(labelled_lake, results=results, oracle="image")
     with pytest.raises(BadConfig, match=r"made of detections.*name the model with --model"):
         score(labelled_lake, oracle="image")
+
+
+def test_a_score_that_says_nothing_has_a_word_why(labelled_lake):
+    empty = score(labelled_lake, results=labelled_lake.write("results.json", []))
+    assert "there is no track at all, so every object is missed" in empty.notes
+    labels = labelled_lake.labels()
+    for annotation in labels["annotations"]:
+        annotation["iscrowd"] = 1
+    crowds = labelled_lake.write("crowds.json", labels)
+    done = evaluate(EvaluateJob(data=crowds, results=labelled_lake.write("r.json", [])), labelled_lake.settings)
+    assert done.figures["AP"] == -1
+    assert "the labels have no object that counts, only crowds: AP is -1, for there is nothing to find" in done.notes
+
+
+def test_a_place_without_labels_is_named(labelled_lake):
+    absent, folder = str(labelled_lake.data.parent / "absent.json"), str(labelled_lake.data.parent)
+    with pytest.raises(BadConfig, match=r"absent.json does not exist, expected a YouTube-VIS JSON"):
+        evaluate(EvaluateJob(data=absent), labelled_lake.settings)
+    with pytest.raises(BadConfig, match="is a folder, expected a JSON file"):
+        score(labelled_lake, results=folder)

@@ -155,3 +155,13 @@ def printed(answer: pa.Table) -> str:
     text = io.BytesIO()
     write(answer, "table", text)
     return text.getvalue().decode()
+
+
+def test_scores_of_results_files_can_be_asked_without_any_table(labelled_lake, tmp_path):
+    results = labelled_lake.write("results.json", labelled_lake.results)
+    settings = Settings(store=str(tmp_path / "scores"))
+    done = evaluate(EvaluateJob(data=str(labelled_lake.data), results=results), settings)
+    store = Store.open(settings)
+    assert run("score-history", store)["AP"].to_pylist() == [done.figures["AP"]]
+    assert run("SELECT count(*) AS n FROM switches", store)["n"].to_pylist() == [done.tracking["IDSW"]]
+    assert run("SELECT count(*) AS n FROM masks", store)["n"].to_pylist() == [0]

@@ -87,6 +87,11 @@ def test_a_key_cannot_leave_the_store(store: Store, key: str):
         store.path(key)
 
 
+def test_a_folder_that_cannot_be_made_is_named():
+    with pytest.raises(BadConfig, match=r"/proc/absent/.* cannot be made: .*VIS_STORE"):
+        Store.open(Settings(store="/proc/absent")).write_bytes("vis/v1/x", b"")
+
+
 def test_a_store_that_is_a_file_is_refused(tmp_path: Path):
     (tmp_path / "lake").write_text("")
     with pytest.raises(BadConfig, match=r"lake is a file, expected a folder or s3://bucket/prefix"):

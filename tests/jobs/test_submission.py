@@ -97,8 +97,11 @@ def test_nothing_to_send_is_refused(labelled_lake, server_file, tmp_path):
 def test_the_score_of_the_server_is_a_row_that_leads_back_to_the_model(labelled_lake, tmp_path):
     own = evaluate(EvaluateJob(data=str(labelled_lake.data)), labelled_lake.settings)
     sent = send(labelled_lake, str(labelled_lake.data), tmp_path).path
-    uri = record_server_score(sent, {"AP": 35.3, "AR10": 0.9}, labelled_lake.settings, "vis submission")
-    name = Path(uri).stem
+    said = {"AP": 35.3, "AR10": 0.9}
+    kept = record_server_score(str(labelled_lake.data), sent, said, labelled_lake.settings, "vis submission")
+    assert (kept.subject, kept.data) == ("model drawn", str(labelled_lake.data))
+    assert kept.figures == pytest.approx({"AP": 0.353, "AR10": 0.009})
+    name = evaluations.id_of(kept.uri)
     rows, provenance, notes = evaluations.read(labelled_lake.store, name)
     assert evaluations.summary(rows) == pytest.approx({"AP": 0.353, "AR10": 0.009})
     assert [provenance[key] for key in ("model_name", "plan_id", "command")] == ["drawn", "plan", "vis submission"]
@@ -108,17 +111,21 @@ def test_the_score_of_the_server_is_a_row_that_leads_back_to_the_model(labelled_
     page = write_report(ReportJob(), labelled_lake.settings)
     assert page.evaluation_id == own.evaluation_id
     assert "AP 0.353 AR10 0.009" in Path(page.uri).read_text()
+    assert "<dd>0.353" in Path(write_report(ReportJob(evaluation=name), labelled_lake.settings).uri).read_text()
     assert evaluate(EvaluateJob(data=str(labelled_lake.data)), labelled_lake.settings).before_id == own.evaluation_id
 
 
 def test_a_score_without_its_zip_or_with_a_name_that_no_server_gives_is_refused(labelled_lake, server_file, tmp_path):
     with pytest.raises(BadConfig, match="is not there"):
-        record_server_score(tmp_path / "absent.zip", {"AP": 1}, labelled_lake.settings)
+        record_server_score(server_file, tmp_path / "absent.zip", {"AP": 1}, labelled_lake.settings)
     (tmp_path / "other.zip").write_bytes(b"PK")
     with pytest.raises(BadConfig, match="was not written by `vis submission`"):
-        record_server_score(tmp_path / "other.zip", {"AP": 1}, labelled_lake.settings)
+        record_server_score(server_file, tmp_path / "other.zip", {"AP": 1}, labelled_lake.settings)
     sent = send(labelled_lake, server_file, tmp_path).path
     for figures, message in [({"mAP": 0.3}, "mAP is no figure"), ({"AP": 353.0}, "AP=353"), ({"AP": -1}, "AP=-1")]:
         with pytest.raises(BadConfig, match=message):
-            record_server_score(sent, figures, labelled_lake.settings)
+            record_server_score(server_file, sent, figures, labelled_lake.settings)
+    other = labelled_lake.write("other.json", labelled_lake.labels() | {"info": "another file"})
+    with pytest.raises(BadConfig, match=f"was written for {server_file}, not for {other}"):
+        record_server_score(other, sent, {"AP": 1}, labelled_lake.settings)
     assert labelled_lake.store.list("vis/v1/evaluations") == []

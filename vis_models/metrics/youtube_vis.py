@@ -4,8 +4,9 @@ Source: youtubevos/cocoapi @ f3f9948a, `ytvos.py`. The reference computes a numb
 this; `defects` names the entries that make such a number meaningless.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -19,25 +20,37 @@ from vis_models.metrics.track_iou import Rle
 from vis_models.metrics.track_matching import Prediction, Truth, mean_area_px
 
 Entry = dict[str, Any]
-KEYS = {
-    "videos": ("id", "height", "width", "file_names"),
-    "categories": ("id", "name"),
-    "annotations": ("id", "video_id", "category_id", "iscrowd", "areas", "segmentations"),
-}
-"""What the evaluator needs of a YouTube-VIS file."""
+MASK_REMEDY = "Write this mask anew, or set it to null."
+KEYS: dict[str, dict[str, type]] = {
+    "videos": {"id": int, "height": int, "width": int, "file_names": list},
+    "categories": {"id": int, "name": str},
+    "annotations": {
+        "id": int, "video_id": int, "category_id": int, "iscrowd": int, "areas": list, "segmentations": list
+    },
+    "results": {"video_id": int, "category_id": int, "score": float, "segmentations": list},
+}  # fmt: skip
+"""What the evaluator needs of a YouTube-VIS file, and of a results file."""
+WORDS = {int: "a whole number", float: "a number", str: "a text", list: "a list"}
 
 
 class Listing:
     """The videos and categories of an opened YouTube-VIS JSON, with or without labels.
 
     Raises:
-        BadConfig: a key is missing.
+        BadConfig: a key is missing or its value of another kind, or there is no video.
     """
 
     def __init__(self, content: Entry, name: str) -> None:
         self.name = name
         for key in ("videos", "categories"):
             _require(content, key, name)
+        if not content["videos"]:
+            raise BadConfig(f"{name} lists no video: is this the right file?")
+        ids = [(key, entry["id"]) for key in ("videos", "categories") for entry in content[key]]
+        self.doubles = [
+            f"{key}: id {id_} is there {times} times" for (key, id_), times in Counter(ids).items() if times > 1
+        ]
+        """Ids of several videos or categories; the last one counts."""
         self.videos = {video["id"]: video for video in content["videos"]}
         self.categories = {category["id"]: category["name"] for category in content["categories"]}
         self.left_out: frozenset[int] = frozenset()
@@ -75,7 +88,7 @@ class GroundTruth(Listing):
     """An opened YouTube-VIS JSON; masks are decoded when a video is asked for.
 
     Raises:
-        BadConfig: a key is missing, or there are no labels at all.
+        BadConfig: as `Listing`, or there are no labels at all.
     """
 
     def __init__(self, content: Entry, name: str = "ground truth") -> None:
@@ -89,7 +102,11 @@ class GroundTruth(Listing):
         super().__init__(content, name)
         _require(content, "annotations", name)
         self.annotations: dict[int, list[Entry]] = defaultdict(list)
-        for annotation in content["annotations"]:
+        for n, annotation in enumerate(content["annotations"]):
+            if not all(isinstance(area, int | float | None) for area in annotation["areas"]):
+                raise BadConfig(
+                    f"{name}: annotations[{n}]: expected numbers or null in 'areas', got {annotation['areas']}"
+                )
             self.annotations[annotation["video_id"]].append(annotation)
 
     def hold_out(self, rule: HoldOut) -> None:
@@ -112,22 +129,22 @@ class GroundTruth(Listing):
                 mean_area_px=mean_area_px(annotation["areas"]),
                 crowd=bool(annotation["iscrowd"]),  # Rule: a key `ignore` has no effect
             )
-            for annotation, (rles, areas) in zip(annotations, self._tracks(annotations), strict=True)
+            for annotation, (rles, areas) in zip(annotations, self._tracks(annotations, self.name), strict=True)
         ]
 
-    def predictions(self, results: Sequence[Entry]) -> list[Prediction]:
+    def predictions(self, results: Sequence[Entry], name: str = "results") -> list[Prediction]:
         """The tracks of one video from its entries in a results file, in the order given, numbered from 1.
 
         Raises as `truths` does.
         """
         return [
             Prediction(rles, areas, entry["category_id"], mean_area_px(areas), float(entry["score"]), n)
-            for n, (entry, (rles, areas)) in enumerate(zip(results, self._tracks(results), strict=True), start=1)
+            for n, (entry, (rles, areas)) in enumerate(zip(results, self._tracks(results, name), strict=True), start=1)
         ]
 
-    def _tracks(self, entries: Sequence[Entry]) -> list[tuple[list[Rle | None], Float[np.ndarray, " T"]]]:
+    def _tracks(self, entries: Sequence[Entry], name: str) -> list[tuple[list[Rle | None], Float[np.ndarray, " T"]]]:
         """Masks of each track of one video and their areas."""
-        tracks = [self._rles(entry, n) for n, entry in enumerate(entries)]
+        tracks = [self._rles(entry, n, name) for n, entry in enumerate(entries)]
         masks = [(n, frame, rle) for n, track in enumerate(tracks) for frame, rle in enumerate(track) if rle]
         areas = [np.zeros(len(track)) for track in tracks]
         for (n, frame, rle), area, canvas in zip(
@@ -135,38 +152,47 @@ class GroundTruth(Listing):
         ):
             if canvas != rle["size"][0] * rle["size"][1]:
                 raise BadConfig(
-                    f"{_place(entries[n], n, frame)}: the runs of the RLE do not fill its size {rle['size']}"
+                    f"{name}: {_place(entries[n], n, frame)}: the runs of the RLE do not fill its size {rle['size']}. "
+                    f"{MASK_REMEDY}"
                 )
             areas[n][frame] = area
         return list(zip(tracks, areas, strict=True))
 
-    def _rles(self, entry: Entry, n: int) -> list[Rle | None]:
+    def _rles(self, entry: Entry, n: int, name: str) -> list[Rle | None]:
         video = self.videos[entry["video_id"]]
         rles: list[Rle | None] = []
         for frame, segmentation in enumerate(entry["segmentations"]):
             try:
                 rles.append(_rle(segmentation, [video["height"], video["width"]]))
             except BadConfig as error:
-                raise BadConfig(f"{_place(entry, n, frame)}: {error}") from error
+                raise BadConfig(f"{name}: {_place(entry, n, frame)}: {error}. {MASK_REMEDY}") from error
         return rles
 
 
 def _place(entry: Entry, n: int, frame: int) -> str:
     """`n`: of the entries of this video, from 0."""
-    track = f"annotation {entry['id']}" if "iscrowd" in entry else f"result {n} (score {entry['score']})"
+    track = f"annotation {entry['id']}" if "iscrowd" in entry else f"track {n + 1} (score {entry['score']})"
     return f"{track} of video {entry['video_id']}, frame {frame}"
 
 
 def _require(content: Entry, key: str, name: str) -> None:
-    for n, entry in enumerate(_key(content, key, name)):
-        for each in KEYS[key]:
-            _key(entry, each, f"{name}: {key}[{n}]")
+    if not isinstance(content.get(key), list):
+        raise BadConfig(f"{name} has no list {key!r}, got {sorted(content)}. Is this a YouTube-VIS file?")
+    for n, entry in enumerate(content[key]):
+        _require_keys(entry, key, f"{name}: {key}[{n}]")
 
 
-def _key(entry: Entry, key: str, where: str) -> Any:
-    if key not in entry:
-        raise BadConfig(f"{where} has no key {key!r}, got {sorted(entry)}. Is this a YouTube-VIS file?")
-    return entry[key]
+def _require_keys(entry: Any, kind: str, where: str) -> None:
+    if not isinstance(entry, dict):
+        raise BadConfig(f"{where} is {str(entry)[:40]!r}, expected an object with {', '.join(KEYS[kind])}")
+    for key, type_ in KEYS[kind].items():
+        if key not in entry:
+            video = f" (video {entry['video_id']})" if "video_id" in entry else ""
+            raise BadConfig(f"{where} has no key {key!r}{video}, got {sorted(entry)}. Is this a YouTube-VIS file?")
+        value = entry[key]
+        fits = isinstance(value, int | float if type_ is float else type_)
+        if not fits or (isinstance(value, bool) and key != "iscrowd"):
+            raise BadConfig(f"{where}: expected {WORDS[type_]} for {key!r}, got {str(value)[:40]!r}")
 
 
 def _rle(segmentation: Any, video_size: list[int]) -> Rle | None:
@@ -189,17 +215,11 @@ def results_by_video(truth: GroundTruth, results: Sequence[Entry], name: str = "
     """The entries of a results file by video, in the order of the file, without those of videos that take no part.
 
     Raises:
-        BadConfig: a key is missing, or an entry belongs to a video that the ground truth does not have.
+        BadConfig: a key is missing or of another kind, or a video is not in the ground truth.
     """
     grouped: dict[int, list[Entry]] = defaultdict(list)
     for n, entry in enumerate(results):
-        for key in ("video_id", "category_id", "score", "segmentations"):
-            _key(entry, key, f"{name}[{n}]")
-        if not isinstance(entry["score"], int | float) or not isinstance(entry["segmentations"], list):
-            raise BadConfig(
-                f"{name}[{n}]: expected a number `score` and a list `segmentations` with one entry per frame, "
-                f"got {str(entry['score'])[:20]!r} and {str(entry['segmentations'])[:40]!r}"
-            )
+        _require_keys(entry, "results", f"{name}[{n}]")
         grouped[entry["video_id"]].append(entry)
     for video_id in truth.left_out & grouped.keys():
         del grouped[video_id]
@@ -222,6 +242,7 @@ def defects_of_results(truth: GroundTruth, results: Sequence[Entry]) -> list[str
 
 
 def _defects_of_truth(truth: GroundTruth) -> Iterator[str]:
+    yield from (f"{truth.name}: {double}" for double in truth.doubles)
     seen: set[int] = set()
     for video_id, annotations in truth.annotations.items():
         for annotation in annotations:
@@ -235,6 +256,8 @@ def _defects_of_truth(truth: GroundTruth) -> Iterator[str]:
                 yield f"{where}: the id appears twice"
             seen.add(annotation["id"])
             yield from _defects_of_track(truth, annotation, where)
+            if not all(0 <= (area or 0) < inf for area in annotation["areas"]):
+                yield f"{where}: an area is no number of pixels, {str(annotation['areas'])[:40]}"
             if len(annotation["areas"]) != truth.length(video_id):
                 yield f"{where}: {len(annotation['areas'])} areas for {truth.length(video_id)} frames"
 
@@ -252,10 +275,12 @@ def _defects_of_results(truth: GroundTruth, results: Sequence[Entry]) -> Iterato
 def _defects_of_track(truth: GroundTruth, entry: Entry, where: str) -> Iterator[str]:
     video = truth.videos[entry["video_id"]]
     if entry["category_id"] not in truth.categories:
-        yield f"{where}: no category {entry['category_id']}"
+        yield f"{where}: no category {entry['category_id']}, expected one of {sorted(truth.categories)[:5]}"
     if len(entry["segmentations"]) != truth.length(entry["video_id"]):
         yield f"{where}: {len(entry['segmentations'])} segmentations for {truth.length(entry['video_id'])} frames"
     expected = [video["height"], video["width"]]
-    sizes = [s.get("size", expected) for s in entry["segmentations"] if isinstance(s, dict) and s]
-    if strange := [size for size in sizes if size != expected]:
-        yield f"{where}: {len(strange)} masks are not of size {expected} (height, width), the first is {strange[0]}"
+    masks = [(frame, mask) for frame, mask in enumerate(entry["segmentations"]) if isinstance(mask, dict) and mask]
+    if strange := [(f, mask["size"]) for f, mask in masks if mask.get("size", expected) != expected]:
+        frame, size = strange[0]
+        more = f"; {len(strange)} masks of it are not" if len(strange) > 1 else ""
+        yield f"{where}, frame {frame}: mask of size {size}, expected {expected} (height, width){more}"

@@ -150,11 +150,15 @@ def test_a_sound_file_has_no_defects():
     [
         (lambda truth, result: truth.update(id=0), "id 0"),
         (lambda truth, result: truth.update(areas=[4]), "1 areas for 2 frames"),
+        (lambda truth, result: truth.update(areas=[4, float("nan")]), "an area is no number of pixels"),
         (lambda truth, result: truth.update(video_id=9), "no such video"),
         (lambda truth, result: truth.update(category_id=9), "no category 9"),
         (lambda truth, result: result.update(segmentations=[]), "0 segmentations for 2 frames"),
         (lambda truth, result: result.update(score=float("nan")), "score nan"),
-        (lambda truth, result: result["segmentations"][0].update(size=[8, 9]), r"not of size \[8, 8\]"),
+        (
+            lambda truth, result: result["segmentations"][0].update(size=[8, 9]),
+            r"frame 0: mask of size \[8, 9\], expected \[8, 8\]",
+        ),
     ],
 )
 def test_each_defect_is_named(spoil, word):
@@ -224,20 +228,57 @@ def test_polygons_and_lists_of_runs_score_as_compressed_runs():
         ({"size": "8x8", "counts": "P2"}, "size of an RLE"),
         ({"size": [8, 8], "counts": [3, -1, 62]}, "RLE runs are lengths"),
         ("P2", "null, RLE or polygons"),
+        ([["a", 0, 4, 0, 4, 4]], "a polygon is a list x, y"),
+        ([[0, 0, 4, 0, 4, float("nan")]], "a polygon is a list x, y"),
     ],
 )
 def test_a_mask_that_is_none_is_refused_with_video_track_and_frame(segmentation, says):
     truth = world(objects=[square(2, frames=2)])
     result = found(square(2, frames=2))
     result["segmentations"][1] = segmentation
-    with pytest.raises(BadConfig, match=rf"result 1 \(score 0.5\) of video 1, frame 1: .*{says}"):
+    with pytest.raises(BadConfig, match=rf"results: track 2 \(score 0.5\) of video 1, frame 1: .*{says}"):
         average_precision(truth, [found(square(2, frames=2)), result])
 
 
-@pytest.mark.parametrize("change", [{"score": "high"}, {"segmentations": None}])
-def test_a_score_that_is_no_number_and_tracks_without_a_list_are_refused(change):
-    with pytest.raises(BadConfig, match=r"results\[0\]: expected a number `score` and a list"):
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"score": "high"}, "expected a number for 'score', got 'high'"),
+        ({"score": True}, "expected a number for 'score', got 'True'"),
+        ({"segmentations": None}, "expected a list for 'segmentations', got 'None'"),
+        ({"video_id": [1]}, r"expected a whole number for 'video_id', got '\[1\]'"),
+        ({"category_id": "1"}, "expected a whole number for 'category_id', got '1'"),
+    ],
+)
+def test_a_result_with_a_value_of_the_wrong_kind_is_refused_and_named(change, says):
+    with pytest.raises(BadConfig, match=rf"results\[0\]: {says}"):
         average_precision(world(objects=[square(2)]), [found(square(2)) | change])
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "says"),
+    [
+        ("videos", {"height": "8"}, r"videos\[0\]: expected a whole number for 'height'"),
+        ("annotations", {"areas": 4}, r"annotations\[0\]: expected a list for 'areas'"),
+        ("annotations", {"areas": ["x"]}, r"annotations\[0\]: expected numbers or null in 'areas'"),
+    ],
+)
+def test_labels_with_a_value_of_the_wrong_kind_are_refused_and_named(table, change, says):
+    truth = world(objects=[square(2)])
+    truth[table][0].update(change)
+    with pytest.raises(BadConfig, match=says):
+        average_precision(truth, [])
+    truth[table][0] = 7
+    with pytest.raises(BadConfig, match=rf"{table}\[0\] is '7', expected an object with"):
+        average_precision(truth, [])
+
+
+def test_labels_that_list_no_video_or_one_twice_are_named():
+    truth = world(objects=[square(2)])
+    twice = GroundTruth(truth | {"videos": truth["videos"] * 2})
+    assert defects(twice) == ["ground truth: videos: id 1 is there 2 times"]
+    with pytest.raises(BadConfig, match="lists no video"):
+        GroundTruth(truth | {"videos": []})
 
 
 def test_fewer_predictions_take_part_under_a_lower_limit():

@@ -136,6 +136,15 @@ def test_an_evaluation_needs_no_argument_and_a_report_ends_with_the_score_and_it
     assert "<html" in Path(last.split("report ")[1]).read_text()
 
 
+def test_an_oracle_is_no_score_of_the_model_and_training_videos_are_not_scored(vis, trained):
+    said = vis("evaluate", "--oracle", "image").stdout
+    assert "note        image oracle, no score of a model" in said
+    assert ", image oracle)\n" in said
+    assert "verdict" not in said
+    refused = vis("evaluate", "--holdout", "0.5", code=2).stderr
+    assert re.search(r"was trained on videos that the rule 0\.5 holds out, its training held out nothing", refused)
+
+
 def test_results_that_lie_beside_their_labels_are_scored_without_a_model(vis, tmp_path, shared_data):
     folder = shared_data / "data" / "real" / "annotated" / "sav_000208"
     beside = vis("evaluate", folder, VIS_STORE=str(tmp_path)).stdout

@@ -33,7 +33,7 @@ app = typer.Typer(
 ORACLE_HELP = (
     "What would the score be if one thing were perfect? No score of the model. "
     "identity: the predicted masks, in each frame linked to the labelled object that they cover best (IoU >= 0.5). "
-    "frame: another name for it. "
+    "frame: the same under its other name. "
     "clip: the same for pieces of 5 frames, inside which the predicted identities stay. "
     "image: the model's tracker gets the labelled boxes, masks and classes in place of its own detections."
 )

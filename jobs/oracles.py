@@ -14,7 +14,7 @@ from vis_models.metrics.youtube_vis import GroundTruth
 Oracle = Literal["identity", "frame", "clip", "image"]
 MEANS: dict[str, str] = {
     "identity": "masks as predicted, in each frame linked to the object of the labels that they cover best",
-    "frame": "another name for identity",
+    "frame": "the identity oracle under its other name: masks as predicted, each linked to the object it covers best",
     "clip": f"pieces of {CLIP_FRAMES} frames as predicted, linked to the object of the labels that they cover best",
     "image": "the model's tracker got the labelled boxes, masks and classes in place of its own detections",
 }

@@ -32,6 +32,7 @@ def prefect_api() -> Iterator[Callable[[], None]]:
     Yields:
         a function that returns when the API answers.
     """
+    from prefect.events.worker import EventsWorker
     from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
     if PREFECT_API_URL.value():
@@ -58,6 +59,7 @@ def prefect_api() -> Iterator[Callable[[], None]]:
             with temporary_settings({PREFECT_API_URL: url, PREFECT_LOGGING_TO_API_ENABLED: False}):
                 yield wait
         finally:
+            EventsWorker.drain_all(timeout=STOP_S)  # what is still to be sent would hold up the end of this process
             _stop(server)
 
 

@@ -19,6 +19,23 @@ with prefect_api() as wait:
     time.sleep(600)
 """
 
+LAST_WORDS = """
+from flows.embedded import prefect_api
+from prefect.events import emit_event
+with prefect_api() as wait:
+    wait()
+    for n in range(300):
+        emit_event("last.word", {"prefect.resource.id": f"word.{n}"})
+"""
+
+
+def test_what_was_still_to_be_sent_reaches_the_api_before_it_goes(environment):
+    done = subprocess.run(
+        [sys.executable, "-c", LAST_WORDS], env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert done.returncode == 0
+    assert "failed" not in done.stderr
+
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_the_api_and_its_database_are_gone_with_the_command_however_it_ends(environment, tmp_path, how):

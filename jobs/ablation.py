@@ -36,6 +36,7 @@ from vis_models.data.clips import ClipSet
 from vis_models.data.encoded import UNCHANGED, EncodedClips, encode_copies
 from vis_models.metrics.average_precision import accumulate
 from vis_models.metrics.detector import detected_masks, identity_oracle
+from vis_models.metrics.scenes import scenes
 from vis_models.metrics.track_matching import Matches, match_video
 from vis_models.metrics.uncertainty import Outcome, outcomes, paired_difference
 from vis_models.metrics.youtube_vis import GroundTruth, results_by_video
@@ -409,7 +410,7 @@ def _matches(truth: GroundTruth, results: list[dict[str, Any]]) -> list[dict[int
     """The matches of every video of the labels."""
     grouped, categories = results_by_video(truth, results, "results"), [*truth.categories]
     return [
-        match_video(truth.predictions(grouped.get(video, [])), truth.truths(video), categories, False)
+        match_video(scenes(truth.predictions(grouped.get(video, [])), truth.truths(video), categories))
         for video in truth.video_ids()
     ]
 

@@ -10,6 +10,7 @@ from jobs.evaluate import Check, from_results, labels
 from jobs.settings import Settings
 from jobs.store import Store
 from vis_models.config import BadConfig, Config
+from vis_models.metrics.scenes import scenes
 from vis_models.metrics.track_matching import match_video
 from vis_models.metrics.uncertainty import REPLICATES, Outcome, Videos, compare, standard_error, weighted_ap
 from vis_models.metrics.uncertainty import outcomes as outcomes_of
@@ -127,10 +128,9 @@ def _of_file(
 ) -> tuple[dict[str, dict[int, Outcome]], tuple[str, ...]]:
     truth, _, notes = labels(store, gt, check)
     predictions = from_results(store, results, truth, check)
-    matches = {
-        video: match_video(tracks, truth.truths(video), [*truth.categories]) for video, tracks in predictions.by_video
-    }
-    every = [matches.get(v) or match_video([], truth.truths(v), [*truth.categories]) for v in truth.video_ids()]
+    kinds = [*truth.categories]
+    matches = {video: match_video(scenes(tracks, truth.truths(video), kinds)) for video, tracks in predictions.by_video}
+    every = [matches.get(v) or match_video(scenes([], truth.truths(v), kinds)) for v in truth.video_ids()]
     return dict(zip(map(str, truth.video_ids()), outcomes_of(every), strict=True)), (*notes, *predictions.notes)
 
 

@@ -25,8 +25,9 @@ from jobs.tracking import TrackingScore, write_switches
 from vis_models.config import BadConfig, Config
 from vis_models.data.holdout import HoldOut
 from vis_models.metrics.average_precision import RULES, accumulate
-from vis_models.metrics.track_iou import MaskTrack
-from vis_models.metrics.track_matching import ANY, Conventions, Crowd, Matches, Prediction, match_video, mean_area_px
+from vis_models.metrics.mask_tracks import MaskTrack, Prediction, mean_area_px
+from vis_models.metrics.scenes import ANY, scenes
+from vis_models.metrics.track_matching import Conventions, Crowd, Matches, match_video
 from vis_models.metrics.uncertainty import outcomes as outcomes_of
 from vis_models.metrics.uncertainty import standard_error
 from vis_models.metrics.youtube_vis import GroundTruth, Listing, defects, defects_of_results, results_by_video
@@ -128,7 +129,7 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
         predictions = from_plan(store, job.plan, path, truth, given_objects=job.oracle == "image")
     if job.oracle:
         predictions = _with_oracle(predictions, job.oracle, truth)
-    tracking = TrackingScore(truth, job.tracking_min_score, job.class_agnostic)
+    tracking = TrackingScore(truth, job.tracking_min_score)
     matches = _match(truth, predictions.by_video, job, tracking, progress)
     in_order = [matches[v] for v in truth.video_ids()]
     score = accumulate(in_order, [ANY] if job.class_agnostic else [*truth.categories], job.conventions)
@@ -198,12 +199,11 @@ def _match(
 ) -> dict[int, dict[int, Matches]]:
     """The matches of every video; `tracking` counts the same ones. In videos without predictions all is missed."""
     matches: dict[int, dict[int, Matches]] = {}
-    rules = ([*truth.categories], job.class_agnostic, job.conventions)
 
     def add(video: int, tracks: list[Prediction]) -> None:
-        truths = truth.truths(video)
-        matches[video] = match_video(tracks, truths, *rules)
-        tracking.add(video, tracks, truths)
+        shown = scenes(tracks, truth.truths(video), [*truth.categories], job.class_agnostic)
+        matches[video] = match_video(shown, job.conventions)
+        tracking.add(video, shown)
 
     for video, tracks in predictions:
         add(video, tracks)
@@ -460,4 +460,6 @@ def _batches(masks: ds.Dataset) -> Iterator[pa.RecordBatch]:
     for path in masks.files:
         with masks.filesystem.open_input_file(path) as file:
             parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
-            yield from parquet.iter_batches(batch_size=4096, columns=MASK_COLUMNS, use_threads=False)
+            for batch in parquet.iter_batches(batch_size=4096, columns=MASK_COLUMNS, use_threads=False):
+                yield batch
+                pa.default_memory_pool().release_unused()  # or it keeps 30 MB of pages that have been read

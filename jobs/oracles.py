@@ -7,8 +7,8 @@ segments anew, with the objects of the labels in place of the detector's (`true_
 from collections.abc import Iterator
 from typing import Literal
 
+from vis_models.metrics.mask_tracks import Prediction
 from vis_models.metrics.oracle import CLIP_FRAMES, true_identities
-from vis_models.metrics.track_matching import Prediction
 from vis_models.metrics.youtube_vis import GroundTruth
 
 Oracle = Literal["identity", "frame", "clip", "image"]

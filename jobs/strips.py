@@ -23,7 +23,8 @@ from jobs.painting import PALE, Colour, colour_of, paint
 from jobs.store import Store, plan_key
 from vis_models import masks
 from vis_models.config import BadVideo
-from vis_models.metrics.track_iou import MaskTrack, overlap_px
+from vis_models.metrics.mask_tracks import MaskTrack
+from vis_models.metrics.track_iou import overlap_px
 from vis_models.metrics.youtube_vis import GroundTruth
 
 LONG_SIDE_PX = 360

@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.store import LAYOUT, Store
+from vis_models.metrics.clear import Switch
 from vis_models.metrics.hota import ALPHAS
-from vis_models.metrics.track_matching import ANY, Prediction, Truth
-from vis_models.metrics.tracking import Video, by_category, class_mean, pooled, track_video
+from vis_models.metrics.scenes import ANY, Scene
+from vis_models.metrics.tracking import Tracking, by_category, class_mean, pooled, track_scene
 from vis_models.metrics.youtube_vis import GroundTruth
 
 FOLDER = f"{LAYOUT}/switches"
@@ -50,30 +51,33 @@ class TrackingScore:
         min_score: tracks below do not take part.
     """
 
-    def __init__(self, truth: GroundTruth, min_score: float, class_agnostic: bool = False) -> None:
-        self.truth, self.min_score, self.class_agnostic = truth, min_score, class_agnostic
-        self.videos: dict[int, Video] = {}
+    def __init__(self, truth: GroundTruth, min_score: float) -> None:
+        self.truth, self.min_score = truth, min_score
+        self.videos: dict[int, dict[int, Tracking]] = {}
         self.switches: list[dict[str, Any]] = []
 
-    def add(self, video: int, predictions: Sequence[Prediction], truths: Sequence[Truth]) -> None:
+    def add(self, video: int, scenes: Mapping[int, Scene]) -> None:
         """Count one video; one without predictions must be added too, or what it shows is not missed."""
-        self.videos[video], switches = track_video(
-            predictions, truths, [*self.truth.categories], self.min_score, self.class_agnostic
-        )
-        self.switches += [
-            {
-                "video_id": str(video),
-                "frame_idx": switch.frame,
-                "category": self.truth.categories[truths[switch.object].category],
-                "object_id": truths[switch.object].truth_id,
-                "from_track": predictions[switch.before].track_id,
-                "to_track": predictions[switch.after].track_id,
-                "frames_before": switch.frames_before,
-                "frames_after": switch.frames_after,
-                "cost_frames": switch.cost_frames,
-            }
-            for switch in switches
-        ]
+        self.videos[video] = {}
+        rows = []
+        for category, scene in scenes.items():
+            self.videos[video][category], switches = track_scene(scene, self.min_score)
+            rows += [self._row(video, scene, switch) for switch in switches]
+        self.switches += sorted(rows, key=lambda row: (row["frame_idx"], row["object_id"]))
+
+    def _row(self, video: int, scene: Scene, switch: Switch) -> dict[str, Any]:
+        truth = scene.truths[switch.object]
+        return {
+            "video_id": str(video),
+            "frame_idx": switch.frame,
+            "category": self.truth.categories[truth.category],
+            "object_id": truth.truth_id,
+            "from_track": scene.predictions[switch.before].track_id,
+            "to_track": scene.predictions[switch.after].track_id,
+            "frames_before": switch.frames_before,
+            "frames_after": switch.frames_after,
+            "cost_frames": switch.cost_frames,
+        }
 
     def figures(self) -> dict[str, float]:
         """Of the whole data set: pooled, then the class means, then the least score."""

@@ -8,7 +8,7 @@ import torch
 
 from vis_models import boxes, masks
 from vis_models.layers.resize import resize_logits
-from vis_models.metrics.track_matching import Truth
+from vis_models.metrics.mask_tracks import Truth
 from vis_models.metrics.youtube_vis import GroundTruth
 from vis_models.types import Objects
 

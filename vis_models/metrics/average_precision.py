@@ -2,7 +2,7 @@
 
 Source: youtubevos/cocoapi @ f3f9948a, `ytvoseval.py`; `Rule:` marks what a reader would not guess.
 
-One road: tracks of a video -> `match_video` -> matches (small: no masks) -> `accumulate` -> `AveragePrecision`.
+One road: scenes of a video -> `match_video` -> matches (small: no masks) -> `accumulate` -> `AveragePrecision`.
 Masks are needed for one video at a time only.
 
 Axes: A area ranges, T IoU thresholds, R recall points, K categories, M limits, D predictions.
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from vis_models.metrics.track_matching import ANY, AREAS_PX, REFERENCE, THRESHOLDS, Conventions, Matches, match_video
+from vis_models.metrics.scenes import ANY, scenes
+from vis_models.metrics.track_matching import AREAS_PX, REFERENCE, THRESHOLDS, Conventions, Matches, match_video
 from vis_models.metrics.youtube_vis import Entry, GroundTruth, results_by_video
 
 RULES = "youtubevos/cocoapi@f3f9948a"
@@ -122,7 +123,8 @@ def average_precision(
     grouped = results_by_video(truth, results)
     videos = [
         match_video(
-            truth.predictions(grouped.get(video, [])), truth.truths(video), categories, class_agnostic, conventions
+            scenes(truth.predictions(grouped.get(video, [])), truth.truths(video), categories, class_agnostic),
+            conventions,
         )
         for video in truth.video_ids()
     ]

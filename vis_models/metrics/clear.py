@@ -21,9 +21,11 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from vis_models.metrics.assignment import assign
-from vis_models.metrics.sightings import EPS, Sighting, frames_seen
+from vis_models.metrics.scenes import FrameIou, frames_seen
 
 THRESHOLD = 0.5
+EPS = float(np.finfo(float).eps)
+"""An IoU may fall short of a threshold by this much. Differs from video AP, where it may not."""
 KEPT = 1000.0
 """Added to the IoU of a pair that was matched in the frame before, so that it comes first."""
 
@@ -91,13 +93,13 @@ class Clear:
         }
 
 
-def clear(sightings: Sequence[Sighting], objects: int, tracks: int) -> tuple[Clear, list[Switch]]:
+def clear(frames: Sequence[FrameIou], objects: int, tracks: int) -> tuple[Clear, list[Switch]]:
     """Count one video, one category, and list its switches. `objects`, `tracks`: how many there are."""
-    seen, found = frames_seen(sightings, objects, tracks)
+    seen, found = frames_seen(frames, objects, tracks)
     now = np.full(objects, -1)  # each object's track in the last frame that shows both sides
     starts, iou = np.zeros(objects, dtype=int), 0.0
     runs: list[list[_Run]] = [[] for _ in range(objects)]
-    for number, frame in enumerate(sightings):
+    for number, frame in enumerate(frames):
         if not frame.iou.size:
             continue
         gain = np.where(frame.iou >= THRESHOLD - EPS, frame.iou + KEPT * _kept(frame, now), 0.0)
@@ -126,12 +128,12 @@ def clear(sightings: Sequence[Sighting], objects: int, tracks: int) -> tuple[Cle
         pt=at_all - mostly,
         ml=len(share) - at_all,
         iou=iou,
-        frames=len(sightings) if seen.any() and found.any() else 0,
+        frames=len(frames) if seen.any() and found.any() else 0,
     )
     return counts, switches
 
 
-def _kept(frame: Sighting, now: Int[np.ndarray, " _"]) -> Bool[np.ndarray, "G P"]:
+def _kept(frame: FrameIou, now: Int[np.ndarray, " _"]) -> Bool[np.ndarray, "G P"]:
     return now[frame.objects][:, None] == frame.tracks[None]
 
 

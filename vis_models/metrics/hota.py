@@ -20,7 +20,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from vis_models.metrics.assignment import assign
-from vis_models.metrics.sightings import EPS, Sighting, frames_seen
+from vis_models.metrics.clear import EPS
+from vis_models.metrics.scenes import FrameIou, frames_seen
 
 ALPHAS = np.arange(0.05, 0.99, 0.05)
 
@@ -71,10 +72,10 @@ class Hota:
 NOTHING = Hota(*np.zeros((7, len(ALPHAS))))
 
 
-def hota(sightings: Sequence[Sighting], objects: int, tracks: int) -> Hota:
+def hota(frames: Sequence[FrameIou], objects: int, tracks: int) -> Hota:
     """Count one video, one category. `objects`, `tracks`: how many there are."""
-    seen, found = frames_seen(sightings, objects, tracks)
-    both = [frame for frame in sightings if frame.iou.size]
+    seen, found = frames_seen(frames, objects, tracks)
+    both = [frame for frame in frames if frame.iou.size]
     alignment = _alignment(both, seen[:, None] + found[None])
     together = np.zeros((len(ALPHAS), objects, tracks))
     tp, iou = np.zeros(len(ALPHAS)), np.zeros(len(ALPHAS))
@@ -96,18 +97,18 @@ def hota(sightings: Sequence[Sighting], objects: int, tracks: int) -> Hota:
     )
 
 
-def _alignment(sightings: Sequence[Sighting], frames: Int[np.ndarray, "G P"]) -> Float[np.ndarray, "G P"]:
+def _alignment(frames: Sequence[FrameIou], masks: Int[np.ndarray, "G P"]) -> Float[np.ndarray, "G P"]:
     """IoU of object and track as sets of frames; where masks compete, a frame belongs to a pair in part.
 
     Args:
-        frames: of the object plus those of the track.
+        masks: of the object plus those of the track.
     """
-    shared = np.zeros(frames.shape)
-    for frame in sightings:
+    shared = np.zeros(masks.shape)
+    for frame in frames:
         either = frame.iou.sum(axis=0)[None] + frame.iou.sum(axis=1)[:, None] - frame.iou
         part = np.divide(frame.iou, either, out=np.zeros_like(frame.iou), where=either > EPS)
         shared[np.ix_(frame.objects, frame.tracks)] += part
-    return shared / np.maximum(frames - shared, 1)
+    return shared / np.maximum(masks - shared, 1)
 
 
 def _sum(per_pair: Float[np.ndarray, "A G P"]) -> Float[np.ndarray, " A"]:

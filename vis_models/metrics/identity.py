@@ -15,7 +15,7 @@ import numpy as np
 
 from vis_models.metrics.assignment import assign
 from vis_models.metrics.clear import THRESHOLD
-from vis_models.metrics.sightings import Sighting, frames_seen
+from vis_models.metrics.scenes import FrameIou, frames_seen
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Identity:
         }
 
 
-def identity(sightings: Sequence[Sighting], objects: int, tracks: int) -> Identity:
+def identity(frames: Sequence[FrameIou], objects: int, tracks: int) -> Identity:
     """Count one video, one category. `objects`, `tracks`: how many there are."""
-    seen, found = frames_seen(sightings, objects, tracks)
+    seen, found = frames_seen(frames, objects, tracks)
     agree = np.zeros((objects, tracks))
-    for frame in sightings:
+    for frame in frames:
         if not frame.iou.size:
             continue
         # Differs from CLEAR and HOTA as the reference does: an IoU may not fall short of the threshold at all.

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vis_models.metrics.track_iou import MaskTrack, Rle, overlap_px
-from vis_models.metrics.track_matching import Prediction, Truth, mean_area_px
+from vis_models.metrics.mask_tracks import MaskTrack, Prediction, Rle, Truth, mean_area_px
+from vis_models.metrics.track_iou import overlap_px
 
 LEAST_IOU = 0.5
 """An object whose best mask overlaps less is not seen in that frame."""

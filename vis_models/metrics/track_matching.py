@@ -6,21 +6,19 @@ must equal the reference to the last bit, odd cases included.
 Axes: A area ranges, T IoU thresholds, D predictions, G ground truth.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from vis_models.metrics.track_iou import MaskTrack, overlap_px
+from vis_models.metrics.scenes import Scene
+from vis_models.metrics.track_iou import overlap_px
 
 AREAS_PX = {"all": (0.0, 1e10), "small": (0.0, 128.0**2), "medium": (128.0**2, 256.0**2), "large": (256.0**2, 1e10)}
 """Ranges of a track's mean area. Rule: both ends belong to the range, so 128^2 is small and medium."""
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
-ANY = -1
-"""The category of everything in class-agnostic mode."""
-
 
 Crowd = Literal["many", "once", "drop"]
 
@@ -44,32 +42,6 @@ REFERENCE = Conventions()
 
 
 @dataclass(frozen=True)
-class Truth(MaskTrack):
-    """An annotated object of a video."""
-
-    truth_id: int
-    """Rule: a match is stored as this id and 0 means no match, so whatever matches id 0 is a false positive."""
-    category: int
-    mean_area_px: float
-    """Rule: from the stated areas, not from the masks; over the frames where they are not zero."""
-    crowd: bool = False
-    """May be matched any number of times, and counts neither as found nor as missed."""
-
-
-@dataclass(frozen=True)
-class Prediction(MaskTrack):
-    """A predicted track of a video."""
-
-    category: int
-    mean_area_px: float
-    """From the masks, over the frames where they are not empty."""
-    score: float
-    """Any finite number; only the order counts."""
-    track_id: int = 0
-    """Its name among the tracks of the video, to speak of it; no figure depends on it."""
-
-
-@dataclass(frozen=True)
 class Matches:
     """The predictions of one category in one video, best first, each with the ground truth it found."""
 
@@ -85,52 +57,23 @@ class Matches:
     """Pairs of tracks without a single pixel between them. Rule: their IoU is 0."""
 
 
-def mean_area_px(areas_px: Sequence[int | float | None] | Float[np.ndarray, " _"]) -> float:
-    """Mean over the frames where the area is neither null nor zero; 0 if there is none."""
-    if isinstance(areas_px, np.ndarray):
-        seen = areas_px[areas_px != 0]
-        return float(seen.mean()) if len(seen) else 0.0
-    seen = [area for area in areas_px if area]
-    return float(np.mean(seen)) if seen else 0.0
+def match_video(video: Mapping[int, Scene], conventions: Conventions = REFERENCE) -> dict[int, Matches]:
+    """The matches of one video, by category."""
+    return {category: match(scene, conventions) for category, scene in video.items()}
 
 
-def match_video(
-    predictions: Sequence[Prediction],
-    truths: Sequence[Truth],
-    categories: Sequence[int],
-    class_agnostic: bool = False,
-    conventions: Conventions = REFERENCE,
-) -> dict[int, Matches]:
-    """The matches of one video, by category; categories with neither ground truth nor predictions are left out.
-
-    Args:
-        predictions: in the order of the results file; equal scores keep it.
-        truths: in the order of the ground truth file.
-        categories: those that count. Rule: predictions and objects of any other are dropped.
-        class_agnostic: all under the one key `ANY`.
-    """
-    # Rule: ordered by category; in class-agnostic mode that decides between equal scores.
-    predictions = sorted((p for p in predictions if p.category in categories), key=lambda p: p.category)
-    counted = (g for g in truths if g.category in categories and not (g.crowd and conventions.crowd == "drop"))
-    truths = sorted(counted, key=lambda g: g.category)
-    if class_agnostic:
-        return {ANY: match(predictions, truths, conventions)} if predictions or truths else {}
-    present = sorted({p.category for p in predictions} | {g.category for g in truths})
-    return {
-        c: match([p for p in predictions if p.category == c], [g for g in truths if g.category == c], conventions)
-        for c in present
-    }
-
-
-def match(predictions: Sequence[Prediction], truths: Sequence[Truth], conventions: Conventions = REFERENCE) -> Matches:
+def match(scene: Scene, conventions: Conventions = REFERENCE) -> Matches:
     """Greedy matching of the predictions and ground truth of one video and category.
 
     By descending score, each prediction takes the free ground truth with the highest IoU that reaches the threshold.
     """
-    scores = np.array([prediction.score for prediction in predictions], dtype=float)
+    scores = np.array([prediction.score for prediction in scene.predictions], dtype=float)
     best_first = np.argsort(-scores, kind="stable")[: conventions.limit]
-    predictions, scores = [predictions[index] for index in best_first], scores[best_first]
-    intersection, union = overlap_px(predictions, truths)
+    counted = [n for n, truth in enumerate(scene.truths) if not (truth.crowd and conventions.crowd == "drop")]
+    truths = [scene.truths[n] for n in counted]
+    frames = scene.frames if scene.truths else []  # most categories that a model finds: nothing to compare with
+    sums = overlap_px(scene.predictions, scene.truths, frames)
+    intersection, union = (each[best_first][:, counted] for each in sums)
     iou = np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
     crowd = np.array([truth.crowd for truth in truths], dtype=bool)
     passed_over = crowd | _outside([truth.mean_area_px for truth in truths])  # (A, G)
@@ -139,10 +82,11 @@ def match(predictions: Sequence[Prediction], truths: Sequence[Truth], convention
     )  # (A, T, D), index of the ground truth or -1
     ids = np.array([*(truth.truth_id for truth in truths), 0])  # the last one answers to index -1
     partner = ids[taken]
-    outside = _outside([prediction.mean_area_px for prediction in predictions])[:, None]
+    outside = _outside([scene.predictions[n].mean_area_px for n in best_first])[:, None]
     padded = np.concatenate([passed_over, np.zeros((len(AREAS_PX), 1), dtype=bool)], axis=1)
     ignored = np.take_along_axis(padded[:, None], taken % len(ids), axis=2) | ((partner == 0) & outside)
-    return Matches(scores, iou, partner, ignored, (~passed_over).sum(axis=1), int((union == 0).sum()))
+    objects = (~passed_over).sum(axis=1)
+    return Matches(scores[best_first], iou, partner, ignored, objects, int((union == 0).sum()))
 
 
 def _outside(areas_px: list[float]) -> Bool[np.ndarray, "A N"]:

@@ -1,6 +1,6 @@
 """Tracking metrics of a data set: HOTA, CLEAR and Identity beside each other, pooled and by category.
 
-One road: tracks of a video -> `track_video` -> counts and switches (small: no masks) -> sums. Objects and tracks are
+One road: scene -> `track_scene` -> counts and switches (small: no masks) -> sums. Objects and tracks are
 compared within their category. Pooled: the counts of all categories are added. Class mean: the mean of the figures of
 the categories that the ground truth shows; TrackEval's `cls_comb_cls_av` also counts absent ones, as 0.
 
@@ -17,8 +17,7 @@ import numpy as np
 from vis_models.metrics.clear import Clear, Switch, clear
 from vis_models.metrics.hota import NOTHING, Hota, hota
 from vis_models.metrics.identity import Identity, identity
-from vis_models.metrics.sightings import sight
-from vis_models.metrics.track_matching import ANY, Prediction, Truth
+from vis_models.metrics.scenes import Scene
 
 RULES = "JonathonLuiten/TrackEval@12c8791b"
 AVERAGED = (
@@ -53,47 +52,24 @@ Video = Mapping[int, Tracking]
 """The counts of one video, by category."""
 
 
-def track_video(
-    predictions: Sequence[Prediction],
-    truths: Sequence[Truth],
-    categories: Sequence[int],
-    min_score: float,
-    class_agnostic: bool = False,
-) -> tuple[dict[int, Tracking], list[Switch]]:
-    """Count one video.
+def track_scene(scene: Scene, min_score: float) -> tuple[Tracking, list[Switch]]:
+    """Count one category of one video.
 
     Args:
-        predictions: their order decides where several matches are equally good.
-        categories: those that count; predictions and objects of any other are dropped.
         min_score: predictions below are dropped.
-        class_agnostic: all under the one key `ANY`.
 
     Returns:
-        Counts by category, of those with objects or predictions; switches by frame, in places of the lists given.
+        Counts; switches by object and frame, in places of the lists of the scene.
     """
-    objects = [n for n, truth in enumerate(truths) if not truth.crowd and truth.category in categories]
-    tracks = [n for n, track in enumerate(predictions) if track.score >= min_score and track.category in categories]
-    by_kind: dict[int, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
-    for n in objects:
-        by_kind[ANY if class_agnostic else truths[n].category][0].append(n)
-    for n in tracks:
-        by_kind[ANY if class_agnostic else predictions[n].category][1].append(n)
-    counts, switches = {}, []
-    for category, (rows, columns) in sorted(by_kind.items()):
-        counts[category], found = _count([truths[n] for n in rows], [predictions[n] for n in columns])
-        switches += [replace(s, object=rows[s.object], before=columns[s.before], after=columns[s.after]) for s in found]
-    return counts, sorted(switches, key=lambda s: (s.frame, s.object))
-
-
-def _count(truths: Sequence[Truth], predictions: Sequence[Prediction]) -> tuple[Tracking, list[Switch]]:
-    """One category of one video."""
-    if not truths:  # most categories that a model finds: nothing to compare with
-        masks = sum(rle is not None for track in predictions for rle in track.rles)
+    objects = [n for n, truth in enumerate(scene.truths) if not truth.crowd]
+    tracks = [n for n, track in enumerate(scene.predictions) if track.score >= min_score]
+    if not objects:  # most categories that a model finds: nothing to compare with
+        masks = sum(rle is not None for n in tracks for rle in scene.predictions[n].rles)
         return Tracking(replace(NOTHING, fp=NOTHING.fp + masks), Clear(fp=masks), Identity(fp=masks)), []
-    sightings = sight(truths, predictions)
-    cleared, switches = clear(sightings, len(truths), len(predictions))
-    counted = hota(sightings, len(truths), len(predictions))
-    return Tracking(counted, cleared, identity(sightings, len(truths), len(predictions))), switches
+    sides = scene.between(objects, tracks), len(objects), len(tracks)
+    cleared, switches = clear(*sides)
+    switches = [replace(s, object=objects[s.object], before=tracks[s.before], after=tracks[s.after]) for s in switches]
+    return Tracking(hota(*sides), cleared, identity(*sides)), switches
 
 
 def pooled(video: Video) -> Tracking:

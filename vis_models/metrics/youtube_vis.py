@@ -15,9 +15,8 @@ from jaxtyping import Float
 from vis_models.config import BadConfig
 from vis_models.data.holdout import HoldOut, ListedVideo, split, split_name
 from vis_models.masks import from_coco
+from vis_models.metrics.mask_tracks import Prediction, Rle, Truth, mean_area_px
 from vis_models.metrics.run_lengths import measure_px
-from vis_models.metrics.track_iou import Rle
-from vis_models.metrics.track_matching import Prediction, Truth, mean_area_px
 
 Entry = dict[str, Any]
 MASK_REMEDY = "Write this mask anew, or set it to null."

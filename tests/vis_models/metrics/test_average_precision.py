@@ -10,6 +10,7 @@ from pycocotools import mask as coco
 
 from vis_models.config import BadConfig
 from vis_models.metrics.average_precision import RECALLS, AveragePrecision, average_precision
+from vis_models.metrics.scenes import scenes
 from vis_models.metrics.track_matching import Conventions, match_video
 from vis_models.metrics.youtube_vis import GroundTruth, defects, defects_of_results, results_by_video
 
@@ -60,7 +61,7 @@ def test_golden_eval_each_pair_of_tracks_and_each_match_is_the_reference_s(case,
         f"{video}/{category}": match
         for video in truth.video_ids()
         for category, match in match_video(
-            truth.predictions(grouped.get(video, [])), truth.truths(video), [*truth.categories]
+            scenes(truth.predictions(grouped.get(video, [])), truth.truths(video), [*truth.categories])
         ).items()
     }
     assert expected["ious"], "the case holds no pair"

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from vis_models.metrics.average_precision import accumulate
+from vis_models.metrics.mask_tracks import Prediction, Truth
 from vis_models.metrics.oracle import CLIP_FRAMES, true_identities
-from vis_models.metrics.track_matching import Prediction, Truth, match_video
+from vis_models.metrics.scenes import scenes
+from vis_models.metrics.track_matching import match_video
 from vis_models.metrics.youtube_vis import GroundTruth
 
 from .test_average_precision import found, random_world, square, world
@@ -19,7 +21,7 @@ def opened(objects: list[list], results: list[dict]) -> tuple[list[Prediction], 
 
 
 def ap(predictions: list[Prediction], truths: list[Truth]) -> float:
-    return accumulate([match_video(predictions, truths, [1])], [1]).summary()["AP"]
+    return accumulate([match_video(scenes(predictions, truths, [1]))], [1]).summary()["AP"]
 
 
 def here(track: Prediction) -> list[bool]:

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from vis_models.metrics.track_iou import MaskTrack, overlap_px
+from vis_models.metrics.mask_tracks import MaskTrack
+from vis_models.metrics.track_iou import overlap_px
 
 pytestmark = pytest.mark.unit
 

@@ -7,7 +7,8 @@ import pytest
 
 from vis_models.metrics.clear import Switch
 from vis_models.metrics.hota import ALPHAS
-from vis_models.metrics.tracking import Tracking, by_category, class_mean, pooled, track_video
+from vis_models.metrics.scenes import Scene, scenes
+from vis_models.metrics.tracking import Tracking, by_category, class_mean, pooled, track_scene
 from vis_models.metrics.youtube_vis import GroundTruth, results_by_video
 
 from .golden import cases, golden
@@ -23,13 +24,16 @@ def score(truth: dict, results: list, min_score: float = 0.0) -> dict[int, Track
     opened = GroundTruth(truth)
     grouped = results_by_video(opened, results)
     return by_category(
-        [
-            track_video(
-                opened.predictions(grouped.get(video, [])), opened.truths(video), [*opened.categories], min_score
-            )[0]
-            for video in opened.video_ids()
-        ]
+        [counted(opened, video, grouped.get(video, []), min_score=min_score) for video in opened.video_ids()]
     )
+
+
+def counted(
+    opened: GroundTruth, video: int, results: list, class_agnostic: bool = False, min_score: float = 0.0
+) -> dict[int, Tracking]:
+    """The counts of one video."""
+    shown = scenes(opened.predictions(results), opened.truths(video), [*opened.categories], class_agnostic)
+    return {category: track_scene(scene, min_score)[0] for category, scene in shown.items()}
 
 
 def figures(truth: dict, results: list, min_score: float = 0.0) -> dict[str, float]:
@@ -39,7 +43,7 @@ def figures(truth: dict, results: list, min_score: float = 0.0) -> dict[str, flo
 
 def switches(truth: dict, results: list) -> list[Switch]:
     opened = GroundTruth(truth)
-    return track_video(opened.predictions(results), opened.truths(1), [1], 0.0)[1]
+    return track_scene(Scene(opened.truths(1), opened.predictions(results)), 0.0)[1]
 
 
 def as_published(counts: Tracking) -> dict[str, dict]:
@@ -172,8 +176,7 @@ def test_a_mask_of_another_category_does_not_count_unless_categories_are_ignored
     results = [found(square(4), category=2)]
     assert figures(truth, results)["HOTA"] == 0
     opened = GroundTruth(truth)
-    counts, _ = track_video(opened.predictions(results), opened.truths(1), [1, 2], 0.0, class_agnostic=True)
-    assert pooled(counts).figures()["HOTA"] == pytest.approx(1)
+    assert pooled(counted(opened, 1, results, class_agnostic=True)).figures()["HOTA"] == pytest.approx(1)
 
 
 def test_crowds_and_unknown_categories_are_left_out():

@@ -7,7 +7,9 @@ import pytest
 
 from tests.drawn_results import Drawing, draw
 from vis_models.metrics.average_precision import accumulate
-from vis_models.metrics.track_matching import Matches, Prediction, Truth, match_video, mean_area_px
+from vis_models.metrics.mask_tracks import Prediction, Truth, mean_area_px
+from vis_models.metrics.scenes import scenes
+from vis_models.metrics.track_matching import Matches, match_video
 from vis_models.metrics.uncertainty import (
     LEAST_VIDEOS,
     compare,
@@ -43,7 +45,7 @@ def drawn(drawing: Drawing, seed: int = 0) -> list[dict[int, Matches]]:
         made = list(zip(masks, areas, objects + predictions, strict=True))
         truths = [Truth(m, a, n + 1, t.category, mean_area_px(a)) for n, (m, a, t) in enumerate(made[: len(objects)])]
         found = [Prediction(m, a, t.category, mean_area_px(a), t.score) for m, a, t in made[len(objects) :]]
-        videos.append(match_video(found, truths, range(1, drawing.categories + 1)))
+        videos.append(match_video(scenes(found, truths, range(1, drawing.categories + 1))))
     return videos
 
 

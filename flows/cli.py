@@ -47,7 +47,7 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        from vis_models.config import BadConfig  # brings torch, so not before something went wrong
+        from vis_models.config import BadConfig  # brings pydantic, so not before something went wrong
 
         if not isinstance(error, BadConfig):
             raise

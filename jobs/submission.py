@@ -18,7 +18,7 @@ from jobs.results_files import read_json, read_results
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, code_version, now
 from vis_models.config import BadConfig, Config
-from vis_models.metrics.submission import entry_error
+from vis_models.metrics.submission import as_sent
 from vis_models.metrics.youtube_vis import Entry, Listing
 
 FOLDER = f"{LAYOUT}/submissions"
@@ -180,10 +180,12 @@ def _entries(
 def _checked(
     listing: Listing, entries: Iterator[Entry], counted: dict[tuple[int, int], int], progress: Progress | None
 ) -> Iterator[Entry]:
-    """The entries, once each of them is sound; `counted` is filled by video and category."""
+    """The entries as they are sent, once each of them is sound; `counted` is filled by video and category."""
     wrong, seen = [], set()
     for n, entry in enumerate(entries):
-        if error := entry_error(listing, entry):
+        try:
+            sent = as_sent(listing, entry)
+        except BadConfig as error:
             wrong.append(f"results[{n}], video {entry.get('video_id')}: {error}")
             continue
         place = entry["video_id"], entry["category_id"]
@@ -191,7 +193,7 @@ def _checked(
         if progress and entry["video_id"] not in seen:
             seen.add(entry["video_id"])
             progress("submission", len(seen), len(listing.videos), {})
-        yield entry
+        yield sent
     if wrong:
         first = "\n  ".join(wrong[:ERRORS_SHOWN])
         raise BadConfig(

@@ -4,7 +4,6 @@ The one encoding of the house is COCO's compressed counts as bytes: runs in colu
 background first. pycocotools reads and writes the same bytes.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,9 @@ from jaxtyping import Bool, Float, Int
 from pycocotools import mask as coco
 
 from vis_models.config import BadConfig
+
+FAR = 10
+"""Corners of a polygon lie no further away than so many frames: pycocotools walks along every edge."""
 
 
 def encode(masks: Bool[np.ndarray, "T H W"]) -> list[bytes]:
@@ -86,26 +88,22 @@ def from_coco(segmentation: Any, height_px: int, width_px: int) -> bytes | None:
     if not segmentation:
         return None
     if isinstance(segmentation, list):
-        for polygon in segmentation:  # pycocotools would take four numbers for a box
-            if (
-                not isinstance(polygon, list)
-                or len(polygon) < 6
-                or len(polygon) % 2
-                or not all(map(_is_place, polygon))
-            ):
-                raise BadConfig(f"a polygon is a list x, y, x, y, ... of 3 points or more, got {str(polygon)[:60]}")
+        for polygon in segmentation:
+            _refuse_polygon(polygon, FAR * max(height_px, width_px))
         return coco.merge(coco.frPyObjects(segmentation, height_px, width_px))["counts"]
     if not isinstance(segmentation, dict) or "counts" not in segmentation:
         raise BadConfig(f"a segmentation is null, RLE or polygons, got {str(segmentation)[:60]!r}")
     size = segmentation.get("size", [height_px, width_px])
-    if list(size) != [height_px, width_px]:
-        raise BadConfig(f"RLE of size {list(size)}, expected the video's [{height_px}, {width_px}] (height, width)")
+    if not isinstance(size, list | tuple) or [*size] != [height_px, width_px]:
+        raise BadConfig(f"RLE of size {size}, expected the video's [{height_px}, {width_px}] (height, width)")
     counts = segmentation["counts"]
     if isinstance(counts, list):
-        if not all(isinstance(run, int) and run >= 0 for run in counts):
-            raise BadConfig(f"RLE runs are lengths in pixels, got {str(counts)[:60]}")
+        if not all(isinstance(run, int) and 0 <= run <= height_px * width_px for run in counts):
+            raise BadConfig(f"RLE runs are lengths, 0 to {height_px * width_px} pixels, got {str(counts)[:60]}")
         counts = coco.frPyObjects({"counts": counts, "size": [height_px, width_px]}, height_px, width_px)["counts"]
-    rle = counts.encode() if isinstance(counts, str) else counts
+    if not isinstance(counts, str | bytes):
+        raise BadConfig(f"the counts of an RLE are a text or a list of run lengths, got {str(counts)[:60]}")
+    rle = text_to_rle(counts) if isinstance(counts, str) else counts
     try:
         total_px = run_lengths(rle).sum()
     except ValueError as error:
@@ -115,8 +113,16 @@ def from_coco(segmentation: Any, height_px: int, width_px: int) -> bytes | None:
     return rle
 
 
-def _is_place(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def text_to_rle(counts: str) -> bytes:
+    """COCO's compressed counts as a JSON holds them. What is no such text gives bytes that are no RLE either."""
+    return counts.encode("utf-8", "surrogatepass")
+
+
+def _refuse_polygon(polygon: Any, farthest_px: int) -> None:
+    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:  # pycocotools would take four for a box
+        raise BadConfig(f"a polygon is a list x, y, x, y, ... of 3 points or more, got {str(polygon)[:60]}")
+    if not all(isinstance(place, int | float) and abs(place) <= farthest_px for place in polygon):
+        raise BadConfig(f"a polygon has coordinates in px, in or near the frame, got {str(polygon)[:60]}")
 
 
 def _coco(rle: bytes, height_px: int, width_px: int) -> dict[str, Any]:

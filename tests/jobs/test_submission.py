@@ -3,6 +3,7 @@ import math
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs import evaluations
@@ -10,6 +11,7 @@ from jobs.evaluate import EvaluateJob, evaluate
 from jobs.report import ReportJob, write_report
 from jobs.submission import Submission, SubmissionJob, record_server_score, write_submission
 from vis_models.config import BadConfig
+from vis_models.masks import encode
 
 pytestmark = pytest.mark.unit
 
@@ -46,6 +48,21 @@ def test_a_results_file_is_sent_as_it_is_and_the_same_tracks_give_the_same_zip(l
     assert first.path.read_bytes() == content
 
 
+def test_polygons_and_uncompressed_runs_are_sent_as_compressed_rle(labelled_lake, server_file, tmp_path):
+    entry = labelled_lake.results[0]
+    expected = [*entry["segmentations"]]
+    rectangle = np.zeros((48, 64), bool)
+    rectangle[10:20, 5:25] = True
+    expected[0] = {"size": [48, 64], "counts": encode(rectangle[None])[0].decode()}
+    expected[1] = {"size": [48, 64], "counts": encode(np.ones((1, 48, 64), bool))[0].decode()}
+    entry["segmentations"][0] = [[5, 10, 25, 10, 25, 20, 5, 20]]
+    entry["segmentations"][1] = {"size": [48, 64], "counts": [0, 48 * 64]}
+    done = send(
+        labelled_lake, server_file, tmp_path, results=labelled_lake.write("results.json", labelled_lake.results)
+    )
+    assert inside(done.path)[0]["segmentations"] == expected
+
+
 def spoil_mask(entry: dict, **changes) -> None:
     frame = next(t for t, mask in enumerate(entry["segmentations"]) if mask)
     entry["segmentations"][frame] = entry["segmentations"][frame] | changes
@@ -65,10 +82,15 @@ def spoil_mask(entry: dict, **changes) -> None:
         (lambda entry: entry["segmentations"].pop(), "expected a list of 6 segmentations, one .* got 5 of them"),
         (lambda entry: entry.update(segmentations=None), "expected a list of 6 segmentations, .* got NoneType"),
         (lambda entry: spoil_mask(entry, size=[64, 48]), r"mask of size \[64, 48\], expected \[48, 64\]"),
-        (lambda entry: spoil_mask(entry, counts=[0, 3072]), "frame 0: expected null or a compressed RLE"),
+        (lambda entry: spoil_mask(entry, counts=[0, 3071]), "frame 0: RLE runs sum to 3071, expected 3072"),
+        (
+            lambda entry: spoil_mask(entry, counts=None),
+            "frame 0: the counts of an RLE are a text or a",
+        ),
         (lambda entry: spoil_mask(entry, counts="11"), r"frame 0: the runs of the RLE do not fill its size \[48, 64\]"),
         (lambda entry: spoil_mask(entry, counts="é"), "frame 0: the runs of the RLE do not fill its size"),
-        (lambda entry: entry["segmentations"].__setitem__(0, [[1, 1, 9, 1, 9, 9]]), "frame 0: expected null or a"),
+        (lambda entry: entry["segmentations"].__setitem__(0, [[1, 1, 9, 1]]), "frame 0: a polygon is a list x, y,"),
+        (lambda entry: entry["segmentations"].__setitem__(0, 7), "frame 0: a segmentation is null, RLE or polygons"),
         (lambda entry: entry["segmentations"].__setitem__(0, []), "frame 0: expected null or a"),
     ],
 )

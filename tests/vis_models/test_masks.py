@@ -71,3 +71,38 @@ def test_any_number_of_masks_is_measured():
     rles = masks.encode(np.ones((1, 3, 5), dtype=bool)) * 600
     assert masks.area_px(rles, 3, 5) == [15] * 600
     assert masks.area_px([], 3, 5) == []
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        (5, "is null, RLE or polygons, got '5'"),
+        ({"size": [40, 50]}, "is null, RLE or polygons"),
+        ([7], "x, y, ... of 3 points or more, got 7"),
+        ([[1, 1, 9, 1]], "of 3 points or more"),
+        ([[1, 1, 9, 1, 9, 9, 1]], "of 3 points or more"),
+        ([[1, 1, 9, 1, 9, "9"]], "in or near the frame"),
+        ([[1, 1, 9, 1, 9, float("nan")]], "in or near the frame"),
+        ([[1, 1, 9, 1, 9, 1e9]], "in or near the frame"),  # pycocotools would take all memory there is
+        ([[1, 1, 9, 1, 9, -1e30]], "in or near the frame"),
+        ({"counts": [0, 2001]}, "lengths, 0 to 2000 pixels"),
+        ({"counts": [0, 10**20]}, "lengths, 0 to 2000 pixels"),
+        ({"counts": [-1, 2001]}, "lengths, 0 to 2000 pixels"),
+        ({"counts": [[1]]}, "lengths, 0 to 2000 pixels"),
+        ({"counts": [0, 1999]}, "sum to 1999"),
+        ({"counts": None}, "a text or a list of run lengths, got None"),
+        ({"counts": {}}, "a text or a list of run lengths"),
+        ({"counts": "\ud800"}, "no COCO RLE"),
+        ({"counts": ""}, "no COCO RLE"),
+        ({"counts": [0, 2000], "size": 40}, "RLE of size 40, expected the video's"),
+        ({"counts": [0, 2000], "size": [50, 40]}, r"RLE of size \[50, 40\], expected the video's \[40, 50\]"),
+    ],
+)
+def test_what_is_no_mask_is_refused_in_words(segmentation, message):
+    with pytest.raises(BadConfig, match=message):
+        masks.from_coco(segmentation, 40, 50)
+
+
+def test_a_polygon_that_leaves_the_frame_is_cut_at_its_edge():
+    rle = masks.from_coco([[-30, 10, 80, 10, 80, 20, -30, 20]], 40, 50)
+    assert masks.decode(rle, 40, 50).sum() == 10 * 50

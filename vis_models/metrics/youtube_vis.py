@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from vis_models.config import BadConfig
 from vis_models.data.holdout import HoldOut, ListedVideo, split, split_name
-from vis_models.masks import from_coco
+from vis_models.masks import from_coco, text_to_rle
 from vis_models.metrics.mask_tracks import Prediction, Rle, Truth, mean_area_px
 from vis_models.metrics.run_lengths import measure_px
 
@@ -201,7 +201,7 @@ def _rle(segmentation: Any, video_size: list[int]) -> Rle | None:
     if isinstance(segmentation, dict) and not _is_size(segmentation.get("size", video_size)):
         raise BadConfig(f"the size of an RLE is [height, width] in px, got {str(segmentation['size'])[:40]}")
     if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), str) and "size" in segmentation:
-        return {"size": segmentation["size"], "counts": segmentation["counts"].encode()}
+        return {"size": segmentation["size"], "counts": text_to_rle(segmentation["counts"])}
     size = list(segmentation.get("size", video_size)) if isinstance(segmentation, dict) else video_size
     return {"size": size, "counts": from_coco(segmentation, *size)}
 

@@ -112,7 +112,7 @@ BAD = {
     "transposed": (["annotations", 0, "segmentations", 0, "size"], [50, 40], r"size \[50, 40\]"),
     "garbage": (["annotations", 0, "segmentations", 0, "counts"], "~~~~zz", "frame 0.* is no COCO RLE"),
     "runs too long": (["annotations", 0, "segmentations", 0, "counts"], [2000, 1], "sum to 2001, expected 2000"),
-    "negative run": (["annotations", 0, "segmentations", 0, "counts"], [2010, -10], "lengths in pixels"),
+    "negative run": (["annotations", 0, "segmentations", 0, "counts"], [2010, -10], "lengths, 0 to 2000 pixels"),
     "no mask": (["annotations", 0, "segmentations", 0], "full", "frame 0"),
     "half a polygon": (["annotations", 0, "segmentations", 0], ["full"], "frame 0"),
 }

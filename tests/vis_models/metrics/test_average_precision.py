@@ -229,8 +229,8 @@ def test_polygons_and_lists_of_runs_score_as_compressed_runs():
         ({"size": "8x8", "counts": "P2"}, "size of an RLE"),
         ({"size": [8, 8], "counts": [3, -1, 62]}, "RLE runs are lengths"),
         ("P2", "null, RLE or polygons"),
-        ([["a", 0, 4, 0, 4, 4]], "a polygon is a list x, y"),
-        ([[0, 0, 4, 0, 4, float("nan")]], "a polygon is a list x, y"),
+        ([["a", 0, 4, 0, 4, 4]], "in or near the frame"),
+        ([[0, 0, 4, 0, 4, float("nan")]], "in or near the frame"),
     ],
 )
 def test_a_mask_that_is_none_is_refused_with_video_track_and_frame(segmentation, says):

@@ -265,7 +265,8 @@ def evaluate(
 def _score_files(labels: str, results: str | None, plan: str | None, chosen: dict[str, Any]) -> dict[str, Any] | None:
     """An evaluation of what is there already, without a model and without Prefect; None: there is nothing."""
     from flows.progress import at_terminal
-    from jobs.evaluate import EvaluateJob, data_file, evaluate, results_file
+    from jobs.evaluate import EvaluateJob, evaluate
+    from jobs.predictions import data_file, results_file
     from jobs.settings import Settings
     from jobs.store import Store
     from vis_models.data.holdout import HoldOut

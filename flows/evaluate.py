@@ -10,9 +10,10 @@ from flows.events import evaluation_regressed
 from flows.progress import of_flow
 from flows.steps import command, launch, mendable
 from jobs.acceptance import JudgeJob, alarm, judge
-from jobs.evaluate import Check, Crowd, EvaluateJob, data_file, evaluate
+from jobs.evaluate import EvaluateJob, evaluate
 from jobs.models import find
 from jobs.oracles import Oracle
+from jobs.predictions import Check, data_file
 from jobs.segment import SegmentJob, segment
 from jobs.settings import Settings
 from jobs.splits import held_out
@@ -21,6 +22,7 @@ from jobs.train import prepare_data, resumable
 from vis_models.checkpoints import read_card
 from vis_models.config import BadConfig
 from vis_models.data.holdout import HoldOut
+from vis_models.metrics.track_matching import Crowd
 from vis_models.metrics.uncertainty import with_interval
 
 REGRESSION_KEY = "evaluate-youtube-vis-regression"

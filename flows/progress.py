@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-Progress = Callable[[str, int, int, dict[str, Any]], None]
+from vis_models.progress import Progress
 
 LINE_EVERY_S = 10.0
 ARTIFACT_EVERY_S = 5.0

@@ -10,7 +10,7 @@ import gzip
 import io
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,10 @@ from vis_models.metrics.scenes import scenes
 from vis_models.metrics.track_matching import Matches, match_video
 from vis_models.metrics.uncertainty import Outcome, outcomes, paired_difference
 from vis_models.metrics.youtube_vis import GroundTruth, results_by_video
+from vis_models.progress import Progress
 from vis_models.rgnn_ablations import ROWS
 from vis_models.types import VideoInfo
 
-Progress = Callable[[str, int, int, dict[str, Any]], None]
 BASE = "proposed"
 LARGE_GAP = 3.0
 """Rows whose published AP is so much below the proposed approach are run with every seed; the others with the first."""

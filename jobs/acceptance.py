@@ -12,10 +12,10 @@ from typing import Literal
 
 from jobs import evaluations
 from jobs.compare import Compared, CompareJob, compare_two
-from jobs.evaluate import Progress
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, now
 from vis_models.config import Config
+from vis_models.progress import Progress
 
 FOLDER = f"{LAYOUT}/accepted"
 SAME_AP = 1e-9

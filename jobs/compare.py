@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import PositiveInt
 
 from jobs import evaluations, outcomes
-from jobs.evaluate import Check, from_results, labels
+from jobs.predictions import Check, from_results, labels
 from jobs.settings import Settings
 from jobs.store import Store
 from vis_models.config import BadConfig, Config

@@ -5,7 +5,7 @@ import re
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import cache
 from typing import Any, BinaryIO
@@ -24,8 +24,7 @@ from jobs.shards import find_sources
 from jobs.store import LAYOUT, Store
 from vis_models import masks
 from vis_models.config import BadVideo
-
-Progress = Callable[[str, int, int, dict[str, Any]], None]
+from vis_models.progress import Progress
 
 HEIGHT_PX = 360
 """Smaller videos are enlarged by a whole number until they are this high, so that the names can be read."""

@@ -18,7 +18,7 @@ from pydantic import Field, PositiveInt
 
 from jobs import evaluations, outcomes, query, tables
 from jobs.compare import Compared, CompareJob, compare_two
-from jobs.evaluate import Progress, change
+from jobs.evaluate import change
 from jobs.results_files import read_json
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Snapshot, Store, code_version, now, plan_key
@@ -27,6 +27,7 @@ from jobs.tracking import MIN_SCORE, worst_switches
 from vis_models.config import BadConfig, Config
 from vis_models.metrics.uncertainty import with_interval
 from vis_models.metrics.youtube_vis import GroundTruth
+from vis_models.progress import Progress
 
 FOLDER = f"{LAYOUT}/reports"
 ERRORS_SHOWN = 100

@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,8 +28,7 @@ from jobs.shards import STAGES, Load, ShardJob, ShardWorker, write_plan
 from jobs.store import Marker, Snapshot, Store, code_version, now, plan_key, snapshot_key
 from vis_models.checkpoints import ModelCard, config_hash, load_model, read_card
 from vis_models.config import BadConfig, Config
-
-Progress = Callable[[str, int, int, dict[str, Any]], None]
+from vis_models.progress import Progress
 
 SHARD_VIDEOS = 16
 """At most so many videos in a shard: enough to play side by side, little to repeat after a kill."""

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from jobs.archive import VideoSource
-from jobs.evaluate import MASK_COLUMNS, mask_tracks
 from jobs.frames import DecodedFrame, open_video
 from jobs.painting import PALE, Colour, colour_of, paint
+from jobs.predictions import MASK_COLUMNS, mask_tracks
 from jobs.store import Store, plan_key
 from vis_models import masks
 from vis_models.config import BadVideo

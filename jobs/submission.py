@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from jobs import evaluations
-from jobs.evaluate import Progress, data_file, from_plan
+from jobs.predictions import data_file, from_plan
 from jobs.results_files import read_json, read_results
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, code_version, now
 from vis_models.config import BadConfig, Config
 from vis_models.metrics.submission import as_sent
 from vis_models.metrics.youtube_vis import Entry, Listing
+from vis_models.progress import Progress
 
 FOLDER = f"{LAYOUT}/submissions"
 INSIDE = "results.json"

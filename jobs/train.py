@@ -28,7 +28,7 @@ from jobs.models import find
 from jobs.recipes import Stage, TrainJob
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, code_version
-from jobs.watch import Events, Progress, Stopwatch, relay, say
+from jobs.watch import Events, Stopwatch, relay, say
 from vis_models.checkpoints import ModelCard, build, config_hash, initialise, save_model, weights_hash
 from vis_models.config import BadConfig
 from vis_models.data.annotations import VideoSet, hold_out, read_youtube_vis, split_hash
@@ -38,6 +38,7 @@ from vis_models.data.encoded import encode_copies
 from vis_models.data.mixture import Mixture
 from vis_models.data.world import write_youtube_vis
 from vis_models.metrics.detector import frame_mask_ap
+from vis_models.progress import Progress
 
 WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.pt"
 

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,10 +12,10 @@ from tensorboardX import SummaryWriter
 from jobs.cluster import listening
 from jobs.recipes import Stage
 from jobs.store import Store
+from vis_models.progress import Progress
 
 REPORT_EVERY_S = 1.0
 Item = TypeVar("Item")
-Progress = Callable[[str, int, int, dict[str, Any]], None]
 
 
 class Events:

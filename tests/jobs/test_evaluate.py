@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from jobs import evaluations, tables
-from jobs.evaluate import EvaluateJob, Evaluation, by_video, evaluate, mask_tracks, results_file
+from jobs.evaluate import EvaluateJob, Evaluation, evaluate
+from jobs.predictions import by_video, mask_tracks, results_file
 from jobs.settings import Settings
 from jobs.store import Store
 from tests.conftest import REPOSITORY

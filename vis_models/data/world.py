@@ -6,7 +6,7 @@ The world is written as a YouTube-VIS data set (frames and truth) or as an archi
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +20,7 @@ from PIL import Image
 from vis_models import masks
 from vis_models.config import BadConfig
 from vis_models.data.world_scene import CATEGORIES, Scene, WorldConfig
+from vis_models.progress import Progress
 
 __all__ = ["CATEGORIES", "DrawnTrack", "DrawnVideo", "WorldConfig", "draw_video", "write_archive",
            "write_youtube_vis"]  # fmt: skip
@@ -32,8 +33,6 @@ MARKER = "world.json"
 """Says which world a folder holds, and whether it is complete."""
 FRAMES_PER_SECOND = 10
 JPEG_QUALITY = 92
-
-Progress = Callable[[str, int, int, dict[str, Any]], None]
 
 
 @dataclass(frozen=True)

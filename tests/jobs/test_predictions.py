@@ -1,0 +1,132 @@
+import gzip
+import json
+
+import pyarrow as pa
+import pytest
+
+from jobs import tables
+from jobs.evaluate import EvaluateJob, Evaluation, evaluate
+from jobs.predictions import by_video, mask_tracks, results_file
+from vis_models.config import BadConfig
+from vis_models.metrics.average_precision import average_precision
+
+pytestmark = pytest.mark.unit
+
+
+def score(lake, **job) -> Evaluation:
+    return evaluate(EvaluateJob(data=str(lake.data), **job), lake.settings)
+
+
+def test_a_folder_stands_for_its_val_json_and_files_may_be_gzipped(labelled_lake):
+    expected = score(labelled_lake).figures
+    assert evaluate(EvaluateJob(data=str(labelled_lake.data.parent)), labelled_lake.settings).figures == expected
+    packed = labelled_lake.data.with_suffix(".json.gz")
+    packed.write_bytes(gzip.compress(labelled_lake.data.read_bytes()))
+    assert evaluate(EvaluateJob(data=str(packed), plan="plan"), labelled_lake.settings).figures == expected
+
+
+def test_a_reader_is_told_which_videos_were_not_scored_in_full(labelled_lake):
+    assert "1 videos were not read to their end, what they lack counts as missed: 4" in score(labelled_lake).notes
+
+
+def test_a_reader_is_told_when_tracks_were_not_written(draw_lake):
+    assert any("under a score of 0.05" in note for note in score(draw_lake(min_score=0.05)).notes)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda labels: labels.update(annotations=[]), "labels of the official .* are not public"),
+        (lambda labels: labels.pop("annotations"), "not public"),
+        (lambda labels: labels.pop("categories"), "has no list 'categories'"),
+        (lambda labels: labels["annotations"][1]["segmentations"].pop(), "5 segmentations for 6 frames"),
+        (
+            lambda labels: labels["annotations"][1]["segmentations"].__setitem__(0, 7),
+            "annotation 2 of video 2, frame 0",
+        ),
+        (lambda labels: labels["videos"][0].update(id=77), "no such video"),
+        (lambda labels: labels["videos"].pop(), "no such video"),
+        (lambda labels: labels["videos"][1]["file_names"].pop(), "6 segmentations for 5 frames"),
+        (lambda labels: labels.update(categories=[{"id": 1, "name": "ape"}, {"id": 2, "name": "owl"}]), "no category"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labelled_lake, spoil, message):
+    labels = labelled_lake.labels()
+    spoil(labels)
+    with pytest.raises(BadConfig, match=message):
+        evaluate(EvaluateJob(data=labelled_lake.write("bad.json", labels), plan="plan"), labelled_lake.settings)
+    assert labelled_lake.store.list("vis/v1/evaluations") == []
+
+
+def test_a_plan_of_other_videos_is_refused(labelled_lake):
+    labels = labelled_lake.labels()
+    for entry in labels["videos"]:
+        entry["height"] = 50
+    for entry in labels["annotations"]:
+        entry["segmentations"] = [None] * 6
+    with pytest.raises(BadConfig, match=r"video 1 of the plan has .* \(48, 64, 6\), .* says \(50, 64, 6\)"):
+        evaluate(EvaluateJob(data=labelled_lake.write("taller.json", labels), plan="plan"), labelled_lake.settings)
+    labels = labelled_lake.labels()
+    labels["videos"], labels["annotations"] = labels["videos"][:1], labels["annotations"][:1]
+    with pytest.raises(BadConfig, match=r"3 videos of the plan are not in .* \['2', '3', '4'\]"):
+        evaluate(EvaluateJob(data=labelled_lake.write("fewer.json", labels), plan="plan"), labelled_lake.settings)
+
+
+def test_results_that_do_not_fit_are_refused(labelled_lake):
+    strange = [labelled_lake.results[0] | {"video_id": 9}]
+    short = [labelled_lake.results[0] | {"segmentations": []}]
+    for content, message in [(strange, r"1 video ids are not in"), (short, "1 defect that"), ({}, "expected a list")]:
+        with pytest.raises(BadConfig, match=message):
+            score(labelled_lake, results=labelled_lake.write("results.json", content))
+
+
+def test_files_that_are_missing_or_torn_are_named(labelled_lake, tmp_path):
+    torn = tmp_path / "torn.json"
+    torn.write_text(json.dumps(labelled_lake.labels())[:-9])
+    for data, message in [
+        (str(torn), "not a whole JSON"),
+        (str(tmp_path / "absent.json"), "does not exist"),
+        (str(tmp_path / "val"), "holds no val.json"),
+    ]:
+        with pytest.raises(BadConfig, match=message):
+            evaluate(EvaluateJob(data=data, plan="plan"), labelled_lake.settings)
+
+
+def test_data_that_was_never_segmented_says_what_to_run(labelled_lake):
+    other = labelled_lake.write("other.json", labelled_lake.labels())
+    with pytest.raises(BadConfig, match=r"no published plan was made from .*other.json: run `vis segment"):
+        evaluate(EvaluateJob(data=other), labelled_lake.settings)
+
+
+def test_a_defect_is_refused_or_scored_as_the_reference_does_and_noted(labelled_lake):
+    strange = [*labelled_lake.results, labelled_lake.results[0] | {"score": float("nan"), "category_id": 77}]
+    results = labelled_lake.write("results.json", strange)
+    with pytest.raises(BadConfig, match=r"2 defects .*\n.*no category 77.*\n.*score nan"):
+        score(labelled_lake, results=results)
+    done = score(labelled_lake, results=results, check="warn")
+    assert done.figures == average_precision(labelled_lake.labels(), strange).summary()
+    assert any("no category 77" in note for note in done.notes)
+
+
+def test_a_track_that_is_twice_in_a_frame_is_refused(labelled_lake):
+    (_, masks), *_ = by_video(tables.open(labelled_lake.store, "plan")["masks"])
+    with pytest.raises(BadConfig, match=r"video 1: track 1 has more than one mask in frame 0 of 6"):
+        mask_tracks(pa.concat_tables([masks, masks]).sort_by("track_id"), 6)
+    with pytest.raises(BadConfig, match=r"video 1: track 1 has a mask in frame 5 of 5"):
+        mask_tracks(masks, 5)
+
+
+def test_a_folder_with_results_beside_its_labels_is_known(labelled_lake):
+    store, folder = labelled_lake.store, str(labelled_lake.data.parent)
+    assert results_file(store, folder) is None
+    labelled_lake.write("results.json", [])
+    assert results_file(store, folder) == f"{folder}/results.json"
+    assert results_file(store, str(labelled_lake.data)) is None
+
+
+def test_a_place_without_labels_is_named(labelled_lake):
+    absent, folder = str(labelled_lake.data.parent / "absent.json"), str(labelled_lake.data.parent)
+    with pytest.raises(BadConfig, match=r"absent.json does not exist, expected a YouTube-VIS JSON"):
+        evaluate(EvaluateJob(data=absent), labelled_lake.settings)
+    with pytest.raises(BadConfig, match="is a folder, expected a JSON file"):
+        score(labelled_lake, results=folder)

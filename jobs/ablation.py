@@ -384,7 +384,7 @@ def track(model: Any, shared: Shared) -> Iterator[dict[str, Any]]:
             for place, (video, words) in enumerate(zip(videos, said, strict=True)):
                 for sighting in words.sightings:
                     rles = mask_ops.encode(sighting.masks.numpy(force=True))
-                    areas = mask_ops.area_px(rles, video.height, video.width)
+                    areas = mask_ops.measure_px(rles)[0].tolist()
                     for track_id, rle, area in zip(sighting.track_ids, rles, areas, strict=True):
                         entry = tracks.setdefault((place, track_id), {"segmentations": [None] * length})
                         if area:

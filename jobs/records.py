@@ -140,7 +140,7 @@ class VideoRecord:
             time = self._times_s[sighting.frame]
             time_s = None if time != time else time
             rles = masks.encode(sighting.masks.numpy(force=True))
-            areas = masks.area_px(rles, height, width)
+            areas = masks.measure_px(rles)[0].tolist()
             boxes = masks.boxes_px(rles, height, width).tolist()
             for track_id, score, area, box, rle in zip(
                 sighting.track_ids, sighting.scores, areas, boxes, rles, strict=True

@@ -4,6 +4,7 @@ The one encoding of the house is COCO's compressed counts as bytes: runs in colu
 background first. pycocotools reads and writes the same bytes.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,10 @@ from vis_models.config import BadConfig
 
 FAR = 10
 """Corners of a polygon lie no further away than so many frames: pycocotools walks along every edge."""
+MOST_DIGITS = 7
+"""Of a number: 35 bits."""
+MASKS_AT_ONCE = 512
+"""So few that their runs take a few megabytes."""
 
 
 def encode(masks: Bool[np.ndarray, "T H W"]) -> list[bytes]:
@@ -35,37 +40,84 @@ def decode(rle: bytes, height_px: int, width_px: int) -> Bool[np.ndarray, "H W"]
 
 
 def run_lengths(rle: bytes) -> Int[np.ndarray, " R"]:
-    """Lengths of the runs in pixels, background first. Raises ValueError for bytes that are no RLE.
-
-    COCO writes a run as 5-bit digits, lowest first, bit 5 says that more follow, bit 4 of the last one is the sign;
-    from the fourth run on it is the difference from the run two before.
-    """
-    digits = np.frombuffer(rle, np.uint8).astype(np.int64) - 48
-    last = np.flatnonzero((digits & 32) == 0)
-    first = np.concatenate([[0], last[:-1] + 1])
-    if (
-        not len(last)
-        or last[-1] != len(digits) - 1
-        or digits.min() < 0
-        or digits.max() > 63
-        or (last - first).max() > 6
-    ):
+    """Lengths of the runs in pixels, background first. Raises ValueError for bytes that are no RLE."""
+    numbers, count, sound = _numbers([rle])
+    if not sound[0]:
         raise ValueError(f"{rle[:20]!r} is no COCO RLE")
-    place = np.arange(len(digits)) - np.repeat(first, last - first + 1)
-    runs = np.add.reduceat((digits & 31) << 5 * place, first)
-    runs -= np.where(digits[last] & 16, 1 << 5 * (last - first + 1), 0)
-    for parity in (1, 2):
-        runs[parity::2] = runs[parity::2].cumsum()
-    if runs.min() < 0:
+    background, foreground, _ = _runs(numbers, count)
+    runs_px = np.stack([background, foreground], axis=1).ravel()[: count[0]]
+    if runs_px.min() < 0:
         raise ValueError(f"{rle[:20]!r} is no COCO RLE: a run has negative length")
-    return runs
+    return runs_px
 
 
-def area_px(rles: list[bytes], height_px: int, width_px: int) -> list[int]:
-    """Number of pixels of each mask."""
-    starts = range(0, len(rles), 255)  # pycocotools counts the masks of a call in 8 bits
-    calls = [coco.area([_coco(rle, height_px, width_px) for rle in rles[start : start + 255]]) for start in starts]
-    return [int(area) for areas in calls for area in areas]
+def measure_px(rles: Sequence[bytes]) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
+    """(area, canvas) of each mask in pixels; a whole mask has a canvas of height times width.
+
+    Bytes that are no RLE have the canvas -1: pycocotools would read beyond them, or never come back.
+    """
+    areas, canvases = np.zeros(len(rles), dtype=int), np.zeros(len(rles), dtype=int)
+    for start in range(0, len(rles), MASKS_AT_ONCE):
+        chunk = slice(start, start + MASKS_AT_ONCE)
+        numbers, count, sound = _numbers(rles[chunk])
+        background, foreground, first = _runs(numbers, count)
+        lowest = np.minimum(np.minimum.reduceat(background, first), np.minimum.reduceat(foreground, first))
+        areas[chunk] = np.add.reduceat(foreground, first)
+        canvas = areas[chunk] + np.add.reduceat(background, first)
+        canvases[chunk] = np.where(sound & (lowest >= 0), canvas, -1)
+    return areas, canvases
+
+
+def _numbers(
+    rles: Sequence[bytes],
+) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
+    """(the M numbers of N masks, how many each mask has, whether its bytes are numbers at all; if not, it has one, 0).
+
+    COCO writes a number as 5-bit digits, lowest first, bit 5 says that more follow, bit 4 of the last one is the sign.
+    """
+    lengths = np.array([len(rle) or 1 for rle in rles])
+    digits = np.frombuffer(b"".join(rle or b"0" for rle in rles), np.uint8) - np.uint8(48)  # below 48 it wraps
+    ends = np.cumsum(lengths)
+    ongoing = digits & 32 != 0
+    sound = np.array([bool(rle) for rle in rles]) & (np.maximum.reduceat(digits, ends - lengths) < 64)
+    sound &= ~ongoing[ends - 1]
+    last = np.flatnonzero(~ongoing)
+    first = np.concatenate([[0], last[:-1] + 1])
+    size = last - first + 1
+    if sound.all() and size.max() > MOST_DIGITS:
+        sound[np.searchsorted(ends, first[size > MOST_DIGITS], side="right")] = False
+    if not sound.all():
+        mended = [rle if fits else b"0" for rle, fits in zip(rles, sound.tolist(), strict=True)]
+        return *_numbers(mended)[:2], sound
+    numbers = (digits[first] & 31).astype(np.int64)
+    for place in range(1, int(size.max())):
+        longer = np.flatnonzero(size > place)
+        numbers[longer] |= (digits[first[longer] + place] & 31).astype(np.int64) << 5 * place
+    negative = np.flatnonzero(digits[last] & 16)
+    numbers[negative] -= 1 << 5 * size[negative]
+    return numbers, np.diff(np.searchsorted(first, ends), prepend=0), sound
+
+
+def _runs(
+    numbers: Int[np.ndarray, " M"], count: Int[np.ndarray, " N"]
+) -> tuple[Int[np.ndarray, " P"], Int[np.ndarray, " P"], Int[np.ndarray, " N"]]:
+    """(background runs, foreground runs, place of each mask's first pair of them).
+
+    From the fourth on a number is the difference from the run two before. A mask that ends with background gets a
+    foreground run of 0 at its end.
+    """
+    pairs = (count + 1) // 2
+    first = np.cumsum(pairs) - pairs
+    steps = np.zeros((int(pairs.sum()), 2), dtype=np.int64)
+    steps.ravel()[np.arange(len(numbers)) + np.repeat(2 * first - (np.cumsum(count) - count), count)] = numbers
+    background, foreground = steps[:, 0].copy(), steps[:, 1].copy()
+    initial, background[first] = background[first], 0
+    background, foreground = np.cumsum(background), np.cumsum(foreground)
+    background -= np.repeat(background[first], pairs)
+    foreground -= np.repeat(foreground[first] - steps[first, 1], pairs)
+    background[first] = initial
+    foreground[(first + pairs - 1)[count % 2 == 1]] = 0
+    return background, foreground, first
 
 
 def boxes_px(rles: list[bytes], height_px: int, width_px: int) -> Float[np.ndarray, "T 4"]:

@@ -46,7 +46,7 @@ def labels_of(clip: Clips) -> dict:
     for a in range(len(SQUARES)):
         rles = mask_ops.encode(clip.objects.masks[0, :, a].numpy())
         segments = [{"size": [HEIGHT, WIDTH], "counts": rle.decode()} for rle in rles]
-        areas = mask_ops.area_px(rles, HEIGHT, WIDTH)
+        areas = mask_ops.measure_px(rles)[0].tolist()
         annotations.append({"id": a + 1, "video_id": 1, "category_id": a + 1, "iscrowd": 0,
                             "segmentations": segments, "areas": areas})  # fmt: skip
     video = {"id": 1, "height": HEIGHT, "width": WIDTH, "file_names": [str(t) for t in range(LENGTH)]}

@@ -3,6 +3,7 @@ import pytest
 import torch
 from pycocotools import mask as coco
 
+from tests.drawn_results import number
 from vis_models import boxes, masks
 from vis_models.config import BadConfig
 
@@ -18,7 +19,7 @@ def test_a_mask_survives_its_coding_and_its_runs_are_those_of_a_slow_count(densi
         (rle,) = masks.encode(mask[None])
         assert (masks.decode(rle, height, width) == mask).all()
         assert masks.run_lengths(rle).tolist() == slow_runs(mask)
-        assert masks.area_px([rle], height, width) == [mask.sum()]
+        assert [measure.tolist() for measure in masks.measure_px([rle])] == [[mask.sum()], [mask.size]]
 
 
 def test_masks_of_a_frame_are_coded_in_one_call():
@@ -29,7 +30,7 @@ def test_masks_of_a_frame_are_coded_in_one_call():
     assert masks.boxes_px(rles, 8, 9).tolist() == [[0] * 4, [3, 2, 7, 5], [0] * 4]
     assert boxes.of_masks(stack).tolist() == [[0] * 4, [3, 2, 7, 5], [0] * 4]
     assert masks.encode(stack[:0].numpy()) == []
-    assert masks.area_px([], 8, 9) == []
+    assert [measure.tolist() for measure in masks.measure_px([])] == [[], []]
     assert masks.boxes_px([], 8, 9).shape == (0, 4)
 
 
@@ -68,9 +69,49 @@ def slow_runs(mask: np.ndarray) -> list[int]:
 
 
 def test_any_number_of_masks_is_measured():
-    rles = masks.encode(np.ones((1, 3, 5), dtype=bool)) * 600
-    assert masks.area_px(rles, 3, 5) == [15] * 600
-    assert masks.area_px([], 3, 5) == []
+    rng = np.random.default_rng(0)
+    bitmaps = [rng.random(rng.integers(1, 60, 2)) < rng.choice([0, 0.02, 0.5, 1]) for _ in range(1200)]
+    bitmaps.append(np.tri(1500, 900, dtype=bool))  # numbers of several digits
+    areas, canvases = masks.measure_px([masks.encode(bitmap[None])[0] for bitmap in bitmaps])
+    assert areas.tolist() == [bitmap.sum() for bitmap in bitmaps]
+    assert canvases.tolist() == [bitmap.size for bitmap in bitmaps]
+
+
+def coded(runs_px: list[int]) -> bytes:
+    return b"".join(number(run - (runs_px[n - 2] if n > 2 else 0)) for n, run in enumerate(runs_px))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        *(b"", b" ", b"0\xff0", b"P", b"o" * 7 + b"1", "\u00e9".encode()),
+        coded([0, 20, -10, 54]),  # pycocotools.iou never returns from this one, though its runs fill 8 x 8
+        coded([40, -20, 44]),
+        coded([-5, 10, 59]),
+        coded([2**32 + 4, 8]),
+    ],
+)
+def test_bytes_that_are_no_mask_stand_out_and_spoil_no_neighbour(broken: bytes):
+    (square,) = masks.encode(np.ones((1, 3, 4), bool))
+    areas, canvases = masks.measure_px([square, broken, square])
+    assert (areas[[0, 2]].tolist(), canvases[[0, 2]].tolist()) == ([12, 12], [12, 12])
+    assert canvases[1] not in (12, 64)
+
+
+def test_shuffled_bytes_measure_what_their_runs_say_one_by_one():
+    rng = np.random.default_rng(0)
+    rles = [bytes(rng.integers(46, 114, rng.integers(0, 9)).tolist()) for _ in range(3000)]
+    expected = []
+    for rle in rles:
+        try:
+            runs = masks.run_lengths(rle)
+            expected.append((runs[1::2].sum(), runs.sum()))
+        except ValueError:
+            expected.append((None, -1))
+    assert sum(area is not None for area, _ in expected) > 200
+    for (area, canvas), own_area, own_canvas in zip(expected, *masks.measure_px(rles), strict=True):
+        assert own_canvas == canvas
+        assert area in (None, own_area)
 
 
 @pytest.mark.parametrize(

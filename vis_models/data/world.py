@@ -164,7 +164,7 @@ def _add_truth(truth: dict[str, Any], video: DrawnVideo, file_names: list[str]) 
     truth["videos"].append({"id": video_id, **size, "length": length, "file_names": file_names})
     for track in video.tracks:
         rles = masks.encode(track.masks)
-        areas = masks.area_px(rles, height, width)
+        areas = masks.measure_px(rles)[0].tolist()
         boxes = masks.boxes_px(rles, height, width)
         boxes[:, 2:] -= boxes[:, :2]  # the format wants (x, y, width, height)
         truth["annotations"].append(

@@ -46,7 +46,7 @@ def frame_mask_ap(detector: Yolact, videos: VideoSet, frames: int, device: torch
                     "category_id": track.category_id,
                     "iscrowd": int(track.crowd),
                     "segmentations": [{"size": size, "counts": rle.decode()}],
-                    "areas": mask_ops.area_px([rle], *size),
+                    "areas": mask_ops.measure_px([rle])[0].tolist(),
                 })  # fmt: skip
         for category, score, rle in _detect(detector, video.read_frame(index), device):
             results.append({

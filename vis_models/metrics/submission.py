@@ -8,8 +8,7 @@ import math
 from typing import Any
 
 from vis_models.config import BadConfig
-from vis_models.masks import from_coco, text_to_rle
-from vis_models.metrics.run_lengths import measure_px
+from vis_models.masks import from_coco, measure_px, text_to_rle
 from vis_models.metrics.youtube_vis import Entry, Listing
 
 KEYS = ("video_id", "category_id", "score", "segmentations")

@@ -14,9 +14,8 @@ from jaxtyping import Float
 
 from vis_models.config import BadConfig
 from vis_models.data.holdout import HoldOut, ListedVideo, split, split_name
-from vis_models.masks import from_coco, text_to_rle
+from vis_models.masks import from_coco, measure_px, text_to_rle
 from vis_models.metrics.mask_tracks import Prediction, Rle, Truth, mean_area_px
-from vis_models.metrics.run_lengths import measure_px
 
 Entry = dict[str, Any]
 MASK_REMEDY = "Write this mask anew, or set it to null."

@@ -228,6 +228,7 @@ def test_polygons_and_lists_of_runs_score_as_compressed_runs():
         ({"size": [8, 9], "counts": "P2"}, "do not fill"),
         ({"size": "8x8", "counts": "P2"}, "size of an RLE"),
         ({"size": [8, 8], "counts": [3, -1, 62]}, "RLE runs are lengths"),
+        ({"size": [8, 8], "counts": "0d0FR1"}, "do not fill"),  # runs 0, 20, -10, 54
         ("P2", "null, RLE or polygons"),
         ([["a", 0, 4, 0, 4, 4]], "in or near the frame"),
         ([[0, 0, 4, 0, 4, float("nan")]], "in or near the frame"),

@@ -244,7 +244,7 @@ def evaluate(
     from vis_models.metrics.uncertainty import with_interval
 
     sure = "95 %, " if done["error"] is not None else ""
-    print(f"AP {with_interval(done['figures']['AP'], done['error'], done['videos'])}  ({sure}{done['rules']})")
+    print(f"AP {with_interval(done['figures']['AP'], done['error'])}  ({sure}{done['rules']})")
     print("  ".join(f"{name} {done['figures'][name]:.6f}" for name in ("AP", "AP50", "AP75", "AR1", "AR10")))
     kept = "  ".join(f"{name} {done['tracking'][name]:.6f}" for name in ("HOTA", "DetA", "AssA", "IDF1", "MOTA"))
     print(f"{kept}  IDSW {done['tracking']['IDSW']:.0f}  (score >= {done['tracking']['tracking_min_score']:g})")
@@ -300,7 +300,7 @@ def compare(
     for note in done.notes:
         print(f"note        {note}")
     for letter, side in (("A", done.one), ("B", done.other)):
-        print(f"AP of {letter}     {with_interval(side.ap, side.error, done.videos)}  {side.name}")
+        print(f"AP of {letter}     {with_interval(side.ap, side.error)}  {side.name}")
     print(f"A minus B   {done}  ({done.videos} videos{', interval 95 %' if done.error is not None else ''})")
     print("            p: how often swapping A and B by chance, video by video, gives as large a difference")
     print(f"{len(done.changed)} of {done.videos} videos differ" + (", most of all:" if videos else ""))

@@ -111,7 +111,7 @@ def evaluate_youtube_vis(
     ]
     figures += [{"figure": name, "value": f"{done.tracking[name]:.4f}", "change": ""} for name in TRACKING_SHOWN]
     create_table_artifact(key="evaluate-youtube-vis", table=figures, description=f"{labels}, {subject}")
-    ap = with_interval(done.figures["AP"], done.error, done.videos)
+    ap = with_interval(done.figures["AP"], done.error)
     notes = "".join(f"- {note}\n" for note in done.notes)
     create_markdown_artifact(
         key="evaluate-youtube-vis-summary",

@@ -113,7 +113,7 @@ def _scores(store: Store, evaluation_id: str) -> dict[str, Any]:
         "figures": figures,
         "change": change(figures, evaluations.summary(before[0])) if before else {},
         "before": before[1] if before else None,
-        "interval": with_interval(figures["AP"], figures.get("AP_error"), len(_by(rows, "video_id"))),
+        "interval": with_interval(figures["AP"], figures.get("AP_error")),
         "compared": _compared(store, evaluation_id, before_id),
         "changes_shown": CHANGES_SHOWN,
         "curve": curves[None],

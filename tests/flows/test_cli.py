@@ -150,7 +150,7 @@ def test_results_that_lie_beside_their_labels_are_scored_without_a_model(vis, tm
     beside = vis("evaluate", folder, VIS_STORE=str(tmp_path)).stdout
     assert "\nAP 0.341914  AP50 0.566478" in beside
     assert "\nHOTA 0.465608  DetA 0.317328" in beside
-    assert beside.startswith("AP 0.342 (no interval: 1 of the 20 videos that one needs)")
+    assert beside.startswith("AP 0.342 (no interval: that takes 20 videos with objects)")
     named = ["--gt", folder / "gt.ytvis.json.gz", "--results", folder / "results.json.gz"]
     assert "\nAP 0.341914  AP50 0.566478" in vis("evaluate", *named, VIS_STORE=str(tmp_path)).stdout
 

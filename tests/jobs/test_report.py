@@ -49,7 +49,7 @@ def test_the_change_since_the_evaluation_before_is_shown(labelled_lake):
     assert gain > 0
     assert f"AP {second.figures['AP']:.3f} +{gain:.3f}" in text
     assert first.evaluation_id in text
-    assert f"AP {second.figures['AP']:.3f} (no interval: 4 of the 20 videos that one needs)" in text
+    assert f"AP {second.figures['AP']:.3f} (no interval: that takes 20 videos with objects)" in text
     assert (
         f"The change of AP may be chance : +{gain:.3f}, p 1.000" in text
     )  # one video with a difference proves nothing

@@ -23,7 +23,7 @@ from vis_models.metrics.average_precision import RECALLS
 from vis_models.metrics.track_matching import THRESHOLDS, Matches
 
 LEAST_VIDEOS = 20
-"""With fewer videos a standard error from drawing them again means nothing."""
+"""With fewer videos that show an object a standard error from drawing them again means nothing."""
 REPLICATES = 1000
 POINTS_AT_ONCE = 2**17
 """Draws times hits: so few that the curves of thousands of objects take little memory."""
@@ -50,7 +50,7 @@ class Difference:
 
     value: float
     error: float | None
-    """Standard error; None: there are fewer than `LEAST_VIDEOS` videos."""
+    """Standard error; None: fewer than `LEAST_VIDEOS` videos show an object."""
     p_value: float
     """How often a difference as large would come if in each video it were chance whose tracks are whose."""
 
@@ -66,16 +66,26 @@ def _outcome(found: Matches) -> Outcome:
 
 
 def standard_error(videos: Videos, replicates: int = REPLICATES, seed: int = 0) -> float | None:
-    """Of AP; the 95 % interval is AP +- 1.96 errors. None: there are fewer than `LEAST_VIDEOS` videos."""
-    if len(videos) < LEAST_VIDEOS:
+    """Of AP; the 95 % interval is AP +- 1.96 errors. None: fewer than `LEAST_VIDEOS` videos show an object."""
+    if not _enough(videos):
         return None
-    return float(np.std(weighted_ap(videos, draws(len(videos), replicates, seed)), ddof=1))
+    drawn = weighted_ap(videos, draws(len(videos), replicates, seed))
+    return _spread(drawn[drawn >= 0])  # where no video with an object was drawn there is no AP
 
 
-def with_interval(value: float, error: float | None, videos: int) -> str:
+def _enough(videos: Videos) -> bool:
+    return sum(any(each.objects for each in video.values()) for video in videos) >= LEAST_VIDEOS
+
+
+def _spread(values: Float[np.ndarray, " R"]) -> float:
+    """Standard deviation; 0 of fewer than two."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def with_interval(value: float, error: float | None) -> str:
     """`0.308 +- 0.021`, the 95 % interval, or why there is none."""
     if error is None:
-        return f"{value:.3f} (no interval: {videos} of the {LEAST_VIDEOS} videos that one needs)"
+        return f"{value:.3f} (no interval: that takes {LEAST_VIDEOS} videos with objects)"
     return f"{value:.3f} +- {1.96 * error:.3f}"
 
 
@@ -93,8 +103,9 @@ def paired_difference(
     """
     videos = len(pairs[0][0])
     weights = np.concatenate([np.ones((1, videos)), draws(videos, replicates, seed)])
-    gaps = np.mean([weighted_ap(one, weights) - weighted_ap(other, weights) for one, other in pairs], axis=0)
-    return float(gaps[0]), float(np.std(gaps[1:], ddof=1))
+    scores = np.array([[weighted_ap(one, weights), weighted_ap(other, weights)] for one, other in pairs])
+    gaps, there = (scores[:, 0] - scores[:, 1]).mean(axis=0), scores.min(axis=(0, 1)) >= 0
+    return float(gaps[0]), _spread(gaps[1:][there[1:]])
 
 
 def compare(one: Videos, other: Videos, replicates: int = REPLICATES, seed: int = 0) -> Difference:
@@ -106,7 +117,7 @@ def compare(one: Videos, other: Videos, replicates: int = REPLICATES, seed: int 
     gaps = weighted_ap(sides, first) - weighted_ap(sides, 1 - first)
     as_large = int((np.abs(gaps) >= abs(value) - 1e-12).sum())
     p_value = (1 + as_large) / (1 + replicates)
-    return Difference(value, error if len(one) >= LEAST_VIDEOS else None, p_value)
+    return Difference(value, error if _enough(one) else None, p_value)
 
 
 def draws(videos: int, replicates: int, seed: int) -> Float[np.ndarray, "R U"]:

@@ -110,6 +110,22 @@ def test_a_few_videos_have_no_interval():
     assert standard_error(few + few[:1]) == 0
 
 
+def test_videos_without_an_object_make_nobody_surer_or_less_sure():
+    rng = np.random.default_rng(0)
+    videos = [one(bool(rng.random() < 0.7), rng.random()) for _ in range(LEAST_VIDEOS)]
+    empty = [video([], [], objects=0)] * 200
+    assert standard_error(outcomes([*videos[1:], *empty])) is None
+    assert compare(outcomes([*videos[1:], *empty]), outcomes([*videos[1:], *empty])).error is None
+    alone, among = (standard_error(outcomes(each)) for each in (videos, [*videos, *empty[:20]]))
+    assert among == pytest.approx(alone, rel=0.15)
+
+
+def test_draws_that_show_no_object_do_not_widen_the_error():
+    pair = [video([True], [0.9]), video([], [], objects=0)]
+    worse = [video([False], [0.9]), video([], [], objects=0)]
+    assert paired_difference([(outcomes(pair), outcomes(worse))]) == pytest.approx((1.0, 0.0))
+
+
 def test_as_many_videos_are_drawn_as_there_are():
     weights = draws(30, 500, seed=1)
     assert set(weights.sum(axis=1)) == {30}

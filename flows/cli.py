@@ -238,7 +238,7 @@ def evaluate(
     }
     done = _score_files(labels, results, plan, chosen) if labels and (results or plan or not model) else None
     if done is None:
-        done = _run("flows.evaluate", "evaluate_youtube_vis", data=labels, model=model, **chosen)
+        done = _run("flows.evaluate", "evaluate_youtube_vis", data=labels, model=model, accept=accept, **chosen)
     for note in done["notes"]:
         print(f"note        {note}")
     from vis_models.metrics.uncertainty import with_interval
@@ -254,7 +254,7 @@ def evaluate(
     if done.get("verdict"):
         print(f"verdict     {done['verdict']}")
     print(f"evaluation  {done['uri']}")
-    if accept:
+    if accept and "verdict" not in done:
         from jobs.acceptance import accept as make_the_measure
         from jobs.settings import Settings
 

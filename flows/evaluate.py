@@ -1,10 +1,11 @@
 """`evaluate-youtube-vis`: labelled videos in, AP out, held against the last accepted score."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.runtime import flow_run
+from pydantic import Field, PositiveInt
 
 from flows.events import evaluation_regressed
 from flows.progress import of_flow
@@ -14,6 +15,7 @@ from jobs.evaluate import EvaluateJob, evaluate
 from jobs.models import find
 from jobs.oracles import Oracle
 from jobs.predictions import Check, data_file
+from jobs.predictions import labels as read_labels
 from jobs.segment import SegmentJob, segment
 from jobs.settings import Settings
 from jobs.splits import held_out
@@ -43,11 +45,12 @@ def evaluate_youtube_vis(
     plan: str | None = None,
     holdout: str | None = None,
     class_agnostic: bool = False,
-    limit: int = 100,
+    limit: PositiveInt = 100,
     crowd: Crowd = "many",
     check: Check = "error",
     oracle: Oracle | None = None,
-    tracking_min_score: float = 0.3,
+    tracking_min_score: Annotated[float, Field(ge=0, le=1)] = 0.3,
+    accept: bool = False,
 ) -> dict[str, Any]:
     """Segment labelled videos with every track kept, score them by the YouTube-VIS rules, judge what changed.
 
@@ -68,6 +71,7 @@ def evaluate_youtube_vis(
         check: error refuses entries that make the score meaningless, warn scores them as the reference does.
         oracle: Score the tracks with one thing made perfect: identity, frame, clip or image; empty: as they are.
         tracking_min_score: Tracks under this video score take no part in HOTA, MOTA and IDF1, which know no scores.
+        accept: Hold later scores against this one, whatever it is.
     """
     store = Store.open(Settings())
     rule = HoldOut.named(holdout) if holdout else None
@@ -75,14 +79,17 @@ def evaluate_youtube_vis(
         data, rule = _training_data(store, model, rule)
     if data is None:
         raise BadConfig(f"{results or plan} is scored against labels: name them (`data`, --gt)")
-    labels = store.address(data_file(store, data, rule))
     if len(chosen := [each for each in (model, results, plan) if each]) > 1:
         raise BadConfig(f"{' and '.join(chosen)}: a model, a results file or a plan is scored, name one of them")
+    if oracle and accept:
+        raise BadConfig(f"the score of the {oracle} oracle is none of the model: it cannot be accepted")
+    labels = store.address(data_file(store, data, rule))
     if results:
         results = subject = store.address(results)
     elif plan:
         subject = f"plan {plan}"
     else:
+        read_labels(store, labels, check, rule)  # before a model works for nothing
         archive = held_out(store, labels, rule) if rule else labels
         given = labels if oracle == "image" else None
         tracks = launch(segment, SegmentJob(archive=archive, model=model, min_score=0, labels=given, command=command()))
@@ -101,7 +108,8 @@ def evaluate_youtube_vis(
         command=command(),
     )
     done = launch(evaluate, job)
-    verdict = None if oracle else launch(judge, JudgeJob(evaluation_id=done.evaluation_id, command=command()))
+    said = JudgeJob(evaluation_id=done.evaluation_id, accept=accept, command=command())
+    verdict = None if oracle else launch(judge, said)
     if verdict and verdict.regressed:
         create_markdown_artifact(key=REGRESSION_KEY, markdown=alarm(verdict), description=str(verdict))
         evaluation_regressed(verdict, labels, subject)

@@ -1,7 +1,8 @@
 """Did the score get worse? Each new evaluation against the last accepted one, by the paired test.
 
-What is accepted is a record of its own under `vis/v1/accepted/`, one small file each time, never changed: the newest
-one for a data set and its rules is what new evaluations are held against.
+What is accepted is a record of its own under `vis/v1/accepted/`, one small file each time, never changed. The measure
+for a data set and its rules is the best one that was accepted since a person last said what to accept: two judges at
+the same time cannot lower it.
 
 The first evaluation is accepted. Later ones are when their AP is not below the accepted one's, or when a person says
 so. One that lies below by no more than chance is not a regression, but does not become the measure either: small losses
@@ -10,11 +11,11 @@ cannot add up unseen.
 
 from typing import Literal
 
-from jobs import evaluations
+from jobs import evaluations, outcomes
 from jobs.compare import Compared, CompareJob, compare_two
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, now
-from vis_models.config import Config
+from vis_models.config import BadConfig, Config
 from vis_models.progress import Progress
 
 FOLDER = f"{LAYOUT}/accepted"
@@ -29,6 +30,8 @@ class Acceptance(Config):
     evaluation_id: str
     data_sha256: str
     rules: str
+    ap: float
+    """As a fraction; -1: there is nothing to find."""
     accepted_at: str
     because: Literal["first", "not worse", "asked for"]
     instead_of: str | None
@@ -41,6 +44,8 @@ class JudgeJob(Config):
     """Which evaluation."""
 
     evaluation_id: str
+    accept: bool = False
+    """A person says so: it becomes the measure whatever its score."""
     command: str = ""
     """What was typed, for the record."""
 
@@ -50,14 +55,18 @@ class Verdict(Config):
 
     evaluation_id: str
     against: str | None
-    """The evaluation that was accepted before; None: this is the first."""
+    """The evaluation that was accepted before; None: this is the first. It may be this one, judged again."""
     accepted: bool
     regressed: bool
     compared: Compared | None
 
     def __str__(self) -> str:
-        if self.compared is None:
+        if self.against is None:
             return "accepted: the first evaluation of this data set by these rules"
+        if self.against == self.evaluation_id:
+            return "accepted already: it is what others are held against"
+        if self.compared is None:
+            return f"accepted: as asked for, instead of {self.against}"
         figures = f"AP changed by {self.compared}, against the accepted {self.against}"
         if self.regressed:
             return f"REGRESSION: {figures}"
@@ -72,9 +81,16 @@ def judge(job: JudgeJob, settings: Settings, progress: Progress | None = None) -
     """
     store, evaluation_id = Store.open(settings), job.evaluation_id
     against = accepted(store, evaluation_id)
-    if against is None or against == evaluation_id:
-        _record(store, evaluation_id, "first", None, job.command)
-        return Verdict(evaluation_id=evaluation_id, against=None, accepted=True, regressed=False, compared=None)
+    if job.accept or against is None:
+        _record(store, evaluation_id, "asked for" if job.accept else "first", against, job.command)
+    if job.accept or against in (None, evaluation_id):
+        return Verdict(evaluation_id=evaluation_id, against=against, accepted=True, regressed=False, compared=None)
+    assert against is not None
+    if not outcomes.kept(store, against):
+        raise BadConfig(
+            f"the accepted evaluation {against} lost its matches in {store.uri(outcomes.FOLDER)}, so nothing can be "
+            "held against it: accept another one (`vis evaluate ... --accept`)"
+        )
     compared = compare_two(CompareJob(one=evaluation_id, other=against), settings)
     if progress:
         progress("compare", 1, 1, {})
@@ -98,11 +114,14 @@ def accept(evaluation_id: str, settings: Settings, command: str = "") -> Accepta
 
 def accepted(store: Store, evaluation_id: str) -> str | None:
     """The accepted evaluation of the same labels and rules. Raises BadConfig: there is no evaluation of this name."""
-    wanted = _subject(store, evaluation_id)
-    for record in reversed(history(store)):
-        if (record.data_sha256, record.rules) == wanted:
-            return record.evaluation_id
-    return None
+    data_sha256, rules, _ = _subject(store, evaluation_id)
+    best: Acceptance | None = None
+    for record in history(store):
+        if (record.data_sha256, record.rules) != (data_sha256, rules):
+            continue
+        if best is None or record.because == "asked for" or record.ap >= best.ap - SAME_AP:
+            best = record
+    return best.evaluation_id if best else None
 
 
 def history(store: Store) -> list[Acceptance]:
@@ -136,11 +155,14 @@ def _record(
     instead_of: str | None,
     command: str,
 ) -> Acceptance:
-    data_sha256, rules = _subject(store, evaluation_id)
+    data_sha256, rules, ap = _subject(store, evaluation_id)
+    if rules.endswith(" oracle") or rules == evaluations.SERVER:
+        raise BadConfig(f"{evaluation_id} is no score of a model made here ({rules}): it cannot be accepted")
     record = Acceptance(
         evaluation_id=evaluation_id,
         data_sha256=data_sha256,
         rules=rules,
+        ap=ap,
         accepted_at=now(),
         because=because,
         instead_of=instead_of,
@@ -151,7 +173,7 @@ def _record(
     return record
 
 
-def _subject(store: Store, evaluation_id: str) -> tuple[str, str]:
-    """Only evaluations of the same labels by the same rules can be held against each other."""
-    provenance = evaluations.read(store, evaluation_id)[1]
-    return str(provenance["data_sha256"]), str(provenance["rules"])
+def _subject(store: Store, evaluation_id: str) -> tuple[str, str, float]:
+    """(labels, rules, AP). Only evaluations of the same labels by the same rules can be held against each other."""
+    rows, provenance, _ = evaluations.read(store, evaluation_id)
+    return str(provenance["data_sha256"]), str(provenance["rules"]), evaluations.summary(rows).get("AP", -1.0)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import evaluations
+from jobs import acceptance, evaluations, outcomes
 from jobs.acceptance import JudgeJob, Verdict, accept, accepted, alarm, history, judge
 from jobs.evaluate import EvaluateJob, evaluate
 from jobs.settings import Settings
@@ -101,6 +101,67 @@ def test_what_was_accepted_lies_in_s3_as_in_a_folder(labelled_lake, s3_settings)
     first, second = (evaluate(job, s3_settings).evaluation_id for _ in range(2))
     assert judged(first, s3_settings).against is None
     assert judged(second, s3_settings).against == first
+
+
+def test_judging_the_measure_again_says_so_and_writes_nothing(drawn):
+    settings, score = drawn
+    first = score()
+    judged(first, settings)
+    verdict = judged(first, settings)
+    assert (verdict.accepted, verdict.regressed, verdict.against) == (True, False, first)
+    assert str(verdict).startswith("accepted already")
+    assert [record.because for record in history(Store.open(settings))] == ["first"]
+
+
+def test_two_judges_at_once_cannot_lower_the_measure(drawn, monkeypatch):
+    settings, score = drawn
+    low, middle, best = score(without_masks), score(without_one_track), score()
+    judged(low, settings)
+    compare_two = acceptance.compare_two
+
+    def while_another_judges(*args):
+        monkeypatch.setattr(acceptance, "compare_two", compare_two)
+        assert judged(best, settings).accepted
+        return compare_two(*args)
+
+    monkeypatch.setattr(acceptance, "compare_two", while_another_judges)
+    assert judged(middle, settings).accepted
+    assert [record.evaluation_id for record in history(Store.open(settings))] == [low, best, middle]
+    assert accepted(Store.open(settings), low) == best
+
+
+def test_a_gain_beyond_chance_is_no_regression(drawn):
+    settings, score = drawn
+    bad, good = score(without_masks), score()
+    judged(bad, settings)
+    verdict = judged(good, settings)
+    assert verdict.compared.significant
+    assert (verdict.accepted, verdict.regressed) == (True, False)
+
+
+def test_a_measure_that_lost_its_matches_is_replaced_as_the_message_says(drawn):
+    settings, score = drawn
+    gone, other = score(), score(without_masks)
+    judged(gone, settings)
+    Path(settings.store, outcomes.FOLDER, f"{gone}.parquet").unlink()
+    with pytest.raises(BadConfig, match=rf"{gone} lost its matches .* accept another one"):
+        judged(other, settings)
+    verdict = judge(JudgeJob(evaluation_id=other, accept=True), settings)
+    assert (str(verdict), verdict.regressed) == (f"accepted: as asked for, instead of {gone}", False)
+    assert judged(score(), settings).against == other
+
+
+def test_other_labels_have_an_accepted_evaluation_of_their_own(labelled_lake):
+    for labels in (labelled_lake.labels(), labelled_lake.labels() | {"info": "another version"}):
+        results = labelled_lake.write("results.json", labelled_lake.results)
+        job = EvaluateJob(data=labelled_lake.write("labels.json", labels), results=results)
+        assert judged(evaluate(job, labelled_lake.settings).evaluation_id, labelled_lake.settings).against is None
+
+
+def test_the_score_of_an_oracle_is_not_accepted(labelled_lake):
+    done = evaluate(EvaluateJob(data=str(labelled_lake.data), oracle="identity"), labelled_lake.settings)
+    with pytest.raises(BadConfig, match="is no score of a model"):
+        accept(done.evaluation_id, labelled_lake.settings)
 
 
 def test_only_what_exists_can_be_accepted(tmp_path):

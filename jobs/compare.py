@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import PositiveInt
 
 from jobs import evaluations, outcomes
-from jobs.predictions import Check, from_results, labels
+from jobs.predictions import Check, data_file, from_results, labels
 from jobs.settings import Settings
 from jobs.store import Store
 from vis_models.config import BadConfig, Config
@@ -126,7 +126,7 @@ def _changed(
 def _of_file(
     store: Store, gt: str, results: str, check: Check
 ) -> tuple[dict[str, dict[int, Outcome]], tuple[str, ...]]:
-    truth, _, notes = labels(store, gt, check)
+    truth, _, notes = labels(store, data_file(store, gt), check)
     predictions = from_results(store, results, truth, check)
     kinds = [*truth.categories]
     matches = {video: match_video(scenes(tracks, truth.truths(video), kinds)) for video, tracks in predictions.by_video}

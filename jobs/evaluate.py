@@ -1,6 +1,6 @@
 """Tables -> metrics: score the published tables of a plan, or any results file, against labels.
 
-Streams: the masks of one video are in memory at a time. What is written is described in `evaluations.py`.
+What is written is described in `evaluations.py`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,6 +96,8 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
     Raises:
         BadConfig: no labels, no such plan, or predictions that do not belong to the data set.
     """
+    if job.plan and job.results:
+        raise BadConfig(f"plan {job.plan} and {job.results}: one of them is scored, name one")
     store = Store.open(settings)
     path = data_file(store, job.data, job.holdout)
     truth, digest, notes = labels(store, path, job.check, job.holdout)
@@ -115,7 +117,7 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
     score = accumulate(in_order, [ANY] if job.class_agnostic else [*truth.categories], job.conventions)
     found = dict(zip(map(str, truth.video_ids()), outcomes_of(in_order), strict=True))
     error = standard_error([*found.values()])
-    created_at, notes = now(), (*notes, *predictions.notes, *_nothing(in_order))
+    created_at, notes = now(), (*notes, *predictions.notes, *_nothing(in_order), *_crowds(truth))
     evaluation_id = evaluations.new_id(created_at)
     provenance = dict.fromkeys(evaluations.PROVENANCE) | {
         "evaluation_id": evaluation_id,
@@ -159,6 +161,12 @@ def _nothing(videos: Sequence[Mapping[int, Matches]]) -> Iterator[str]:
         yield "there is no track at all, so every object is missed"
 
 
+def _crowds(truth: GroundTruth) -> Iterator[str]:
+    crowds = sum(bool(each["iscrowd"]) for objects in truth.annotations.values() for each in objects)
+    if crowds:
+        yield f"{crowds} of the labelled objects are crowds: HOTA, IDF1 and MOTA are figures of the others"
+
+
 def _with_oracle(found: Predictions, oracle: oracles.Oracle, truth: GroundTruth) -> Predictions:
     note = f"{oracle} oracle, no score of a model: {oracles.MEANS[oracle]}"
     links = found.by_video if oracle == "image" else oracles.true_links(oracle, truth, found.by_video)
@@ -186,6 +194,7 @@ def _match(
         tracking.add(video, shown)
 
     for video, tracks in predictions:
+        assert video not in matches, f"the tables hold video {video} twice"
         add(video, tracks)
         if progress:
             progress("evaluate", len(matches), len(truth.videos), {})

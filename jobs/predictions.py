@@ -1,6 +1,7 @@
 """What is scored and against what: labels and predictions, from files and from published tables.
 
-Streams: the masks of one video are in memory at a time.
+Of published tables the masks of one video are in memory at a time. A JSON is read whole, for nobody says in what order
+its tracks come; a video's are forgotten once they are scored.
 """
 
 import json
@@ -112,10 +113,19 @@ def from_results(store: Store, uri: str, truth: GroundTruth, check: Check) -> Pr
     """The tracks of a results file. Raises BadConfig: it does not belong to the labels, or is not sound."""
     results, digest = read_results(store, uri)
     grouped = results_by_video(truth, results, uri)
-    notes = _checked(defects_of_results(truth, results), uri, check)
+    notes = (*_checked(defects_of_results(truth, results), uri, check), *_strange_scores(results))
     del results  # from here on a video is forgotten once it is scored
     by_video = ((video, truth.predictions(grouped.pop(video), uri)) for video in truth.video_ids() if video in grouped)
     return Predictions({"results": uri, "results_sha256": digest}, by_video, notes)
+
+
+def _strange_scores(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    low, high = (end((entry["score"] for entry in results), default=0) for end in (min, max))
+    if low < 0 or high > 1:
+        yield (
+            f"scores go from {low:.4g} to {high:.4g}: AP only ranks them, but the least score of the tracking metrics "
+            "means something between 0 and 1"
+        )
 
 
 def from_plan(store: Store, plan_id: str | None, path: str, truth: Listing, given_objects: bool = False) -> Predictions:

@@ -85,10 +85,11 @@ def write_report(job: ReportJob, settings: Settings, progress: Progress | None =
 def _subject(store: Store, job: ReportJob) -> tuple[Snapshot | None, str | None]:
     """The plan and the evaluation that a page is about; one of them may be missing."""
     if job.evaluation:
-        scored = evaluations.read(store, job.evaluation)[1]["plan_id"]
+        named = evaluations.id_of(job.evaluation)
+        scored = evaluations.read(store, named)[1]["plan_id"]
         if job.plan not in (None, scored):
             raise BadConfig(f"evaluation {job.evaluation} scored plan {scored}, not {job.plan}: name one of the two")
-        return (tables.choose(store, scored)[0] if scored else None), job.evaluation
+        return (tables.choose(store, scored)[0] if scored else None), named
     if not job.plan and not store.snapshots() and (newest := evaluations.find(store)):
         return None, newest
     snapshot = tables.choose(store, job.plan or "latest")[0]
@@ -119,7 +120,8 @@ def _scores(store: Store, evaluation_id: str) -> dict[str, Any]:
         "curve": curves[None],
         "categories": [
             {"name": name, "figures": found, "change": change(found, earlier.get(name, {})), "curve": curves[name]}
-            for name, found in sorted(_by(rows, "category").items(), key=lambda item: (-item[1]["AP"], item[0]))
+            for name, found in sorted(_by(rows, "category").items(), key=lambda item: (-item[1].get("AP", -1), item[0]))
+            if "AP" in found
         ],
         "videos": _by(rows, "video_id"),
         "tracking": _tracking(store, rows, evaluation_id),
@@ -297,7 +299,9 @@ def _labels(store: Store, provenance: evaluations.Provenance) -> GroundTruth | N
         content, digest = read_json(store, str(provenance["data"]))
     except BadConfig:
         return None
-    return GroundTruth(content, str(provenance["data"])) if digest == provenance["data_sha256"] else None
+    if digest != provenance["data_sha256"] or not content.get("annotations"):  # what a server scored has no labels
+        return None
+    return GroundTruth(content, str(provenance["data"]))
 
 
 # The page

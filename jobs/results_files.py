@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -109,12 +110,12 @@ def _text(store: Store, uri: str) -> Iterator[tuple[io.TextIOBase, Digest]]:
             digest = Digest(file)
             raw = io.BufferedReader(digest)
             unpacked: Any = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw
-            yield io.TextIOWrapper(unpacked, "utf-8"), digest
+            yield io.TextIOWrapper(unpacked, "utf-8-sig"), digest
     except FileNotFoundError:
         raise BadConfig(f"{uri} does not exist, expected a JSON file (plain or .gz)") from None
     except IsADirectoryError:
         raise BadConfig(f"{uri} is a folder, expected a JSON file (plain or .gz): name the file in it") from None
     except BadConfig:
         raise
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, RecursionError, zlib.error) as error:
         raise BadConfig(f"{uri} is not a whole JSON file: {error}. Copy it again.") from error

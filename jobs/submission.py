@@ -62,6 +62,10 @@ def write_submission(job: SubmissionJob, settings: Settings, progress: Progress 
     Raises:
         BadConfig: entries that the server would not understand, the first ones are named; no zip is left.
     """
+    if job.plan and job.results:
+        raise BadConfig(f"plan {job.plan} and {job.results}: one of them is sent, name one")
+    if job.out.is_dir():
+        raise BadConfig(f"{job.out} is a folder, expected the name of a zip to write")
     store = Store.open(settings)
     path = data_file(store, job.data)
     content, digest = read_json(store, path)

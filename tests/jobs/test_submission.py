@@ -91,7 +91,8 @@ def spoil_mask(entry: dict, **changes) -> None:
         (lambda entry: spoil_mask(entry, counts="é"), "frame 0: the runs of the RLE do not fill its size"),
         (lambda entry: entry["segmentations"].__setitem__(0, [[1, 1, 9, 1]]), "frame 0: a polygon is a list x, y,"),
         (lambda entry: entry["segmentations"].__setitem__(0, 7), "frame 0: a segmentation is null, RLE or polygons"),
-        (lambda entry: entry["segmentations"].__setitem__(0, []), "frame 0: expected null or a"),
+        (lambda entry: entry["segmentations"].__setitem__(0, ""), "frame 0: '' is no mask, expected null"),
+        (lambda entry: entry.update(score=10**400), "score 10000"),
     ],
 )
 def test_an_entry_that_the_server_would_not_understand_is_named(labelled_lake, server_file, tmp_path, spoil, message):

@@ -35,7 +35,7 @@ class HoldOut(Config):
             ) from None
 
     def __str__(self) -> str:
-        return "rgnn" if self.rule == "rgnn" else f"{self.share:g}"
+        return "rgnn" if self.rule == "rgnn" else repr(self.share)
 
 
 @runtime_checkable  # so that tests can check what is handed over

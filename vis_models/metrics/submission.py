@@ -9,7 +9,7 @@ from typing import Any
 
 from vis_models.config import BadConfig
 from vis_models.masks import from_coco, measure_px, text_to_rle
-from vis_models.metrics.youtube_vis import Entry, Listing
+from vis_models.metrics.youtube_vis import Entry, Listing, is_number
 
 KEYS = ("video_id", "category_id", "score", "segmentations")
 
@@ -29,9 +29,10 @@ def as_sent(listing: Listing, entry: Entry) -> Entry:
         raise BadConfig(
             f"no category {category!r} in {listing.name}, expected ids such as {sorted(listing.categories)[:3]}"
         )
-    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+    if not is_number(score) or not math.isfinite(score):
         raise BadConfig(f"score {score!r}, expected a finite number")
-    return entry | {"segmentations": _masks(entry["segmentations"], listing.length(video_id), listing.size(video_id))}
+    masks = _masks(entry["segmentations"], listing.length(video_id), listing.size(video_id))
+    return {"video_id": video_id, "category_id": category, "score": score, "segmentations": masks}
 
 
 def _masks(segmentations: Any, frames: int, size: list[int]) -> list[dict[str, Any] | None]:
@@ -48,8 +49,8 @@ def _masks(segmentations: Any, frames: int, size: list[int]) -> list[dict[str, A
 
 
 def _compressed(mask: Any, frame: int, size: list[int]) -> dict[str, Any] | None:
-    if not mask and mask is not None:
-        raise BadConfig(f"frame {frame}: expected null or a mask, got {mask!r}")
+    if mask in ("", 0, {}):
+        raise BadConfig(f"frame {frame}: {mask!r} is no mask, expected null where there is none")
     if isinstance(mask, dict) and mask.get("size") != size:
         raise BadConfig(f"frame {frame}: mask of size {mask.get('size')}, expected {size} (height, width) as the video")
     if isinstance(mask, dict) and isinstance(mask.get("counts"), str):

@@ -19,7 +19,6 @@ from vis_models.metrics.hota import NOTHING, Hota, hota
 from vis_models.metrics.identity import Identity, identity
 from vis_models.metrics.scenes import Scene
 
-RULES = "JonathonLuiten/TrackEval@12c8791b"
 AVERAGED = (
     *("HOTA", "DetA", "AssA", "DetRe", "DetPr", "AssRe", "AssPr", "LocA", "OWTA"),
     *("MOTA", "MOTP", "IDF1", "IDR", "IDP"),

@@ -6,7 +6,7 @@ this; `defects` names the entries that make such a number meaningless.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from math import inf
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
@@ -44,11 +44,18 @@ class Listing:
             _require(content, key, name)
         if not content["videos"]:
             raise BadConfig(f"{name} lists no video: is this the right file?")
-        ids = [(key, entry["id"]) for key in ("videos", "categories") for entry in content[key]]
+        for video in content["videos"]:
+            if not video["file_names"] or not all(isinstance(file, str) for file in video["file_names"]):
+                got = str(video["file_names"])[:40]
+                raise BadConfig(f"{name}: video {video['id']}: expected 'file_names', one per frame, got {got}")
+        ids = [(f"{key}: id", entry["id"]) for key in ("videos", "categories") for entry in content[key]]
+        names = [("categories: name", entry["name"]) for entry in content["categories"]]
         self.doubles = [
-            f"{key}: id {id_} is there {times} times" for (key, id_), times in Counter(ids).items() if times > 1
+            f"{what} {value} is there {times} times"
+            for (what, value), times in Counter(ids + names).items()
+            if times > 1
         ]
-        """Ids of several videos or categories; the last one counts."""
+        """Ids of several videos or categories, names of several categories; the last one counts."""
         self.videos = {video["id"]: video for video in content["videos"]}
         self.categories = {category["id"]: category["name"] for category in content["categories"]}
         self.left_out: frozenset[int] = frozenset()
@@ -188,9 +195,19 @@ def _require_keys(entry: Any, kind: str, where: str) -> None:
             video = f" (video {entry['video_id']})" if "video_id" in entry else ""
             raise BadConfig(f"{where} has no key {key!r}{video}, got {sorted(entry)}. Is this a YouTube-VIS file?")
         value = entry[key]
-        fits = isinstance(value, int | float if type_ is float else type_)
+        fits = is_number(value) if type_ is float else isinstance(value, type_)
+        if type_ is int and fits:
+            fits = abs(value) < 2 ** (31 if kind == "categories" else 63)  # what the tables hold
         if not fits or (isinstance(value, bool) and key != "iscrowd"):
             raise BadConfig(f"{where}: expected {WORDS[type_]} for {key!r}, got {str(value)[:40]!r}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number that a float holds; NaN and infinity are."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and float(value) is not None
+    except OverflowError:
+        return False
 
 
 def _rle(segmentation: Any, video_size: list[int]) -> Rle | None:
@@ -206,7 +223,9 @@ def _rle(segmentation: Any, video_size: list[int]) -> Rle | None:
 
 
 def _is_size(size: Any) -> bool:
-    return isinstance(size, list) and len(size) == 2 and isinstance(size[0], int) and isinstance(size[1], int)
+    return (
+        isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and 0 < side < 2**16 for side in size)
+    )
 
 
 def results_by_video(truth: GroundTruth, results: Sequence[Entry], name: str = "results") -> dict[int, list[Entry]]:
@@ -266,8 +285,8 @@ def _defects_of_results(truth: GroundTruth, results: Sequence[Entry]) -> Iterato
             continue
         where = f"results[{n}] of video {entry['video_id']}"
         yield from _defects_of_track(truth, entry, where)
-        if not 0 <= entry["score"] <= 1:
-            yield f"{where}: score {entry['score']}, expected 0 to 1"
+        if not isfinite(entry["score"]):
+            yield f"{where}: score {entry['score']}, expected a finite number"
 
 
 def _defects_of_track(truth: GroundTruth, entry: Entry, where: str) -> Iterator[str]:
@@ -277,6 +296,9 @@ def _defects_of_track(truth: GroundTruth, entry: Entry, where: str) -> Iterator[
     if len(entry["segmentations"]) != truth.length(entry["video_id"]):
         yield f"{where}: {len(entry['segmentations'])} segmentations for {truth.length(entry['video_id'])} frames"
     expected = [video["height"], video["width"]]
+    if odd := [frame for frame, mask in enumerate(entry["segmentations"]) if mask in ("", 0, {})]:
+        got = repr(entry["segmentations"][odd[0]])
+        yield f"{where}, frame {odd[0]}: {got} is no mask, expected null where there is none"
     masks = [(frame, mask) for frame, mask in enumerate(entry["segmentations"]) if isinstance(mask, dict) and mask]
     if strange := [(f, mask["size"]) for f, mask in masks if mask.get("size", expected) != expected]:
         frame, size = strange[0]

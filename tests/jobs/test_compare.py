@@ -7,6 +7,7 @@ from jobs.compare import CompareJob, compare_two
 from jobs.evaluate import EvaluateJob, evaluate
 from jobs.settings import Settings
 from jobs.store import Store
+from jobs.submission import SubmissionJob, record_server_score, write_submission
 from tests.drawn_results import Drawing, write
 from vis_models.config import BadConfig
 
@@ -60,5 +61,27 @@ def test_evaluations_of_other_labels_or_rules_are_not_compared(labelled_lake):
     other = evaluate(EvaluateJob(data=str(labelled_lake.data), limit=7), labelled_lake.settings)
     with pytest.raises(BadConfig, match=r"do not have the same rules: .*limit 7"):
         compare_two(CompareJob(one=first.evaluation_id, other=other.evaluation_id), labelled_lake.settings)
+    changed = labelled_lake.write("changed.json", labelled_lake.labels() | {"info": "another version"})
+    newer = evaluate(EvaluateJob(data=changed, plan="plan"), labelled_lake.settings)
+    with pytest.raises(BadConfig, match=r"do not have the same labels: .*val\.json .* and .*changed\.json"):
+        compare_two(CompareJob(one=first.evaluation_id, other=newer.evaluation_id), labelled_lake.settings)
     with pytest.raises(BadConfig, match="no evaluation absent"):
         compare_two(CompareJob(one=first.evaluation_id, other="absent"), labelled_lake.settings)
+
+
+def test_defects_of_results_files_are_refused_or_noted(labelled_lake):
+    labelled_lake.results[0]["segmentations"] = labelled_lake.results[0]["segmentations"][:-1]
+    short = labelled_lake.write("short.json", labelled_lake.results)
+    folder = str(labelled_lake.data.parent)  # stands for the val.json in it
+    with pytest.raises(BadConfig, match="1 defect that would make the score meaningless"):
+        compare_two(CompareJob(one=short, other=short, gt=folder), labelled_lake.settings)
+    done = compare_two(CompareJob(one=short, other=short, gt=folder, check="warn"), labelled_lake.settings)
+    assert any("5 segmentations for 6 frames" in note for note in done.notes)
+
+
+def test_the_score_of_a_server_is_not_compared(labelled_lake, tmp_path):
+    done = evaluate(EvaluateJob(data=str(labelled_lake.data)), labelled_lake.settings)
+    sent = write_submission(SubmissionJob(data=str(labelled_lake.data), out=tmp_path / "s.zip"), labelled_lake.settings)
+    said = record_server_score(str(labelled_lake.data), sent.path, {"AP": 0.3}, labelled_lake.settings)
+    with pytest.raises(BadConfig, match="the score of a server says nothing about single videos"):
+        compare_two(CompareJob(one=done.uri, other=said.uri), labelled_lake.settings)

@@ -130,3 +130,48 @@ def test_a_place_without_labels_is_named(labelled_lake):
         evaluate(EvaluateJob(data=absent), labelled_lake.settings)
     with pytest.raises(BadConfig, match="is a folder, expected a JSON file"):
         score(labelled_lake, results=folder)
+
+
+def test_scores_of_any_size_are_ranked_and_the_reader_is_told(labelled_lake):
+    expected = score(labelled_lake, results=labelled_lake.write("results.json", labelled_lake.results))
+    logits = [entry | {"score": 20 * entry["score"] - 10} for entry in labelled_lake.results]
+    done = score(labelled_lake, results=labelled_lake.write("logits.json", logits))
+    assert done.figures == expected.figures
+    assert any(note.startswith("scores go from") for note in done.notes)
+    assert not any(note.startswith("scores go from") for note in expected.notes)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda labels: labels["categories"].append({"id": 9, "name": "disc"}), "name disc is there 2 times"),
+        (lambda labels: labels["annotations"].append(labels["annotations"][0]), "the id appears twice"),
+        (lambda labels: labels["videos"][0].update(file_names=[]), "expected 'file_names', one per frame"),
+        (lambda labels: labels["videos"][0].update(file_names=[None] * 6), "expected 'file_names', one per frame"),
+        (lambda labels: labels["categories"][0].update(id=2**31), "expected a whole number for 'id'"),
+        (lambda labels: labels["annotations"][0]["segmentations"].__setitem__(0, 0), "0 is no mask, expected null"),
+    ],
+)
+def test_labels_that_say_two_things_are_refused(labelled_lake, spoil, message):
+    labels = labelled_lake.labels()
+    spoil(labels)
+    with pytest.raises(BadConfig, match=message):
+        evaluate(EvaluateJob(data=labelled_lake.write("bad.json", labels), plan="plan"), labelled_lake.settings)
+
+
+def test_a_mark_of_the_byte_order_is_no_error_and_a_flipped_byte_is_named(labelled_lake, tmp_path):
+    text = json.dumps(labelled_lake.results)
+    (tmp_path / "bom.json").write_text(text, encoding="utf-8-sig")
+    assert score(labelled_lake, results=str(tmp_path / "bom.json")).figures["AP"] > 0
+    packed = bytearray(gzip.compress(text.encode()))
+    packed[len(packed) // 2] ^= 255
+    (tmp_path / "flipped.json.gz").write_bytes(packed)
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    for name in ("flipped.json.gz", "deep.json"):
+        with pytest.raises(BadConfig, match=f"{name} is not a whole JSON file"):
+            score(labelled_lake, results=str(tmp_path / name))
+
+
+def test_a_plan_and_results_are_not_scored_at_once(labelled_lake):
+    with pytest.raises(BadConfig, match="one of them is scored, name one"):
+        score(labelled_lake, results="results.json", plan="plan")

@@ -112,6 +112,21 @@ def test_every_wrong_entry_is_counted_and_named_once(labelled_lake, server_file,
     assert str(refused.value).count("results[") == 2
 
 
+def test_more_tracks_than_the_server_counts_are_told(labelled_lake, server_file, tmp_path):
+    for count, told in ((100, False), (101, True)):
+        many = labelled_lake.write("many.json", [labelled_lake.results[0] | {"extra": math.nan}] * count)
+        done = send(labelled_lake, server_file, tmp_path, results=many)
+        assert any("more than 100 tracks" in note for note in done.notes) == told
+        assert "extra" not in inside(done.path)[0]  # nor anything else that the server does not ask for
+
+
+def test_a_plan_and_results_are_not_sent_at_once_nor_to_a_folder(labelled_lake, server_file, tmp_path):
+    with pytest.raises(BadConfig, match="one of them is sent, name one"):
+        send(labelled_lake, server_file, tmp_path, results="results.json", plan="plan")
+    with pytest.raises(BadConfig, match="is a folder, expected the name of a zip"):
+        write_submission(SubmissionJob(data=server_file, out=tmp_path), labelled_lake.settings)
+
+
 def test_nothing_to_send_is_refused(labelled_lake, server_file, tmp_path):
     with pytest.raises(BadConfig, match="no track to send"):
         send(labelled_lake, server_file, tmp_path, results=labelled_lake.write("results.json", []))
@@ -152,3 +167,11 @@ def test_a_score_without_its_zip_or_with_a_name_that_no_server_gives_is_refused(
     with pytest.raises(BadConfig, match=f"was written for {server_file}, not for {other}"):
         record_server_score(other, sent, {"AP": 1}, labelled_lake.settings)
     assert labelled_lake.store.list("vis/v1/evaluations") == []
+
+
+def test_the_score_of_a_server_that_keeps_its_labels_has_a_page(labelled_lake, server_file, tmp_path):
+    sent = send(labelled_lake, server_file, tmp_path).path
+    said = record_server_score(server_file, sent, {"AP": 35.3}, labelled_lake.settings)
+    page = write_report(ReportJob(evaluation=said.uri), labelled_lake.settings)  # by its address, as it was printed
+    assert page.evaluation_id == evaluations.id_of(said.uri)
+    assert "<dd>0.353" in Path(page.uri).read_text()

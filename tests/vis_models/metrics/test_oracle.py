@@ -1,5 +1,7 @@
 """Truth comes from arithmetic on small drawings."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,20 @@ def test_a_mask_belongs_to_the_object_that_it_covers_best_and_the_best_mask_wins
     predictions, truths = opened([whole], [found(part, 0.9), found(whole, 0.1), found(square(2, at=5), 0.9)])
     (only,) = true_identities(predictions, truths)
     assert (only.areas_px.tolist(), only.score) == ([16], 0.1)
+
+
+def test_one_mask_over_two_objects_belongs_to_one_of_them():
+    both = square(4)
+    predictions, truths = opened([square(3), both], [found(both, 0.9)])  # IoU 9 / 16 and 1
+    (only,) = true_identities(predictions, truths)
+    assert only.track_id == truths[1].truth_id
+
+
+def test_crowds_are_no_objects_to_an_oracle():
+    predictions, truths = opened([square(4)], [found(square(4), 0.9)])
+    crowd = [replace(truth, crowd=True) for truth in truths]
+    assert len(true_identities(predictions, truths)) == 1
+    assert true_identities(predictions, crowd) == []
 
 
 def test_a_mask_that_covers_less_than_half_of_any_object_is_dropped():

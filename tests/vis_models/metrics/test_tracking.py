@@ -138,6 +138,8 @@ def test_a_flicker_costs_one_frame_and_a_track_that_never_returns_costs_many():
     assert [s.cost_frames for s in switches(world(objects=[seven]), flicker)] == [1, 1]
     lost = [found([*seven[:3], *[None] * 4]), found([*[None] * 3, *seven[3:]])]
     assert [s.cost_frames for s in switches(world(objects=[seven]), lost)] == [3]
+    late = [found([*seven[:5], *[None] * 2]), found([*[None] * 5, *seven[5:]])]
+    assert [s.cost_frames for s in switches(world(objects=[seven]), late)] == [2]
 
 
 def test_an_object_lost_while_others_are_seen_is_a_fragment():
@@ -162,6 +164,13 @@ def test_an_iou_of_nine_sixteenths_passes_eleven_of_nineteen_thresholds():
     ours = figures(world(objects=[square(4)]), [found(square(3))])
     assert (ours["HOTA"], ours["DetA"], ours["AssA"]) == pytest.approx((11 / 19, 11 / 19, 11 / 19))
     assert ours["LocA"] == pytest.approx((11 * 9 / 16 + 8) / 19)
+
+
+def test_an_object_is_mostly_tracked_in_more_than_four_fifths_of_its_frames_and_mostly_lost_in_less_than_one():
+    five = square(4, frames=5)
+    for matched, expected in [(5, "MT"), (4, "PT"), (1, "PT"), (0, "ML")]:
+        ours = figures(world(objects=[five]), [found([*five[:matched], *[None] * (5 - matched)])])
+        assert {name: ours[name] for name in ("MT", "PT", "ML")} == {"MT": 0, "PT": 0, "ML": 0} | {expected: 1}
 
 
 def test_superfluous_tracks_make_mota_negative():

@@ -80,6 +80,14 @@ def test_a_model_does_not_differ_from_itself():
     assert compare(videos, videos, replicates=20).p_value == 1
 
 
+def test_the_p_value_counts_the_swap_that_was_seen():
+    pair = outcomes([one(True, 0.5)]), outcomes([one(False, 0.5)])
+    found = compare(*pair, replicates=9)  # either way round the difference is 1
+    assert found.p_value == 1
+    sure = [outcomes([one(hit, n / 40) for n in range(40)]) for hit in (True, False)]
+    assert compare(*sure, replicates=99).p_value == 1 / 100
+
+
 def test_chance_alone_is_significant_as_often_as_it_says():
     """Two models that are one: p-values are spread evenly, so one in five is under 0.2."""
     rng = np.random.default_rng(3)

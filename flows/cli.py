@@ -245,7 +245,9 @@ def evaluate(
 
     sure = "95 %, " if done["error"] is not None else ""
     print(f"AP {with_interval(done['figures']['AP'], done['error'])}  ({sure}{done['rules']})")
-    print("  ".join(f"{name} {done['figures'][name]:.6f}" for name in ("AP", "AP50", "AP75", "AR1", "AR10")))
+    figures = {name: f"{value:.6f}" if value >= 0 else "-" for name, value in done["figures"].items()}
+    for kind in ("AP", "AR"):
+        print("  ".join(f"{name} {value}" for name, value in figures.items() if name.startswith(kind)))
     kept = "  ".join(f"{name} {done['tracking'][name]:.6f}" for name in ("HOTA", "DetA", "AssA", "IDF1", "MOTA"))
     print(f"{kept}  IDSW {done['tracking']['IDSW']:.0f}  (score >= {done['tracking']['tracking_min_score']:g})")
     if done["before_id"]:
@@ -292,18 +294,20 @@ def compare(
     videos: Annotated[int, typer.Option(help="How many of the videos that changed most.", min=0)] = 10,
 ) -> None:
     """Is A better than B? Difference of AP on the same videos, its interval, how likely chance is, what changed."""
+    from flows.progress import at_terminal
     from jobs.compare import CompareJob, compare_two
     from jobs.settings import Settings
     from vis_models.metrics.uncertainty import with_interval
 
-    done = compare_two(CompareJob(one=one, other=other, gt=gt, check=check), Settings())
+    with at_terminal() as progress:
+        done = compare_two(CompareJob(one=one, other=other, gt=gt, check=check), Settings(), progress)
     for note in done.notes:
         print(f"note        {note}")
     for letter, side in (("A", done.one), ("B", done.other)):
         print(f"AP of {letter}     {with_interval(side.ap, side.error)}  {side.name}")
     print(f"A minus B   {done}  ({done.videos} videos{', interval 95 %' if done.error is not None else ''})")
     print("            p: how often swapping A and B by chance, video by video, gives as large a difference")
-    print(f"{len(done.changed)} of {done.videos} videos differ" + (", most of all:" if videos else ""))
+    print(f"{len(done.changed)} of {done.videos} videos differ" + (", most of all:" if videos and done.changed else ""))
     if done.changed and videos:
         print(f"  {'video':24}{'A':>7}{'B':>8}{'A - B':>9}   AP of the video alone")
     for video in done.changed[:videos]:

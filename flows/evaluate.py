@@ -90,6 +90,7 @@ def evaluate_youtube_vis(
         subject = f"plan {plan}"
     else:
         read_labels(store, labels, check, rule)  # before a model works for nothing
+        _check_model(store, model)
         archive = held_out(store, labels, rule) if rule else labels
         given = labels if oracle == "image" else None
         tracks = launch(segment, SegmentJob(archive=archive, model=model, min_score=0, labels=given, command=command()))
@@ -114,10 +115,14 @@ def evaluate_youtube_vis(
         create_markdown_artifact(key=REGRESSION_KEY, markdown=alarm(verdict), description=str(verdict))
         evaluation_regressed(verdict, labels, subject)
     figures = [
-        {"figure": name, "value": f"{value:.4f}", "change": f"{done.change[name]:+.4f}" if name in done.change else ""}
+        {
+            "figure": name,
+            "value": f"{value:.4f}" if value >= 0 else "nothing to find",
+            "since the evaluation before": f"{done.change[name]:+.4f}" if name in done.change else "",
+        }
         for name, value in done.figures.items()
     ]
-    figures += [{"figure": name, "value": f"{done.tracking[name]:.4f}", "change": ""} for name in TRACKING_SHOWN]
+    figures += [{"figure": name, "value": f"{done.tracking[name]:.4g}"} for name in TRACKING_SHOWN]
     create_table_artifact(key="evaluate-youtube-vis", table=figures, description=f"{labels}, {subject}")
     ap = with_interval(done.figures["AP"], done.error)
     notes = "".join(f"- {note}\n" for note in done.notes)
@@ -133,6 +138,16 @@ def evaluate_youtube_vis(
         "verdict": verdict and str(verdict),
         "regressed": bool(verdict and verdict.regressed),
     }
+
+
+def _check_model(store: Store, model: str | None) -> None:
+    """Raises BadConfig: there is none, and what else could be meant."""
+    try:
+        find(store, model)
+    except BadConfig as error:
+        raise BadConfig(
+            f"{error}. To score the results of another program, name them: --results, or `results`"
+        ) from None
 
 
 def _training_data(store: Store, model: str | None, rule: HoldOut | None) -> tuple[str, HoldOut | None]:

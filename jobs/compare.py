@@ -14,6 +14,7 @@ from vis_models.metrics.scenes import scenes
 from vis_models.metrics.track_matching import match_video
 from vis_models.metrics.uncertainty import REPLICATES, Outcome, Videos, compare, standard_error, weighted_ap
 from vis_models.metrics.uncertainty import outcomes as outcomes_of
+from vis_models.progress import Progress
 
 SIGNIFICANT_P = 0.05
 """A difference that chance gives less often is one."""
@@ -75,7 +76,7 @@ class Compared(Config):
         return self.p_value < SIGNIFICANT_P
 
 
-def compare_two(job: CompareJob, settings: Settings) -> Compared:
+def compare_two(job: CompareJob, settings: Settings, progress: Progress | None = None) -> Compared:
     """Compare two evaluations, or two results files, of the same labels.
 
     Raises:
@@ -86,7 +87,7 @@ def compare_two(job: CompareJob, settings: Settings) -> Compared:
     if job.gt:
         found = []
         for results in (job.one, job.other):
-            each, said = _of_file(store, job.gt, results, job.check)
+            each, said = _of_file(store, job.gt, results, job.check, progress)
             found.append(each)
             notes += tuple(note for note in said if note not in notes)
     else:
@@ -124,12 +125,15 @@ def _changed(
 
 
 def _of_file(
-    store: Store, gt: str, results: str, check: Check
+    store: Store, gt: str, results: str, check: Check, progress: Progress | None
 ) -> tuple[dict[str, dict[int, Outcome]], tuple[str, ...]]:
     truth, _, notes = labels(store, data_file(store, gt), check)
     predictions = from_results(store, results, truth, check)
-    kinds = [*truth.categories]
-    matches = {video: match_video(scenes(tracks, truth.truths(video), kinds)) for video, tracks in predictions.by_video}
+    kinds, matches = [*truth.categories], {}
+    for video, tracks in predictions.by_video:
+        matches[video] = match_video(scenes(tracks, truth.truths(video), kinds))
+        if progress:
+            progress(f"score {results.rsplit('/', 1)[-1]}", len(matches), len(truth.videos), {})
     every = [matches.get(v) or match_video(scenes([], truth.truths(v), kinds)) for v in truth.video_ids()]
     return dict(zip(map(str, truth.video_ids()), outcomes_of(every), strict=True)), (*notes, *predictions.notes)
 

@@ -99,6 +99,7 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
     if job.plan and job.results:
         raise BadConfig(f"plan {job.plan} and {job.results}: one of them is scored, name one")
     store = Store.open(settings)
+    store.check_writable()
     path = data_file(store, job.data, job.holdout)
     truth, digest, notes = labels(store, path, job.check, job.holdout)
     if job.results:
@@ -117,6 +118,7 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
     score = accumulate(in_order, [ANY] if job.class_agnostic else [*truth.categories], job.conventions)
     found = dict(zip(map(str, truth.video_ids()), outcomes_of(in_order), strict=True))
     error = standard_error([*found.values()])
+    rules = f"{job.rules}, with defects" if truth.defective or predictions.defective else job.rules
     created_at, notes = now(), (*notes, *predictions.notes, *_nothing(in_order), *_crowds(truth))
     evaluation_id = evaluations.new_id(created_at)
     provenance = dict.fromkeys(evaluations.PROVENANCE) | {
@@ -125,7 +127,7 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
         "data": path,
         "data_sha256": digest,
         "split": truth.split,
-        "rules": job.rules,
+        "rules": rules,
         "commit": code_version(),
         "command": job.command or None,
         **predictions.provenance,
@@ -135,7 +137,7 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
     switches_uri = write_switches(store, evaluation_id, tracking.switches)
     spread = [] if error is None else [{"metric": "AP_error", "value": error}]
     uri = evaluations.write(store, provenance, notes, chain(rows, spread, tracking.rows()))
-    before = evaluations.find(store, before=evaluation_id, data_sha256=digest, rules=job.rules)
+    before = evaluations.find(store, before=evaluation_id, data_sha256=digest, rules=rules)
     figures = score.summary()
     return Evaluation(
         evaluation_id=evaluation_id,
@@ -145,7 +147,7 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
         tracking=tracking.figures(),
         switches_uri=switches_uri,
         videos=len(matches),
-        rules=job.rules,
+        rules=rules,
         before_id=before,
         change=change(figures, evaluations.summary(evaluations.read(store, before)[0])) if before else {},
         notes=notes,
@@ -159,6 +161,10 @@ def _nothing(videos: Sequence[Mapping[int, Matches]]) -> Iterator[str]:
         yield "the labels have no object that counts, only crowds: AP is -1, for there is nothing to find"
     elif not any(len(matches.scores) for matches in found):
         yield "there is no track at all, so every object is missed"
+    shown = [each for each in videos if any(matches.objects[0] for matches in each.values())]
+    silent = sum(not any(len(matches.scores) for matches in each.values()) for each in shown)
+    if 0 < silent < len(shown):
+        yield f"{silent} of {len(shown)} videos with objects have no track, their objects count as missed"
 
 
 def _crowds(truth: GroundTruth) -> Iterator[str]:

@@ -125,7 +125,7 @@ def read(store: Store, evaluation_id: str) -> tuple[pa.Table, Provenance, list[s
             f"no evaluation {evaluation_id} in {store.uri(FOLDER)}, {newest}. `vis evaluate` prints the id of each; "
             "results files are compared with --gt"
         )
-    table = pq.read_table(pa.BufferReader(store.read_bytes(key)))
+    table = store.read_table(key)
     return table, json.loads(table.schema.metadata[b"provenance"]), json.loads(table.schema.metadata[b"notes"])
 
 
@@ -163,5 +163,7 @@ def server_scores(store: Store, model_sha256: str) -> list[tuple[Provenance, dic
 
 def summary(table: pa.Table) -> dict[str, float]:
     """The figures of the whole data set in the rows of an evaluation."""
-    whole = table.filter(pc.field("category").is_null() & pc.field("video_id").is_null() & pc.field("recall").is_null())
+    whole = table
+    for column in ("category", "video_id", "recall"):
+        whole = whole.filter(pc.is_null(whole[column]))
     return dict(zip(whole["metric"].to_pylist(), whole["value"].to_pylist(), strict=True))

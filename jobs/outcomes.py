@@ -61,7 +61,7 @@ def read(store: Store, evaluation_id: str) -> dict[str, dict[int, Outcome]]:
     """Raises BadConfig: the evaluation kept no matches."""
     if not kept(store, evaluation_id):
         raise BadConfig(f"evaluation {evaluation_id} kept no matches in {store.uri(FOLDER)}: evaluate it once more")
-    table = pq.read_table(pa.BufferReader(store.read_bytes(_key(evaluation_id))))
+    table = store.read_table(_key(evaluation_id))
     found: dict[str, dict[int, Outcome]] = {video: {} for video in json.loads(table.schema.metadata[b"videos"])}
     for row in table.to_pylist():
         outcome = Outcome(np.array(row["scores"]), _unpacked(row["hits"]), _unpacked(row["misses"]), row["objects"])

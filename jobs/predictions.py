@@ -25,6 +25,7 @@ from vis_models.data.holdout import HoldOut
 from vis_models.metrics.mask_tracks import MaskTrack, Prediction, mean_area_px
 from vis_models.metrics.youtube_vis import GroundTruth, Listing, defects, defects_of_results, results_by_video
 
+VIDEO_COLUMNS = ["video_id", "status", "n_frames", "height", "width"]
 MASK_COLUMNS = ["video_id", "track_id", "frame_idx", "area_px", "height_px", "width_px", "rle"]
 Check = Literal["error", "warn"]
 
@@ -36,6 +37,8 @@ class Predictions:
     provenance: evaluations.Provenance
     by_video: Iterator[tuple[int, list[Prediction]]]
     notes: tuple[str, ...] = ()
+    defective: bool = False
+    """Has entries that `check` let pass."""
 
 
 def data_file(store: Store, data: str, holdout: HoldOut | None = None) -> str:
@@ -91,7 +94,9 @@ def labels(
             f"only the {len(truth.videos)} of {len(content['videos'])} videos that rule {holdout} holds out are "
             f"scored: split {truth.split}",
         )
-    return truth, digest, (*notes, *_checked(defects(truth), path, check))
+    said = _checked(defects(truth), path, check)
+    truth.defective = bool(said)
+    return truth, digest, (*notes, *said)
 
 
 def _checked(found: Sequence[str], what: str, check: Check) -> tuple[str, ...]:
@@ -113,10 +118,11 @@ def from_results(store: Store, uri: str, truth: GroundTruth, check: Check) -> Pr
     """The tracks of a results file. Raises BadConfig: it does not belong to the labels, or is not sound."""
     results, digest = read_results(store, uri)
     grouped = results_by_video(truth, results, uri)
-    notes = (*_checked(defects_of_results(truth, results), uri, check), *_strange_scores(results))
+    defects_said = _checked(defects_of_results(truth, results), uri, check)
+    notes = (*defects_said, *_strange_scores(results))
     del results  # from here on a video is forgotten once it is scored
     by_video = ((video, truth.predictions(grouped.pop(video), uri)) for video in truth.video_ids() if video in grouped)
-    return Predictions({"results": uri, "results_sha256": digest}, by_video, notes)
+    return Predictions({"results": uri, "results_sha256": digest}, by_video, notes, bool(defects_said))
 
 
 def _strange_scores(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -185,7 +191,7 @@ def _check_model(names: Mapping[str, int], snapshot: Snapshot, path: str) -> Ite
 
 def _check_videos(truth: Listing, videos: ds.Dataset) -> Iterator[str]:
     """Notes about videos that are not whole. Raises BadConfig: videos of another data set, size or length."""
-    rows = videos.to_table(columns=["video_id", "status", "n_frames", "height", "width"]).to_pylist()
+    rows = videos.to_table(columns=VIDEO_COLUMNS, use_threads=False).to_pylist()
     names = {str(video): video for video in truth.videos}
     left_out = {*map(str, truth.left_out)}
     rows = [row for row in rows if row["video_id"] not in left_out]
@@ -214,8 +220,8 @@ def _read_predictions(
 ) -> Iterator[tuple[int, list[Prediction]]]:
     """The predicted tracks, video by video, in the order of the files."""
     tracks: dict[tuple[str, int], tuple[int, float]] = {}
-    columns = ["video_id", "track_id", "category", "score"]
-    for row in opened["tracks"].to_table(columns=columns, filter=pc.field("category").isin([*names])).to_pylist():
+    columns, known = ["video_id", "track_id", "category", "score"], pc.field("category").isin([*names])
+    for row in opened["tracks"].to_table(columns=columns, filter=known, use_threads=False).to_pylist():
         tracks[row["video_id"], row["track_id"]] = names[row["category"]], row["score"]
     for video_id, masks in by_video(opened["masks"]):
         if int(video_id) in truth.left_out:

@@ -112,11 +112,31 @@ NAMED_QUERIES = {
     "score-history": NamedQuery(
         "How did the score of each data set change from evaluation to evaluation?",
         """
-        SELECT created_at, data, model_name, left(model_sha256, 12) AS model,
+        SELECT created_at, data, coalesce(model_name, results) AS scored, left(model_sha256, 12) AS model,
                max(value) FILTER (metric = 'AP') AS AP, max(value) FILTER (metric = 'AP50') AS AP50,
-               max(value) FILTER (metric = 'AR10') AS AR10, rules, evaluation_id
+               max(value) FILTER (metric = 'AR10') AS AR10, max(value) FILTER (metric = 'HOTA') AS HOTA,
+               rules, evaluation_id
         FROM evaluations WHERE category IS NULL AND video_id IS NULL AND recall IS NULL
         GROUP BY ALL ORDER BY created_at
+        """,
+    ),
+    "ap-per-category": NamedQuery(
+        "Which categories does the newest evaluation do well, which badly?",
+        """
+        SELECT category, max(value) FILTER (metric = 'AP') AS AP, max(value) FILTER (metric = 'AP50') AS AP50,
+               max(value) FILTER (metric = 'AR10') AS AR10, max(value) FILTER (metric = 'HOTA') AS HOTA,
+               max(value) FILTER (metric = 'objects') AS objects
+        FROM evaluations
+        WHERE category IS NOT NULL AND recall IS NULL AND evaluation_id = (SELECT max(evaluation_id) FROM evaluations)
+        GROUP BY category ORDER BY AP DESC, category
+        """,
+    ),
+    "identity-switches": NamedQuery(
+        "Where did the newest evaluation see an object change its identity, the costliest first?",
+        """
+        SELECT video_id, frame_idx, category, object_id, from_track, to_track, cost_frames
+        FROM switches WHERE evaluation_id = (SELECT max(evaluation_id) FROM switches)
+        ORDER BY cost_frames DESC, video_id, frame_idx
         """,
     ),
 }

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import fsspec
+import pyarrow as pa
 import pyarrow.fs
+import pyarrow.parquet as pq
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from fsspec.implementations.local import LocalFileSystem
 
@@ -100,9 +103,9 @@ class Store:
         return isinstance(self.fs, LocalFileSystem)
 
     @cached_property
-    def arrow(self) -> pyarrow.fs.FileSystem:
+    def arrow(self) -> pa.fs.FileSystem:
         """The same client for pyarrow, Ray and DuckDB; takes what `path` returns."""
-        return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self.fs))
+        return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(self.fs))
 
     def path(self, key: str) -> str:
         if key.startswith("/") or ".." in key.split("/"):
@@ -149,6 +152,10 @@ class Store:
         with self.guard(self.uri(key)):
             return self.fs.cat_file(self.path(key))
 
+    def read_table(self, key: str) -> pa.Table:
+        """A small Parquet file, by this thread alone: Arrow's threads may abort a process that ends soon after."""
+        return pq.read_table(pa.BufferReader(self.read_bytes(key)), use_threads=False)
+
     def read_json(self, key: str) -> Any:
         return json.loads(self.read_bytes(key))
 
@@ -181,6 +188,18 @@ class Store:
             except BaseException:
                 Path(hidden).unlink(missing_ok=True)
                 raise
+
+    def check_writable(self) -> None:
+        """Raises BadConfig where nothing can be written, before any work is done for nothing."""
+        if self.is_local:
+            try:
+                os.makedirs(self.path(LAYOUT), exist_ok=True)
+                with tempfile.TemporaryFile(dir=self.path(LAYOUT)):
+                    pass
+            except OSError as error:
+                raise BadConfig(
+                    f"{self.path(LAYOUT)} cannot be written: {error.strerror}. Is VIS_STORE (--store) right?"
+                ) from error
 
     def local_copy(self, uri: str) -> Path:
         """The folder or file `uri` on this machine: itself when it is local, else a copy under `settings.scratch`.

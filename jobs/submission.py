@@ -69,20 +69,25 @@ def write_submission(job: SubmissionJob, settings: Settings, progress: Progress 
     store = Store.open(settings)
     path = data_file(store, job.data)
     content, digest = read_json(store, path)
+    if not isinstance(content, dict):
+        raise BadConfig(f"{path} holds a {type(content).__name__}, expected the server's list of videos and categories")
     listing = Listing(content, path)
     origin, entries, notes = _entries(store, job, path, listing)
     made_at, arriving = now(), job.out.with_name(f".{job.out.name}.{os.getpid()}")
-    job.out.parent.mkdir(parents=True, exist_ok=True)
     counted: dict[tuple[int, int], int] = {}
     try:
+        job.out.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(arriving, "w") as archive:
             info = zipfile.ZipInfo(INSIDE)  # the same time in every zip: 1980
             info.compress_type = zipfile.ZIP_DEFLATED
             with archive.open(info, "w", force_zip64=True) as file:
                 _write(file, _checked(listing, entries, counted, progress))
         os.replace(arriving, job.out)
+    except OSError as error:
+        raise BadConfig(f"{job.out} cannot be written: {error.strerror}. Name another place with --out") from error
     finally:
-        arriving.unlink(missing_ok=True)
+        if os.path.lexists(arriving):
+            arriving.unlink()
     if most := sum(each > COUNTED for each in counted.values()):
         notes += (f"{most} times more than {COUNTED} tracks of a category in one video: the server ignores the rest",)
     zipped = job.out.read_bytes()
@@ -158,6 +163,8 @@ def _fractions(figures: Mapping[str, float]) -> dict[str, float]:
     scale = 100 if any(value > 1 for value in figures.values()) else 1
     if wrong := [f"{name}={value:g}" for name, value in figures.items() if not 0 <= value <= scale]:
         raise BadConfig(f"{wrong[0]}: expected a fraction of 1, or percent")
+    if figures.get("AP50", 100) < figures.get("AP", 0):
+        raise BadConfig(f"AP50={figures['AP50']:g} is less than AP={figures['AP']:g}: are both percent, or fractions?")
     return {name: value / scale for name, value in figures.items()}
 
 

@@ -209,7 +209,9 @@ def choose(store: Store, plan_id: str | None = None) -> Sequence[Snapshot]:
     published = store.snapshots()
     predicted = [snapshot for snapshot in published if not snapshot.labels]
     if not (published if plan_id not in (None, "latest") else predicted):
-        raise BadConfig(f"{store.uri('')} has no published tables: run `vis segment` first, or set VIS_STORE")
+        raise BadConfig(
+            f"{store.uri('')} has no published tables: run `vis segment` or `vis evaluate` first, or set VIS_STORE"
+        )
     if plan_id is None:
         return list({(snapshot.archive, snapshot.model_sha256): snapshot for snapshot in predicted}.values())
     if plan_id == "latest":

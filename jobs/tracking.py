@@ -125,6 +125,6 @@ def worst_switches(store: Store, evaluation_id: str, count: int) -> list[dict[st
     key = f"{FOLDER}/{evaluation_id}.parquet"
     if not store.exists(key):
         return []
-    rows = pq.read_table(pa.BufferReader(store.read_bytes(key))).to_pylist()
+    rows = store.read_table(key).to_pylist()
     rows.sort(key=lambda row: (-row["cost_frames"], row["video_id"], row["frame_idx"], row["object_id"]))
     return rows[:count]

@@ -7,6 +7,7 @@ import pytest
 from jobs import tables
 from jobs.evaluate import EvaluateJob, Evaluation, evaluate
 from jobs.predictions import by_video, mask_tracks, results_file
+from jobs.settings import Settings
 from vis_models.config import BadConfig
 from vis_models.metrics.average_precision import average_precision
 
@@ -175,3 +176,23 @@ def test_a_mark_of_the_byte_order_is_no_error_and_a_flipped_byte_is_named(labell
 def test_a_plan_and_results_are_not_scored_at_once(labelled_lake):
     with pytest.raises(BadConfig, match="one of them is scored, name one"):
         score(labelled_lake, results="results.json", plan="plan")
+
+
+def test_what_was_scored_in_spite_of_defects_is_held_against_its_like_only(labelled_lake):
+    clean = score(labelled_lake, results=labelled_lake.write("clean.json", labelled_lake.results))
+    labelled_lake.results[0]["score"] = float("nan")
+    spoiled = labelled_lake.write("spoiled.json", labelled_lake.results)
+    first, second = (score(labelled_lake, results=spoiled, check="warn") for _ in range(2))
+    assert first.rules == f"{clean.rules}, with defects"
+    assert (first.before_id, second.before_id) == (None, first.evaluation_id)
+
+
+def test_videos_without_a_track_are_told(labelled_lake):
+    only = [entry for entry in labelled_lake.results if entry["video_id"] == 1]
+    done = score(labelled_lake, results=labelled_lake.write("only.json", only))
+    assert any("of 4 videos with objects have no track, their objects count as missed" in note for note in done.notes)
+
+
+def test_a_store_that_cannot_be_written_is_named_before_anything_is_read(labelled_lake):
+    with pytest.raises(BadConfig, match=r"/proc/absent.* cannot be written.*VIS_STORE"):
+        evaluate(EvaluateJob(data="absent.json"), Settings(store="/proc/absent"))

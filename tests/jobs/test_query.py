@@ -27,7 +27,12 @@ def test_the_views_hold_the_published_rows(labelled_lake):
 def test_evaluations_are_a_view_too(labelled_lake):
     done = evaluate(EvaluateJob(data=str(labelled_lake.data)), labelled_lake.settings)
     (row,) = run("score-history", labelled_lake.store).to_pylist()
-    assert (row["evaluation_id"], row["AP"], row["model_name"]) == (done.evaluation_id, done.figures["AP"], "drawn")
+    assert (row["evaluation_id"], row["AP"], row["scored"]) == (done.evaluation_id, done.figures["AP"], "drawn")
+    assert row["HOTA"] == done.tracking["HOTA"]
+    by_category = run("ap-per-category", labelled_lake.store)
+    assert sorted(by_category["category"].to_pylist()) == ["disc", "square"]
+    assert sum(by_category["AP"].to_pylist()) / 2 == pytest.approx(done.figures["AP"])
+    assert run("identity-switches", labelled_lake.store).num_rows == done.tracking["IDSW"]
 
 
 @pytest.mark.parametrize("name", NAMED_QUERIES)
@@ -147,7 +152,7 @@ def test_an_unknown_format_is_refused():
 
 
 def test_a_store_without_tables_says_what_to_do(tmp_path):
-    with pytest.raises(BadConfig, match="run `vis segment` first"):
+    with pytest.raises(BadConfig, match="run `vis segment` or `vis evaluate` first"):
         run("SELECT 1", Store.open(Settings(store=str(tmp_path))))
 
 

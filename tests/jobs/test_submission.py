@@ -127,6 +127,16 @@ def test_a_plan_and_results_are_not_sent_at_once_nor_to_a_folder(labelled_lake, 
         write_submission(SubmissionJob(data=server_file, out=tmp_path), labelled_lake.settings)
 
 
+def test_files_in_each_other_s_place_and_a_place_that_cannot_be_written_are_named(labelled_lake, server_file, tmp_path):
+    results = labelled_lake.write("results.json", labelled_lake.results)
+    with pytest.raises(BadConfig, match=r"results\.json holds a list, expected the server's list of videos"):
+        send(labelled_lake, results, tmp_path, results=server_file)
+    with pytest.raises(BadConfig, match=r"/proc/absent/s\.zip cannot be written: .*--out"):
+        write_submission(
+            SubmissionJob(data=server_file, results=results, out=Path("/proc/absent/s.zip")), labelled_lake.settings
+        )
+
+
 def test_nothing_to_send_is_refused(labelled_lake, server_file, tmp_path):
     with pytest.raises(BadConfig, match="no track to send"):
         send(labelled_lake, server_file, tmp_path, results=labelled_lake.write("results.json", []))
@@ -160,7 +170,12 @@ def test_a_score_without_its_zip_or_with_a_name_that_no_server_gives_is_refused(
     with pytest.raises(BadConfig, match="was not written by `vis submission`"):
         record_server_score(server_file, tmp_path / "other.zip", {"AP": 1}, labelled_lake.settings)
     sent = send(labelled_lake, server_file, tmp_path).path
-    for figures, message in [({"mAP": 0.3}, "mAP is no figure"), ({"AP": 353.0}, "AP=353"), ({"AP": -1}, "AP=-1")]:
+    for figures, message in [
+        ({"mAP": 0.3}, "mAP is no figure"),
+        ({"AP": 353.0}, "AP=353"),
+        ({"AP": -1}, "AP=-1"),
+        ({"AP": 35.3, "AP50": 0.6}, "both percent"),
+    ]:
         with pytest.raises(BadConfig, match=message):
             record_server_score(server_file, sent, figures, labelled_lake.settings)
     other = labelled_lake.write("other.json", labelled_lake.labels() | {"info": "another file"})

@@ -58,6 +58,8 @@ class Listing:
         """Ids of several videos or categories, names of several categories; the last one counts."""
         self.videos = {video["id"]: video for video in content["videos"]}
         self.categories = {category["id"]: category["name"] for category in content["categories"]}
+        self.defective = False
+        """Has entries that somebody let pass, see `defects`."""
         self.left_out: frozenset[int] = frozenset()
         """Videos of the file that take no part, see `hold_out`."""
         self.split: str | None = None

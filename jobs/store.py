@@ -154,7 +154,7 @@ class Store:
 
     def read_table(self, key: str) -> pa.Table:
         """A small Parquet file, by this thread alone: Arrow's threads may abort a process that ends soon after."""
-        return pq.read_table(pa.BufferReader(self.read_bytes(key)), use_threads=False)
+        return pq.ParquetFile(pa.BufferReader(self.read_bytes(key))).read(use_threads=False)
 
     def read_json(self, key: str) -> Any:
         return json.loads(self.read_bytes(key))

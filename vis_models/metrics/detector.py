@@ -1,8 +1,9 @@
 """How good a detector is on single frames, and what it allows a tracker.
 
-On frames: mask AP, by the rules of the video metric with one frame a video. For a tracker: the identity oracle of Yang
-et al., "Video instance segmentation", ICCV 2019, from raw detections: masks and classes as predicted, each with the
-identity of the object that it covers best. (`oracle.py` makes the same from finished tracks.)
+On frames: mask AP, by the rules of the video metric with one frame a video. For a tracker: an identity oracle in the
+manner of Yang et al., "Video instance segmentation", ICCV 2019, from raw detections: in each frame an object takes the
+detection that covers it best, with the mean of their class probabilities. Differs from `oracle.py`, which re-links
+finished tracks: there a mask belongs to one object only, and crowds are none.
 """
 
 from collections.abc import Iterable, Sequence

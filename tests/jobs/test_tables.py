@@ -113,7 +113,7 @@ def test_the_newest_plan_of_each_archive_and_model_is_read(store: Store):
 
 
 def test_a_store_without_tables_says_what_to_do(store: Store):
-    with pytest.raises(BadConfig, match="run `vis segment` first"):
+    with pytest.raises(BadConfig, match="run `vis segment` or `vis evaluate` first"):
         tables.open(store)
 
 

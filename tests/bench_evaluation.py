@@ -1,4 +1,4 @@
-"""Speed and memory of the evaluator: `python -m tests.bench_evaluation` (3 minutes, 1.5 GB of disk), or `make bench`.
+"""Speed and memory of the evaluator: `python -m tests.bench_evaluation` (2 minutes, 1.5 GB of disk), or `make bench`.
 
 Sets of three sizes are drawn from a seed and scored from tables and from JSON, each in a process of its own, whose
 peak memory is that of the whole process. Beside it the plain evaluator of the tests, one pair of bitmaps at a time,

@@ -172,7 +172,7 @@ def test_what_does_not_exist_is_named(labelled_lake, tmp_path):
         (ReportJob(plan="absent"), labelled_lake.settings, "no published plan absent"),
         (ReportJob(evaluation="absent"), labelled_lake.settings, "no evaluation absent"),
         (ReportJob(evaluation=done.evaluation_id, plan="other"), labelled_lake.settings, "scored plan plan, not other"),
-        (ReportJob(), empty, "run `vis segment` first"),
+        (ReportJob(), empty, "run `vis segment` or `vis evaluate` first"),
     ]:
         with pytest.raises(BadConfig, match=message):
             write_report(job, settings)

@@ -148,6 +148,10 @@ def test_a_results_file_alone_makes_a_page_of_figures(tmp_path, labelled_lake):
     text = text_of(Path(written.uri).read_text())
     assert f"AP {done.figures['AP']:.3f}" in text
     assert results in text
+    assert f"Scored: {'/'.join(results.split('/')[-2:])}" in text
+    evaluate(EvaluateJob(data=str(labelled_lake.data), results=results), elsewhere)
+    again = text_of(Path(write_report(ReportJob(), elsewhere).uri).read_text())
+    assert re.search(r"objects\) \. Changes are against .*, of \S*results\.json \(", again)
 
 
 def test_a_page_lies_in_s3_as_it_lies_in_a_folder(draw_lake, s3_settings):

@@ -1,17 +1,19 @@
-"""Speed of training and inference on a GPU: `make bench-gpu` (half an hour at most, it draws its own videos).
+"""Speed of training and inference on a GPU: `make bench-gpu` (five minutes, it draws its own videos).
 
 It needs torch, the models and no cluster: where `make` cannot install everything, `python -m tests.bench_gpu` does it
-with torch, numpy, pyarrow, av, pycocotools, pydantic, safetensors, jaxtyping and pillow. `--compile` measures with
-`Stage.compile`; `--tiny` walks the same road in small on any machine, and its numbers mean nothing.
+with torch, numpy, pyarrow, av, pycocotools, pydantic, pydantic-settings, safetensors, jaxtyping, fsspec, botocore and
+pillow. `--compile` measures with `Stage.compile`; `--tiny` walks the same road in small on any machine, and its numbers
+mean nothing.
 
 Columns: `loaded` is what training reaches, with the drawn JPEG files (from the system's file cache) decoded and
 augmented by a process for every core but one; `resident` is its ceiling, the same iterations on batches that lie on the
-GPU already.
+GPU already. Each is timed until so many iterations are done or so many seconds are over.
 """
 
 import argparse
 import itertools
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,12 +23,17 @@ from typing import Any
 
 import torch
 
+from jobs.archive import list_videos
 from jobs.descent import Losses, compile_convolutions, descend, load_batches, optimizer_of
 from jobs.recipes import Stage, build
+from jobs.records import MaskSpill
+from jobs.settings import Settings
+from jobs.side_by_side import SideBySide
+from jobs.store import Store
 from tests.vis_models.drawn import small_config
 from vis_models.data.annotations import VideoSet, read_youtube_vis
 from vis_models.data.clips import ClipSet
-from vis_models.data.world import CATEGORIES, WorldConfig, write_youtube_vis
+from vis_models.data.world import CATEGORIES, WorldConfig, write_archive, write_youtube_vis
 from vis_models.rgnn import Rgnn, RgnnConfig
 from vis_models.types import Clips, Frames, VideoInfo
 
@@ -41,15 +48,20 @@ class Plan:
     config: RgnnConfig
     stages: tuple[Stage, ...]
     window: int
-    """Iterations of a stage that are timed with data loading."""
-    resident: int
-    """Iterations that are timed without."""
+    """Iterations of a stage that are timed, at most."""
+    loaded_s: float
+    """How long a stage is timed with data loading, at most."""
+    resident_s: float
+    """How long without."""
     warm_up: int
     inference_size: tuple[int, int]
     streams: int
     """Videos side by side."""
     frames: int
     """Of each of them."""
+    films: int
+    """That are segmented from file to coded masks, two of them drawn, the others copies."""
+    film: WorldConfig
     processes: int
     compile: bool
 
@@ -63,11 +75,14 @@ def full_plan(compile: bool) -> Plan:
         config=sized(job.config),
         stages=job.stages,
         window=500,
-        resident=100,
+        loaded_s=60,
+        resident_s=15,
         warm_up=20,
         inference_size=(384, 640),
         streams=32,
         frames=20,
+        films=16,
+        film=WorldConfig(height=720, width=1280, frames=48),
         processes=max((os.cpu_count() or 2) - 1, 1),
         compile=compile,
     )
@@ -87,11 +102,14 @@ def tiny_plan() -> Plan:
         config=sized(config),
         stages=tuple(stages),
         window=2,
-        resident=2,
+        loaded_s=60,
+        resident_s=60,
         warm_up=1,
         inference_size=(48, 80),
         streams=2,
         frames=3,
+        films=2,
+        film=WorldConfig(height=72, width=128, frames=3),
         processes=0,
         compile=False,
     )
@@ -118,6 +136,8 @@ class Rates:
     """Iterations per second with data loading."""
     waiting: float
     """Share of the loaded window in which the loop waited for a batch, 0 to 1."""
+    iterations: int
+    """Of the loaded window."""
 
 
 def train(plan: Plan, stage: Stage, model: Any, videos: VideoSet) -> Rates:
@@ -134,24 +154,25 @@ def train(plan: Plan, stage: Stage, model: Any, videos: VideoSet) -> Rates:
     numbers = [list(range(n * stage.batch_size, (n + 1) * stage.batch_size)) for n in range(count)]
 
     kept = [(batch,) for batch in load_batches(clips, numbers[:4], plan.device, 0)]
-    resident, _ = paced(plan, descend(stage, (0,), losses, optimizer, cycled(kept, plan.warm_up + plan.resident)))
+    resident = descend(stage, (0,), losses, optimizer, itertools.cycle(kept))
+    done, took = timed(plan, resident, plan.resident_s)
+    ceiling = done / took
     waited = Waited(load_batches(clips, numbers, plan.device, plan.processes), plan.warm_up)
-    loaded, took = paced(plan, descend(stage, (0,), losses, optimizer, waited))
-    return Rates(resident, loaded, waited.seconds / took)
+    done, took = timed(plan, descend(stage, (0,), losses, optimizer, waited), plan.loaded_s)
+    return Rates(ceiling, done / took, waited.seconds / took, done)
 
 
-def cycled(batches: list[tuple[Clips]], count: int) -> Iterator[tuple[Clips]]:
-    return itertools.islice(itertools.cycle(batches), count)
-
-
-def paced(plan: Plan, iterations: Iterator[Any]) -> tuple[float, float]:
-    """Iterations per second after the warm-up, and how long these took."""
+def timed(plan: Plan, iterations: Iterator[Any], limit_s: float) -> tuple[int, float]:
+    """How many iterations were done after the warm-up, and how long they took."""
     for _ in itertools.islice(iterations, plan.warm_up):
         pass
     started = seconds(plan.device)
-    done = sum(1 for _ in iterations)
-    took = seconds(plan.device) - started
-    return done / took, took
+    done = 0
+    for _ in itertools.islice(iterations, plan.window):
+        done += 1
+        if time.perf_counter() - started > limit_s:  # a GPU may lag behind by what it was told already
+            break
+    return done, seconds(plan.device) - started
 
 
 class Waited:
@@ -171,13 +192,17 @@ class Waited:
             yield (batch,)
 
 
-def infer(plan: Plan, trained: Any, videos: VideoSet) -> tuple[float, float, float]:
-    """Frames per second of encode and step together, and of each alone; no decoding, no RLE."""
-    height, width = plan.inference_size
+def small_model(plan: Plan, trained: Any) -> Rgnn:
+    """The trained model at the size of inference."""
     detector = plan.config.detector.model_copy(update={"image_size": plan.inference_size})
     model = Rgnn(plan.config.model_copy(update={"detector": detector}))
     model.load_state_dict(trained.state_dict())
-    model.to(plan.device, memory_format=torch.channels_last).eval()
+    return model.to(plan.device, memory_format=torch.channels_last).eval()
+
+
+def infer(plan: Plan, model: Rgnn, videos: VideoSet) -> tuple[float, float, float]:
+    """Frames per second of encode and step together, and of each alone; no decoding, no RLE."""
+    height, width = plan.inference_size
     frames = [torch.tensor(v.read_frame(0)).permute(2, 0, 1)[None].float() for v in videos.videos]
     small = [torch.nn.functional.interpolate(frame, (height, width)).to(torch.uint8) for frame in frames]
     pixels = torch.cat(list(itertools.islice(itertools.cycle(small), plan.streams))).to(plan.device)
@@ -202,6 +227,35 @@ def infer(plan: Plan, trained: Any, videos: VideoSet) -> tuple[float, float, flo
     return total / (encoding + stepping), total / encoding, total / stepping
 
 
+def film_to_masks(plan: Plan, model: Rgnn, folder: Path) -> tuple[float, int, dict[str, float]]:
+    """(frames per second, masks, share of each stage) of one worker: decode, encode, step, run-length coding."""
+    films = folder / "films"
+    write_archive(plan.film, films, 2)
+    for number in range(2, plan.films):
+        shutil.copy(films / f"{number % 2:06d}.mp4", films / f"{number:06d}.mp4")
+    store = Store.open(Settings(store=str(folder)))
+    stage = SideBySide(
+        model,
+        plan.device.type,
+        store,
+        videos_at_once=plan.films,
+        frames_per_batch=2 * plan.films,
+        frame_folder_fps=None,
+        threads=max(plan.processes, 1),
+    )
+    spill = MaskSpill()
+    started = seconds(plan.device)
+    with torch.autocast(plan.device.type, torch.bfloat16):
+        played = list(stage.play(list_videos(str(films), store), spill))
+    took = seconds(plan.device) - started
+    spill.close()
+    frames = sum(outcome.record.frames for outcome in played if outcome.record)
+    tallies = [outcome.record.tracks(0.0)[0] for outcome in played if outcome.record]
+    masks = sum(tally.n_obs for tally in itertools.chain.from_iterable(each.values() for each in tallies))
+    busy = sum(stage.seconds[name] for name in ("decode", "encode", "step", "rle"))
+    return frames / took, masks, {name: stage.seconds[name] / busy for name in ("decode", "encode", "step", "rle")}
+
+
 def report(plan: Plan) -> None:
     height, width = plan.config.detector.image_size
     with tempfile.TemporaryDirectory() as folder:
@@ -219,15 +273,22 @@ def report(plan: Plan) -> None:
             rates = train(plan, stage, model, videos)
             hours.append(stage.iterations / rates.loaded / 3600)
             what = f"stage {stage.name}, {stage.batch_size} x {stage.clip_length} frames {height}x{width}"
-            what += f", {stage.precision}, {plan.window} iterations"
+            what += f", {stage.precision}, {rates.iterations} iterations"
             print(f"{what:72}{rates.loaded:7.2f} it/s{rates.resident:7.2f} it/s{rates.waiting:10.0%}", flush=True)
         counts = " + ".join(str(stage.iterations) for stage in plan.stages)
         parts = " + ".join(f"{part:.1f}" for part in hours)
         print(f"{f'whole schedule, {counts} iterations at these speeds with loading':72}{sum(hours):10.1f} h ({parts})")
-        fps, encode, step = infer(plan, model, videos)
+        small = small_model(plan, model)
+        fps, encode, step = infer(plan, small, videos)
         size = "x".join(map(str, plan.inference_size))
         what = f"inference {size}, bf16, {plan.streams} videos side by side, encode and step"
-        print(f"{what:72}{fps:8.0f} f/s  (encode alone {encode:.0f}, step alone {step:.0f})")
+        print(f"{what:72}{fps:8.0f} f/s  (encode alone {encode:.0f}, step alone {step:.0f})", flush=True)
+        fps, masks, shares = film_to_masks(plan, small, Path(folder))
+        what = f"{plan.films} films {plan.film.height}x{plan.film.width}, file to coded masks, one worker, bf16"
+        parts = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        print(f"{what:72}{fps:8.0f} f/s  ({masks} masks; {parts})", flush=True)
+        if plan.device.type == "cuda":
+            print(f"{'most GPU memory':72}{torch.cuda.max_memory_allocated(plan.device) / 2**30:8.1f} GiB")
 
 
 def main() -> None:

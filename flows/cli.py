@@ -178,8 +178,10 @@ def segment(
         from jobs.store import Store
 
         with at_terminal() as progress:
-            films = draw_overlays(Store.open(Settings()), done["plan_id"], progress)
-        print(f"overlays    {len(films)} films, the first is {films[0]}")
+            drawn = draw_overlays(Store.open(Settings()), done["plan_id"], progress)
+        print(f"overlays    {len(drawn.films)} films{f', the first is {drawn.films[0]}' if drawn.films else ''}")
+        for video_id, why in drawn.not_drawn.items():
+            print(f"no overlay  of {video_id}: {why}")
 
 
 CheckOption = Annotated[

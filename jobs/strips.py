@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from jobs.archive import VideoSource
-from jobs.frames import DecodedFrame, open_video
+from jobs.frames import DecodedFrame, frames_in_time
 from jobs.painting import PALE, Colour, colour_of, paint
 from jobs.predictions import MASK_COLUMNS, mask_tracks
 from jobs.store import Store, plan_key
@@ -187,12 +187,11 @@ def _read(
     height, width = (max(1, round(side * scale)) for side in size)
     frames: list[DecodedFrame] = []
     try:
-        with open_video(source, store) as video:
-            for frame in video.frames((height, width)):
-                if frame.index in chosen:
-                    frames.append(frame)
-                if frame.index >= chosen[-1]:
-                    break
+        for frame in frames_in_time(source, store, (height, width)):
+            if frame.index in chosen:
+                frames.append(frame)
+            if frame.index >= chosen[-1]:
+                break
     except BadVideo as error:
         return frames, str(error)
     return frames, ""

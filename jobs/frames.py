@@ -173,7 +173,7 @@ def frames_in_time(source: VideoSource, store: Store, size: tuple[int, int]) -> 
             opening = pool.submit(lambda _: closing.enter_context(open_video(source, store)).frames(size))
             frames = pool.result(opening)
             # a thread that hangs holds `closing`, so that nobody closes the video under it
-            while frame := pool.result(pool.submit(lambda _, held=closing: next(frames, None))):  # noqa: B023
+            while frame := pool.result(pool.submit(lambda _, held=closing: next(frames, None))):
                 kept += 1
                 yield frame
         except Hung as hung:

@@ -6,16 +6,18 @@ is the same one in every release.
 """
 
 import posixpath
+import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 FRAMES_FOLDER = "JPEGImages"
 """Where YouTube-VIS, OVIS and DAVIS keep the frames of all videos."""
+UNUSUAL = re.compile(r"\\|//|(?:^|/)\.(?:/|$)|/$")
 
 
 def plain(name: str) -> str:
     r"""With `/` between folders and nothing before the first: `.\a\0.jpg` is `a/0.jpg`."""
-    return str(PurePosixPath(name.replace("\\", "/")))
+    return str(PurePosixPath(name.replace("\\", "/"))) if UNUSUAL.search(name) else name
 
 
 def stays_inside(name: str) -> bool:
@@ -32,7 +34,7 @@ def shared_root(names: Iterable[str]) -> str:
 
 def below(name: str, root: str) -> str:
     """The plain name of a frame below `shared_root`."""
-    return posixpath.relpath(plain(name), root) if root else plain(name)
+    return plain(name).removeprefix(f"{root}/") if root else plain(name)
 
 
 def places(json_path: str, root: str = "") -> list[str]:
@@ -48,5 +50,5 @@ def places(json_path: str, root: str = "") -> list[str]:
 
 
 def _root(name: str) -> str:
-    parts = PurePosixPath(name).parts[:-1]
-    return "/".join(parts[: parts.index(FRAMES_FOLDER) + 1]) if FRAMES_FOLDER in parts else ""
+    folders = name.split("/")[:-1] if FRAMES_FOLDER in name else []
+    return "/".join(folders[: folders.index(FRAMES_FOLDER) + 1]) if FRAMES_FOLDER in folders else ""

@@ -22,10 +22,11 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from pydantic import ValidationError
 
-from jobs.frame_names import stamps_s
+from jobs.frame_clocks import stamps_s
 from jobs.store import Store
 from vis_models.config import BadConfig, Config
-from vis_models.data.frame_files import frame_name
+from vis_models.data.dialects import one_form, text_of
+from vis_models.data.frame_names import places
 
 FILMS = frozenset({
     "264", "265", "3gp", "asf", "avi", "flv", "gif", "h264", "h265", "hevc", "ivf", "m2ts", "m4v", "mkv", "mov", "mp4",
@@ -322,12 +323,19 @@ def _data_set(fs: AbstractFileSystem, path: str, archive: str, store: Store) -> 
     data = fs.cat_file(path)
     try:
         content = json.loads(gzip.decompress(data) if path.endswith(".gz") else data)
-        listed = _of_images(content) if _is_cocovid(content) else _of_videos(content)
+        if isinstance(content, dict):
+            content.pop("annotations", None)
+        form = one_form(content, archive)
+        listed = [
+            (text_of(v["id"]), [str(name) for name in v["file_names"]], v["height"], v["width"])
+            for v in form.content["videos"]
+        ]
+    except BadConfig:
+        raise
     except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
         raise BadConfig(
             f"{archive} is not a data set in the YouTube-VIS format ({type(error).__name__}: {error}); expected "
-            "`videos`, each with `id`, `file_names`, `height` and `width`, or CocoVID: `images`, each with `video_id`, "
-            "`frame_id`, `file_name`, `height` and `width`"
+            "`videos`, each with `id`, `file_names`, `height` and `width`"
         ) from error
     for video_id, names, _, _ in listed:
         for name in names:
@@ -336,10 +344,10 @@ def _data_set(fs: AbstractFileSystem, path: str, archive: str, store: Store) -> 
     if FRAMES_KEY in content:
         fs, images = store.open_source(str(content[FRAMES_KEY]))
     else:
-        images = image_folder(fs, path, [name for _, names, _, _ in listed for name in names])
+        images = image_folder(fs, path, [name for _, names, _, _ in listed for name in names], form.root)
     found = fs.find(images, detail=True)
     for video_id, names, height, width in listed:
-        order = [f"{images}/{frame_name(name)}" for name in names]
+        order = [f"{images}/{name}" for name in names]
         paths = {path: found.get(path, {"size": 0}) for path in order}
         folder = posixpath.commonpath([posixpath.dirname(path) for path in order]) if order else images
         try:
@@ -350,41 +358,17 @@ def _data_set(fs: AbstractFileSystem, path: str, archive: str, store: Store) -> 
             raise BadConfig(f"{where}: {wrong['msg']}, got {wrong['input']!r}") from error
 
 
-_Listed = tuple[str, list[str], Any, Any]
-"""(video id, file names in playing order, height, width)."""
+def image_folder(fs: AbstractFileSystem, path: str, names: list[str], root: str = "") -> str:
+    """Where a data set's frames lie: the first usual place that has one of the first frames. Raises BadConfig: none.
 
-
-def _of_videos(content: dict[str, Any]) -> list[_Listed]:
-    """As YouTube-VIS lists them."""
-    return [(str(v["id"]), [str(name) for name in v["file_names"]], v["height"], v["width"]) for v in content["videos"]]
-
-
-def _is_cocovid(content: Any) -> bool:
-    images = content.get("images") if isinstance(content, dict) else None
-    return bool(images) and isinstance(images, list) and isinstance(images[0], dict) and "video_id" in images[0]
-
-
-def _of_images(content: dict[str, Any]) -> list[_Listed]:
-    """As CocoVID lists them: image by image, each with its video and its place in it."""
-    videos: dict[str, list[dict[str, Any]]] = {str(video["id"]): [] for video in content.get("videos", [])}
-    for image in content["images"]:
-        videos.setdefault(str(image["video_id"]), []).append(image)
-    ordered = {video_id: sorted(images, key=lambda image: image["frame_id"]) for video_id, images in videos.items()}
-    return [
-        (video_id, [str(image["file_name"]) for image in images], images[0]["height"], images[0]["width"])
-        for video_id, images in ordered.items()
-        if images
-    ]
-
-
-def image_folder(fs: AbstractFileSystem, path: str, names: list[str]) -> str:
-    """Where a data set's frames lie: the first usual place that has one of the first frames. Raises BadConfig: none."""
-    parent, stem = posixpath.dirname(path), posixpath.basename(path).split(".")[0]
-    places = [f"{parent}/{stem}/JPEGImages", f"{parent}/JPEGImages", f"{parent}/{stem}", parent]
-    for place in places:
-        if any(fs.exists(f"{place}/{frame_name(name)}") for name in names[:3]):
+    Args:
+        root: what stood before all names, see `frame_names.py`.
+    """
+    folders = places(path, root)
+    for place in folders:
+        if any(fs.exists(posixpath.join(place, name)) for name in names[:3]):
             return place
-    raise BadConfig(f"{path}: expected its frames in {places[0]} or {places[1]}, found {names[:1]} in neither")
+    raise BadConfig(f"{path}: expected its frames in {folders[0]} or {folders[1]}, found {names[:1]} in neither")
 
 
 def _content(info: dict[str, Any]) -> str:

@@ -30,11 +30,11 @@ from PIL import Image
 
 from jobs.archive import VideoSource
 from jobs.deadlines import Hung, decoders
-from jobs.frame_names import exact_rate, gaps, stamps_s
+from jobs.frame_clocks import exact_rate, gaps, stamps_s
 from jobs.store import Store
 from vis_models.config import BadVideo
-from vis_models.data.frame_files import FORMATS as IMAGE_FORMATS
-from vis_models.data.frame_files import upright_rgb
+from vis_models.data.pictures import FORMATS as IMAGE_FORMATS
+from vis_models.data.pictures import upright_rgb
 from vis_models.types import VideoInfo
 
 # Only real containers and bare streams: a playlist named .mp4 must not make FFmpeg open other files or addresses.

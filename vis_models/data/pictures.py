@@ -1,4 +1,4 @@
-"""The file of a frame -> its place below the folder of the frames, and the picture that it shows.
+"""The file of a frame -> the picture that it shows.
 
 One rule for training and for archives: a frame must look to the model as it did when the model learned.
 """
@@ -20,14 +20,6 @@ TURNS = {
 }
 """What brings a picture of this EXIF orientation upright."""
 TIFF_BITS, TIFF_PHOTOMETRIC = 258, 262
-
-
-def frame_name(name: str) -> str:
-    """A file name of a data set as a path below the folder of its frames.
-
-    Some are written on Windows, some begin with the folder itself.
-    """
-    return name.replace("\\", "/").removeprefix("./").removeprefix("JPEGImages/")
 
 
 def upright_rgb(picture: Image.Image, stated: tuple[int, int] | None = None) -> Image.Image:

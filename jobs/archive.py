@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from jobs.store import Store
 from vis_models.config import BadConfig, Config
+from vis_models.data.frame_names import places
 
 FILMS = frozenset({
     "264", "265", "3gp", "asf", "avi", "flv", "gif", "h264", "h265", "hevc", "ivf", "m2ts", "m4v", "mkv", "mov", "mp4",
@@ -238,14 +239,17 @@ def _youtube_vis(fs: AbstractFileSystem, path: str, archive: str, store: Store) 
         yield source.model_copy(update={"frames": tuple(posixpath.relpath(name, folder) for name in paths)})
 
 
-def image_folder(fs: AbstractFileSystem, path: str, names: list[str]) -> str:
-    """Where a data set's frames lie: the first usual place that has one of the first frames. Raises BadConfig: none."""
-    parent, stem = posixpath.dirname(path), posixpath.basename(path).split(".")[0]
-    places = [f"{parent}/{stem}/JPEGImages", f"{parent}/JPEGImages", f"{parent}/{stem}", parent]
-    for place in places:
-        if any(fs.exists(f"{place}/{name}") for name in names[:3]):
+def image_folder(fs: AbstractFileSystem, path: str, names: list[str], root: str = "") -> str:
+    """Where a data set's frames lie: the first usual place that has one of the first frames. Raises BadConfig: none.
+
+    Args:
+        root: what stood before all names, see `frame_names.py`.
+    """
+    folders = places(path, root)
+    for place in folders:
+        if any(fs.exists(posixpath.join(place, name)) for name in names[:3]):
             return place
-    raise BadConfig(f"{path}: expected its frames in {places[0]} or {places[1]}, found {names[:1]} in neither")
+    raise BadConfig(f"{path}: expected its frames in {folders[0]} or {folders[1]}, found {names[:1]} in neither")
 
 
 def _content(info: dict[str, Any]) -> str:

@@ -85,10 +85,8 @@ def _entries(text: io.TextIOBase, uri: str) -> Iterator[Any]:
     if not buffer:
         raise BadConfig(f"{uri} is empty, expected a list with one entry per track")
     if buffer.startswith("{"):
-        what = (
-            not_results(json.loads(buffer + text.read())) or "expected a list with one entry per track, got an object"
-        )
-        raise BadConfig(f"{uri}: {what}")
+        told = not_results(json.loads(buffer + text.read()))
+        raise BadConfig(f"{uri}: {told or 'expected a list with one entry per track, got an object'}")
     if not buffer.startswith("["):
         what = MOTS_FOUND if MOTS.match(buffer) else "Is it a JSON file?"
         raise BadConfig(f"{uri} begins with {buffer[:20]!r}, expected a list with one entry per track. {what}")

@@ -261,9 +261,8 @@ class SideBySide:
             pixels = torch.from_numpy(np.stack([frame.pixels for frame in frames])).permute(0, 3, 1, 2)
             batch = Frames(pixels).to(self._device)
             if self._given and isinstance(self._model, TracksGivenObjects):
-                places = [
-                    (int(player.info.video_id), frame.index) for player, frame in zip(lane * count, frames, strict=True)
-                ]
+                videos = [player.info.video_id for player in lane] * count
+                places = [(video, frame.index) for video, frame in zip(videos, frames, strict=True)]
                 objects = self._given.of(places, lane[0].size).to(self._device)
                 encoded: Any = self._model.encode_objects(batch, objects)
             else:

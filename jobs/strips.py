@@ -23,6 +23,7 @@ from jobs.predictions import MASK_COLUMNS, mask_tracks
 from jobs.store import Store, plan_key
 from vis_models import masks
 from vis_models.config import BadVideo
+from vis_models.data.dialects import VideoId
 from vis_models.metrics.mask_tracks import MaskTrack
 from vis_models.metrics.track_iou import overlap_px
 from vis_models.metrics.youtube_vis import GroundTruth
@@ -129,7 +130,7 @@ def draw_strips(
         found = opened["masks"].to_table(columns=MASK_COLUMNS, filter=seen).sort_by([("track_id", "ascending")])
         tracks = mask_tracks(found, video["n_frames"])
         layers = [_layer_of_track(row, tracks[row["track_id"]]) for row in shown if row["track_id"] in tracks]
-        objects = _layers_of_objects(truth, int(video_id), layers, tracks) if truth else []
+        objects = _layers_of_objects(truth, truth.id_of(video_id), layers, tracks) if truth else []
         frames, trouble = _read(store, sources[video_id], (video["height"], video["width"]), chosen)
         yield Strip(
             video_id=video_id,
@@ -155,7 +156,7 @@ def _layer_of_track(row: Mapping[str, Any], track: MaskTrack) -> _Layer:
 
 
 def _layers_of_objects(
-    truth: GroundTruth, video_id: int, layers: Sequence[_Layer], tracks: Mapping[int, MaskTrack]
+    truth: GroundTruth, video_id: VideoId, layers: Sequence[_Layer], tracks: Mapping[int, MaskTrack]
 ) -> list[_Layer]:
     """The objects of the labels in the colour of the track that covers them best, pale where none does."""
     truths = truth.truths(video_id)

@@ -9,6 +9,7 @@ other tools write for it is brought to this form first, see `dialects.py`.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -188,6 +189,32 @@ def first_with_frame(folders: Sequence[Path], videos: Sequence[AnnotatedVideo]) 
     """The first folder that has the first frame; else the first folder, for `check_frames` to complain about."""
     first = next((video.file_names[0] for video in videos), "")
     return next((folder for folder in folders if (folder / first).is_file()), folders[0])
+
+
+def as_youtube_vis(videos: VideoSet) -> dict[str, Any]:
+    """The content of a JSON that says what the set says, `areas` left to the masks."""
+    annotations = [
+        {
+            "id": track.track_id,
+            "video_id": video.video_id,
+            "category_id": track.category_id,
+            "iscrowd": int(track.crowd),
+            "segmentations": [
+                rle and {"size": [video.height, video.width], "counts": rle.decode()} for rle in track.rles
+            ],
+        }
+        for video in videos.videos
+        for track in video.tracks
+    ]
+    listed = [
+        {"id": video.video_id, "height": video.height, "width": video.width, "file_names": [*video.file_names]}
+        for video in videos.videos
+    ]
+    return {
+        "videos": listed,
+        "categories": [category.model_dump() for category in videos.categories],
+        "annotations": annotations,
+    }
 
 
 def hold_out(videos: VideoSet, rule: HoldOut) -> tuple[VideoSet, VideoSet]:

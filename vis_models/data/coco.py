@@ -21,6 +21,7 @@ from vis_models.data.annotations import (
     first_with_frame,
     read_youtube_vis,
 )
+from vis_models.data.categories import counterparts
 from vis_models.data.dialects import VideoId, is_cocovid
 from vis_models.data.frame_names import plain, stays_inside
 from vis_models.data.json_entries import Entry, complaint, load_json, unique
@@ -94,10 +95,9 @@ def _rle(entry: Entry, image: AnnotatedVideo) -> bytes:
 def translate(
     videos: VideoSet, categories: tuple[Category, ...], names: Mapping[str, str] | None = None
 ) -> tuple[VideoSet, dict[str, int]]:
-    """A data set in the categories of another one, matched by name; ids and order mean nothing.
+    """A data set in the categories of another one, matched by name as `categories.py` does; ids and order mean nothing.
 
-    Names are equal when only case, spaces, `_` and `-` tell them apart. Objects of any other category are dropped,
-    which leaves them unlabelled in the picture.
+    Objects of any other category are dropped, which leaves them unlabelled in the picture.
 
     Args:
         categories: of the other data set.
@@ -116,8 +116,9 @@ def translate(
         if unknown := sorted(set(given) - known):
             where = f"{videos.source}: names"
             raise complaint(where, f"{side} categories, of {sorted(known)}", str(unknown), remedy)
-    by_name = {_plain(category.name): category.id for category in categories}
-    ids = {c.id: by_name.get(_plain(names.get(c.name, c.name))) for c in videos.categories}
+    by_name = {category.name: category.id for category in categories}
+    pairs = counterparts((names.get(name, name) for name in theirs), by_name)
+    ids = {c.id: by_name.get(pairs[names.get(c.name, c.name)] or "") for c in videos.categories}
     if not any(number is not None for number in ids.values()):
         raise complaint(f"{videos.source}: categories", f"some of {sorted(ours)}", f"only {sorted(theirs)}", remedy)
     called = {category.id: category.name for category in videos.categories}
@@ -133,7 +134,3 @@ def translate(
                 kept.append(replace(track, category_id=number))
         translated.append(replace(video, tracks=tuple(kept)))
     return replace(videos, categories=categories, videos=tuple(translated)), dict(dropped)
-
-
-def _plain(name: str) -> str:
-    return name.casefold().replace("_", " ").replace("-", " ").strip()

@@ -364,6 +364,31 @@ def report(
 
 
 @app.command()
+def check(
+    target: Annotated[str, typer.Argument(help="Data set (folder), JSON with labels, or what `vis segment` takes.")],
+    recipe: Annotated[str | None, typer.Option(help="Training that it is meant for.")] = None,
+    seconds: Annotated[float, typer.Option(help="How long frames are decoded; 0: all of them.", min=0)] = 60,
+    samples: Annotated[int, typer.Option(help="Videos drawn in the page.", min=0)] = 6,
+) -> None:
+    """Look before the cost: what is wrong with labels, frames or films, and how long they take; changes nothing."""
+    from flows.progress import at_terminal
+    from jobs.check import CheckJob
+    from jobs.check import check as look
+    from jobs.settings import Settings
+
+    command = shlex.join(["vis", *sys.argv[1:]])
+    with at_terminal() as progress:
+        job = CheckJob(target=target, recipe=recipe, seconds=seconds, samples=samples, command=command)
+        done = look(job, Settings(), progress)
+    for finding in done.findings:
+        print(finding)
+    for name, value in done.figures.items():
+        print(f"{name:24} {value}")
+    print(f"page        {done.uri}")
+    raise typer.Exit(done.exit_code)
+
+
+@app.command()
 def query(
     question: Annotated[
         str | None, typer.Argument(help="SQL over videos, tracks, masks, errors, evaluations, switches; or a name.")

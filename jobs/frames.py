@@ -134,6 +134,10 @@ class Video:
     def _frames(self, size: tuple[int, int]) -> Iterator[DecodedFrame]:
         raise NotImplementedError
 
+    def promised(self) -> tuple[int | None, float | None]:
+        """(frames, seconds) that the video will have if its header tells the truth; None: it says nothing."""
+        raise NotImplementedError
+
     def _check_shape(self, height: int, width: int, kept: int) -> None:
         shape, own = width / height, self.info.width / self.info.height
         if abs(shape / own - 1) > SAME_SHAPE:
@@ -252,6 +256,11 @@ class Film(Video):
             return self.clock.tick(float(frame.pts * frame.time_base) - self._start_s)
         return self.clock.tick(float(index / self.fps)) if self.fps else None
 
+    def promised(self) -> tuple[int | None, float | None]:
+        seconds = _promised_s(self._stream)
+        frames = self._stream.frames or (round(seconds * self.fps) if seconds and self.fps else None)
+        return frames, seconds
+
     def _check_length(self, kept: int) -> None:
         """A file cut between two frames ends without an error; its header knows better."""
         promised_s, end_s = _promised_s(self._stream), self.clock.end_s
@@ -280,6 +289,10 @@ class FrameFolder(Video):
         self._stamps = None if source.fps else stamps_s(self._paths)
         self.fps = _sane(self._rate())
         self.clock = Clock(self.fps)
+
+    def promised(self) -> tuple[int | None, float | None]:
+        frames = len(self._paths)
+        return frames, float(frames / self.fps) if self.fps else None
 
     def _rate(self) -> Fraction | None:
         if self.source.fps:

@@ -178,8 +178,10 @@ def segment(
         from jobs.store import Store
 
         with at_terminal() as progress:
-            films = draw_overlays(Store.open(Settings()), done["plan_id"], progress)
-        print(f"overlays    {len(films)} films, the first is {films[0]}")
+            drawn = draw_overlays(Store.open(Settings()), done["plan_id"], progress)
+        print(f"overlays    {len(drawn.films)} films{f', the first is {drawn.films[0]}' if drawn.films else ''}")
+        for video_id, why in drawn.not_drawn.items():
+            print(f"no overlay  of {video_id}: {why}")
 
 
 CheckOption = Annotated[
@@ -359,6 +361,31 @@ def report(
     done = _run("flows.report", "report", evaluation=evaluation, plan=plan, videos=videos)
     score = "".join(f"{name} {done['figures'][name]:.2f}  " for name in ("AP", "AP50", "AR10") if done["figures"])
     print(f"{score}report {done['uri']}")
+
+
+@app.command()
+def check(
+    target: Annotated[str, typer.Argument(help="Data set (folder), JSON with labels, or what `vis segment` takes.")],
+    recipe: Annotated[str | None, typer.Option(help="Training that it is meant for.")] = None,
+    seconds: Annotated[float, typer.Option(help="How long frames are decoded; 0: all of them.", min=0)] = 60,
+    samples: Annotated[int, typer.Option(help="Videos drawn in the page.", min=0)] = 6,
+) -> None:
+    """Look before the cost: what is wrong with labels, frames or films, and how long they take; changes nothing."""
+    from flows.progress import at_terminal
+    from jobs.check import CheckJob
+    from jobs.check import check as look
+    from jobs.settings import Settings
+
+    command = shlex.join(["vis", *sys.argv[1:]])
+    with at_terminal() as progress:
+        job = CheckJob(target=target, recipe=recipe, seconds=seconds, samples=samples, command=command)
+        done = look(job, Settings(), progress)
+    for finding in done.findings:
+        print(finding)
+    for name, value in done.figures.items():
+        print(f"{name:24} {value}")
+    print(f"page        {done.uri}")
+    raise typer.Exit(done.exit_code)
 
 
 @app.command()

@@ -31,7 +31,7 @@ from jobs.watch import Stopwatch, say
 from vis_models import masks as mask_ops
 from vis_models.checkpoints import build, config_hash, initialise
 from vis_models.config import BadConfig, Config
-from vis_models.data.annotations import AnnotatedVideo, VideoSet, split_hash
+from vis_models.data.annotations import AnnotatedVideo, VideoSet, as_youtube_vis, split_hash
 from vis_models.data.clips import ClipSet
 from vis_models.data.encoded import UNCHANGED, EncodedClips, encode_copies
 from vis_models.metrics.average_precision import accumulate
@@ -403,7 +403,7 @@ def _score(shared: Shared, results: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _truth(val_set: VideoSet) -> GroundTruth:
-    return GroundTruth(json.loads(Path(val_set.source).read_text()), val_set.source)
+    return GroundTruth(as_youtube_vis(val_set), val_set.source)
 
 
 def _matches(truth: GroundTruth, results: list[dict[str, Any]]) -> list[dict[int, Matches]]:

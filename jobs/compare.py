@@ -10,8 +10,9 @@ from jobs.predictions import Check, data_file, from_results, labels
 from jobs.settings import Settings
 from jobs.store import Store
 from vis_models.config import BadConfig, Config
+from vis_models.data.dialects import VideoId
 from vis_models.metrics.scenes import scenes
-from vis_models.metrics.track_matching import match_video
+from vis_models.metrics.track_matching import Matches, match_video
 from vis_models.metrics.uncertainty import REPLICATES, Outcome, Videos, compare, standard_error, weighted_ap
 from vis_models.metrics.uncertainty import outcomes as outcomes_of
 from vis_models.progress import Progress
@@ -129,7 +130,8 @@ def _of_file(
 ) -> tuple[dict[str, dict[int, Outcome]], tuple[str, ...]]:
     truth, _, notes = labels(store, data_file(store, gt), check)
     predictions = from_results(store, results, truth, check)
-    kinds, matches = [*truth.categories], {}
+    kinds = [*truth.categories]
+    matches: dict[VideoId, dict[int, Matches]] = {}
     for video, tracks in predictions.by_video:
         matches[video] = match_video(scenes(tracks, truth.truths(video), kinds))
         if progress:

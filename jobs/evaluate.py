@@ -15,6 +15,7 @@ from jobs.settings import Settings
 from jobs.store import Store, code_version, now
 from jobs.tracking import TrackingScore, write_switches
 from vis_models.config import BadConfig, Config
+from vis_models.data.dialects import VideoId
 from vis_models.data.holdout import HoldOut
 from vis_models.metrics.average_precision import RULES, accumulate
 from vis_models.metrics.mask_tracks import Prediction
@@ -186,15 +187,15 @@ def change(figures: Mapping[str, float], before: Mapping[str, float]) -> dict[st
 
 def _match(
     truth: GroundTruth,
-    predictions: Iterator[tuple[int, list[Prediction]]],
+    predictions: Iterator[tuple[VideoId, list[Prediction]]],
     job: EvaluateJob,
     tracking: TrackingScore,
     progress: Progress | None,
-) -> dict[int, dict[int, Matches]]:
+) -> dict[VideoId, dict[int, Matches]]:
     """The matches of every video; `tracking` counts the same ones. In videos without predictions all is missed."""
-    matches: dict[int, dict[int, Matches]] = {}
+    matches: dict[VideoId, dict[int, Matches]] = {}
 
-    def add(video: int, tracks: list[Prediction]) -> None:
+    def add(video: VideoId, tracks: list[Prediction]) -> None:
         shown = scenes(tracks, truth.truths(video), [*truth.categories], job.class_agnostic)
         matches[video] = match_video(shown, job.conventions)
         tracking.add(video, shown)

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from jobs.store import LAYOUT, Store
 from vis_models.config import BadConfig
+from vis_models.data.dialects import VideoId
 from vis_models.metrics.average_precision import RECALLS, AveragePrecision, precision_of
 from vis_models.metrics.track_matching import Matches
 
@@ -67,7 +68,7 @@ def new_id(created_at: str) -> str:
 
 
 def rows(
-    score: AveragePrecision, categories: Mapping[int, str], matches: Mapping[int, Mapping[int, Matches]]
+    score: AveragePrecision, categories: Mapping[int, str], matches: Mapping[VideoId, Mapping[int, Matches]]
 ) -> Iterator[dict[str, Any]]:
     """Every figure of an evaluation; categories without an object have none.
 

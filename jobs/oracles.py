@@ -7,6 +7,7 @@ segments anew, with the objects of the labels in place of the detector's (`true_
 from collections.abc import Iterator
 from typing import Literal
 
+from vis_models.data.dialects import VideoId
 from vis_models.metrics.mask_tracks import Prediction
 from vis_models.metrics.oracle import CLIP_FRAMES, true_identities
 from vis_models.metrics.youtube_vis import GroundTruth
@@ -21,8 +22,8 @@ MEANS: dict[str, str] = {
 
 
 def true_links(
-    oracle: Oracle, truth: GroundTruth, videos: Iterator[tuple[int, list[Prediction]]]
-) -> Iterator[tuple[int, list[Prediction]]]:
+    oracle: Oracle, truth: GroundTruth, videos: Iterator[tuple[VideoId, list[Prediction]]]
+) -> Iterator[tuple[VideoId, list[Prediction]]]:
     """The tracks of each video under the identities of the labels."""
     for video, tracks in videos:
         yield video, true_identities(tracks, truth.truths(video), CLIP_FRAMES if oracle == "clip" else 1)

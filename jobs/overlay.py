@@ -5,10 +5,10 @@ import re
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import cache
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import av
 import numpy as np
@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jobs import tables
 from jobs.archive import VideoSource
-from jobs.frames import DecodedFrame, open_video
+from jobs.frames import frames_in_time
 from jobs.painting import Colour, colour_of, paint
 from jobs.shards import find_sources
 from jobs.store import LAYOUT, Store
@@ -34,37 +34,57 @@ FOLDER_FPS = 6
 TICKS = 90_000
 """Of the film's clock in a second: uneven times stay as they are."""
 
+CHANGED = "The video has changed since: run `vis segment` again"
+
 Sighting = tuple[str, Colour, bytes]
 """(text, colour, RLE) of one track in one frame."""
 
 
-def draw_overlays(store: Store, plan_id: str, progress: Progress | None = None) -> list[str]:
-    """Draws a film of every video of a plan that gave frames; films that were drawn before stay.
+class Overlays(NamedTuple):
+    """What was drawn."""
 
-    Returns:
-        Their addresses, in the order of the table videos.
+    films: list[str]
+    """Addresses, in the order of the table videos."""
+    not_drawn: dict[str, str]
+    """Why there is no film, by video id. Nothing is kept of a film whose frames are not those of the table."""
+
+
+def draw_overlays(store: Store, plan_id: str, progress: Progress | None = None) -> Overlays:
+    """Draws a film of every video of a plan that gave frames; films that were drawn before stay.
 
     Raises:
         BadConfig: no such plan is published.
     """
     opened = tables.open(store, plan_id)
-    seen = opened["videos"].to_table(columns=["video_id", "height", "width"], filter=pc.field("n_frames") > 0)
-    videos = seen.to_pylist()
+    columns = ["video_id", "height", "width", "n_frames"]
+    videos = opened["videos"].to_table(columns=columns, filter=pc.field("n_frames") > 0).to_pylist()
     sources = find_sources(store, plan_id, [video["video_id"] for video in videos])
-    uris = []
+    overlays = Overlays([], {})
     for done, video in enumerate(videos, start=1):
         key = f"{LAYOUT}/overlays/{plan_id}/{_file_name(video['video_id'])}.mp4"
-        if not store.exists(key):
-            sightings = _sightings(opened, video["video_id"])
-            with tempfile.TemporaryFile() as film:
-                _draw(store, sources[video["video_id"]], (video["height"], video["width"]), sightings, film)
-                film.seek(0)
-                with store.create(key) as output:
-                    shutil.copyfileobj(film, output)
-        uris.append(store.uri(key))
+        trouble = "" if store.exists(key) else _draw_one(store, opened, sources[video["video_id"]], video, key)
+        if trouble:
+            overlays.not_drawn[video["video_id"]] = trouble
+        else:
+            overlays.films.append(store.uri(key))
         if progress:
             progress("overlay", done, len(videos), {})
-    return uris
+    return overlays
+
+
+def _draw_one(
+    store: Store, opened: Mapping[str, ds.Dataset], source: VideoSource, video: Mapping[str, Any], key: str
+) -> str:
+    """Draws a film and keeps it, or says why not."""
+    sightings = _sightings(opened, video["video_id"])
+    with tempfile.TemporaryFile() as film:
+        frames, trouble = _draw(store, source, (video["height"], video["width"]), sightings, film)
+        if frames != video["n_frames"]:
+            return f"{frames} frames were read, {video['n_frames']} are in the tables. {trouble or CHANGED}"
+        film.seek(0)
+        with store.create(key) as output:
+            shutil.copyfileobj(film, output)
+    return ""
 
 
 def _sightings(opened: Mapping[str, ds.Dataset], video_id: str) -> dict[int, list[Sighting]]:
@@ -89,30 +109,34 @@ def _draw(
     size: tuple[int, int],
     sightings: Mapping[int, Sequence[Sighting]],
     film: BinaryIO,
-) -> None:
-    """Writes one film; where the video breaks off, so does the film."""
+) -> tuple[int, str]:
+    """Writes one film; where the video breaks off, so does the film. Returns (frames, why there are no more)."""
     height, width = size
+    frames, last = 0, -1
     times = -(-HEIGHT_PX // height) if height < HEIGHT_PX else 1
     with av.open(film, "w", format="mp4") as container:
         stream = container.add_stream("libx264", options={"crf": "20", "preset": "veryfast"})
         stream.height, stream.width = (side * times // 2 * 2 or 2 for side in size)  # H.264 wants even sizes
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, TICKS)
-        for frame in _frames(store, source, (height * times, width * times)):
-            seen = [(text, colour, masks.decode(rle, *size)) for text, colour, rle in sightings.get(frame.index, ())]
-            picture = av.VideoFrame.from_ndarray(_picture(frame.pixels, seen, times), format="rgb24")
-            time_s = frame.index / FOLDER_FPS if frame.time_s is None else frame.time_s
-            picture.pts, picture.time_base = round(time_s * TICKS), Fraction(1, TICKS)
-            container.mux(stream.encode(picture))
+        try:
+            for frame in frames_in_time(source, store, (height * times, width * times)):
+                seen = [
+                    (text, colour, masks.decode(rle, *size)) for text, colour, rle in sightings.get(frame.index, ())
+                ]
+                picture = av.VideoFrame.from_ndarray(_picture(frame.pixels, seen, times), format="rgb24")
+                time_s = frame.index / FOLDER_FPS if frame.time_s is None else frame.time_s
+                last = max(last + 1, round(time_s * TICKS))  # two frames at one time are one tick apart
+                picture.pts, picture.time_base = last, Fraction(1, TICKS)
+                container.mux(stream.encode(picture))
+                frames += 1
+        except BadVideo as error:
+            if not frames:
+                return 0, str(error)  # an encoder that was given nothing cannot be flushed
+            container.mux(stream.encode())
+            return frames, str(error)
         container.mux(stream.encode())
-
-
-def _frames(store: Store, source: VideoSource, size: tuple[int, int]) -> Iterator[DecodedFrame]:
-    try:
-        with open_video(source, store) as video:
-            yield from video.frames(size)
-    except BadVideo:
-        return  # the table errors tells why
+    return frames, ""
 
 
 def _picture(pixels: np.ndarray, seen: Sequence[tuple[str, Colour, np.ndarray]], times: int) -> np.ndarray:

@@ -21,9 +21,18 @@ from jobs import evaluations, tables
 from jobs.results_files import read_json, read_results
 from jobs.store import Snapshot, Store
 from vis_models.config import BadConfig
+from vis_models.data.categories import counterparts
+from vis_models.data.dialects import VideoId
 from vis_models.data.holdout import HoldOut
 from vis_models.metrics.mask_tracks import MaskTrack, Prediction, mean_area_px
-from vis_models.metrics.youtube_vis import GroundTruth, Listing, defects, defects_of_results, results_by_video
+from vis_models.metrics.youtube_vis import (
+    GroundTruth,
+    Listing,
+    as_tracks,
+    defects,
+    defects_of_results,
+    results_by_video,
+)
 
 VIDEO_COLUMNS = ["video_id", "status", "n_frames", "height", "width"]
 MASK_COLUMNS = ["video_id", "track_id", "frame_idx", "area_px", "height_px", "width_px", "rle"]
@@ -35,7 +44,7 @@ class Predictions:
     """What is scored, and where it came from."""
 
     provenance: evaluations.Provenance
-    by_video: Iterator[tuple[int, list[Prediction]]]
+    by_video: Iterator[tuple[VideoId, list[Prediction]]]
     notes: tuple[str, ...] = ()
     defective: bool = False
     """Has entries that `check` let pass."""
@@ -84,14 +93,12 @@ def labels(
 ) -> tuple[GroundTruth, str, tuple[str, ...]]:
     """(labels, sha256 of the file, notes for the reader). Raises BadConfig: no labels, or not sound ones."""
     content, digest = read_json(store, path)
-    if not isinstance(content, dict):
-        raise BadConfig(f"{path} holds a {type(content).__name__}, expected a YouTube-VIS file: an object with labels")
     truth = GroundTruth(content, path)
-    notes: tuple[str, ...] = ()
+    notes = truth.notes
     if holdout:
         truth.hold_out(holdout)
-        notes = (
-            f"only the {len(truth.videos)} of {len(content['videos'])} videos that rule {holdout} holds out are "
+        notes += (
+            f"only the {len(truth.videos)} of {len(truth.content['videos'])} videos that rule {holdout} holds out are "
             f"scored: split {truth.split}",
         )
     said = _checked(defects(truth), path, check)
@@ -116,10 +123,12 @@ def _checked(found: Sequence[str], what: str, check: Check) -> tuple[str, ...]:
 
 def from_results(store: Store, uri: str, truth: GroundTruth, check: Check) -> Predictions:
     """The tracks of a results file. Raises BadConfig: it does not belong to the labels, or is not sound."""
-    results, digest = read_results(store, uri)
+    entries, digest = read_results(store, uri)
+    results, read_as = as_tracks(truth, entries, uri)
+    del entries
     grouped = results_by_video(truth, results, uri)
     defects_said = _checked(defects_of_results(truth, results), uri, check)
-    notes = (*defects_said, *_strange_scores(results))
+    notes = (*read_as, *defects_said, *_strange_scores(results))
     del results  # from here on a video is forgotten once it is scored
     by_video = ((video, truth.predictions(grouped.pop(video), uri)) for video in truth.video_ids() if video in grouped)
     return Predictions({"results": uri, "results_sha256": digest}, by_video, notes, bool(defects_said))
@@ -156,9 +165,11 @@ def from_plan(store: Store, plan_id: str | None, path: str, truth: Listing, give
     provenance: evaluations.Provenance = {name: lineage.get(name) for name in ("run_id", "model_name", "config_hash")}
     provenance |= {"plan_id": snapshot.plan_id, "model_sha256": snapshot.model_sha256}
     provenance |= {"tables_commit": lineage.get("code_version")}
-    names = {name: id_ for id_, name in truth.categories.items()}
+    ids = {name: id_ for id_, name in truth.categories.items()}
+    pairs = counterparts(tables.categories(snapshot).values(), ids)
+    names = {ours: ids[theirs] for ours, theirs in pairs.items() if theirs is not None}
     opened = tables.open(store, snapshot.plan_id)
-    notes = (*_check_videos(truth, opened["videos"]), *_check_model(names, snapshot, path))
+    notes = (*_check_videos(truth, opened["videos"]), *_check_model(pairs, {*ids}, snapshot, path))
     return Predictions(provenance, _read_predictions(truth, opened, names), notes)
 
 
@@ -172,20 +183,25 @@ def _newest_plan(store: Store, path: str) -> Snapshot:
     return made[-1]
 
 
-def _check_model(names: Mapping[str, int], snapshot: Snapshot, path: str) -> Iterator[str]:
-    """Notes about what the model could not give. Raises BadConfig: model and labels have no category in common."""
-    known = set(tables.categories(snapshot).values())
-    if not known & set(names):
+def _check_model(pairs: Mapping[str, str | None], labelled: set[str], snapshot: Snapshot, path: str) -> Iterator[str]:
+    """Notes about what the model could not give. Raises BadConfig: model and labels have no category in common.
+
+    Args:
+        pairs: the labels' name for each category of the model.
+        labelled: all names of the labels.
+    """
+    if not any(pairs.values()):
         raise BadConfig(
-            f"plan {snapshot.plan_id} and {path} share no category: the model knows {sorted(known)[:8]}, "
-            f"the labels {sorted(names)[:8]}. Names must be equal; was the model trained on another data set?"
+            f"plan {snapshot.plan_id} and {path} share no category: the model knows {sorted(pairs)[:8]}, the labels "
+            f"{sorted(labelled)[:8]}. Names must be equal but for case, spaces, _ and -; was the model trained on "
+            "another data set?"
         )
-    if missing := sorted(set(names) - known):
+    if missing := sorted(labelled - {*pairs.values()}):
         yield f"the model does not know {len(missing)} categories of the labels: {', '.join(missing[:5])}"
     min_score = json.loads(snapshot.lineage.get("config_json", "{}")).get("min_score", 0)
     if min_score > 0:
         yield f"tracks under a score of {min_score} were not written, AP may be lower than with `--min-score 0`"
-    if unlabelled := sorted(known - set(names)):
+    if unlabelled := sorted(ours for ours, theirs in pairs.items() if theirs is None):
         yield f"tracks of {len(unlabelled)} categories without labels are left out: {', '.join(unlabelled[:5])}"
 
 
@@ -217,22 +233,23 @@ def _check_videos(truth: Listing, videos: ds.Dataset) -> Iterator[str]:
 
 def _read_predictions(
     truth: Listing, opened: Mapping[str, ds.Dataset], names: Mapping[str, int]
-) -> Iterator[tuple[int, list[Prediction]]]:
+) -> Iterator[tuple[VideoId, list[Prediction]]]:
     """The predicted tracks, video by video, in the order of the files."""
     tracks: dict[tuple[str, int], tuple[int, float]] = {}
     columns, known = ["video_id", "track_id", "category", "score"], pc.field("category").isin([*names])
     for row in opened["tracks"].to_table(columns=columns, filter=known, use_threads=False).to_pylist():
         tracks[row["video_id"], row["track_id"]] = names[row["category"]], row["score"]
+    left_out = {*map(str, truth.left_out)}
     for video_id, masks in by_video(opened["masks"]):
-        if int(video_id) in truth.left_out:
+        if video_id in left_out:
             continue
-        found = []
-        for track_id, track in mask_tracks(masks, truth.length(int(video_id))).items():
+        found, own_id = [], truth.id_of(video_id)
+        for track_id, track in mask_tracks(masks, truth.length(own_id)).items():
             if (video_id, track_id) in tracks:
                 category, score = tracks[video_id, track_id]
                 area = mean_area_px(track.areas_px)
                 found.append(Prediction(track.rles, track.areas_px, category, area, score, track_id))
-        yield int(video_id), found
+        yield own_id, found
 
 
 def mask_tracks(masks: pa.Table, frames: int) -> dict[int, MaskTrack]:

@@ -1,16 +1,13 @@
 """Metrics -> one page with numbers, curves, and the best and worst videos.
 
-The page is one HTML file without scripts and without an outside address: it can be mailed and archived. Whatever came
-from outside (names, paths, messages) reaches it through jinja2's escaping.
+The page is one HTML file that can be mailed and archived.
 """
 
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -19,6 +16,7 @@ from pydantic import Field, PositiveInt
 from jobs import evaluations, outcomes, query, tables
 from jobs.compare import Compared, CompareJob, compare_two
 from jobs.evaluate import change
+from jobs.page import render
 from jobs.results_files import read_json
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Snapshot, Store, code_version, now, plan_key
@@ -308,21 +306,14 @@ def _labels(store: Store, provenance: evaluations.Provenance) -> GroundTruth | N
 
 
 def _render(page: Mapping[str, Any]) -> str:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
+    filters = {
         "figure": _figure,
         "signed": _signed,
         "signed_figure": _signed_figure,
         "pm": _plus_minus,
         "with_error": _with_error,
-        "count": _count,
-        "tail": _tail,
-        "moment": _moment,
     }
-    template = files("jobs").joinpath("report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(page)
+    return render("report.html.j2", page, filters)
 
 
 def _figure(value: float) -> str:
@@ -345,16 +336,3 @@ def _with_error(value: float, error: float | None) -> str:
 def _signed_figure(value: float) -> str:
     """Of a figure that may be negative."""
     return f"{value:.3f}".replace("-", "−")
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
-
-
-def _tail(path: str) -> str:
-    """The last two parts of a path, enough to know it by."""
-    return "/".join(path.rstrip("/").split("/")[-2:])
-
-
-def _moment(created_at: str) -> str:
-    return f"{created_at[:10]} {created_at[11:16]} UTC"

@@ -16,9 +16,13 @@ from typing import Any, BinaryIO
 
 from jobs.store import Store
 from vis_models.config import BadConfig
+from vis_models.data.relatives import not_results
 
 CHUNK = 2**20
 BETWEEN = re.compile(r"[\s,]*")
+MOTS = re.compile(r"(?:\d+ ){5}\S+\s*$", re.MULTILINE)
+"""A line of KITTI MOTS: frame, object, class, height, width, RLE."""
+MOTS_FOUND = "This is the text format of MOTS, one line per mask: write it as one entry per track"
 
 
 class Digest(io.RawIOBase):
@@ -80,9 +84,12 @@ def _entries(text: io.TextIOBase, uri: str) -> Iterator[Any]:
         buffer = more.lstrip()
     if not buffer:
         raise BadConfig(f"{uri} is empty, expected a list with one entry per track")
+    if buffer.startswith("{"):
+        told = not_results(json.loads(buffer + text.read()))
+        raise BadConfig(f"{uri}: {told or 'expected a list with one entry per track, got an object'}")
     if not buffer.startswith("["):
-        remedy = "Are these labels, or is the list inside?" if buffer.startswith("{") else "Is it a JSON file?"
-        raise BadConfig(f"{uri} begins with {buffer[:20]!r}, expected a list with one entry per track. {remedy}")
+        what = MOTS_FOUND if MOTS.match(buffer) else "Is it a JSON file?"
+        raise BadConfig(f"{uri} begins with {buffer[:20]!r}, expected a list with one entry per track. {what}")
     at, wanted = 1, CHUNK
     while True:
         at = BETWEEN.match(buffer, at).end()  # type: ignore[union-attr]  # it matches nothing, too

@@ -12,15 +12,15 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ray.data
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
 from jobs import models, tables
-from jobs.archive import DATA_SETS, VideoSource, list_videos
+from jobs.archive import DATA_SETS, PassedOver, VideoSource, read_archive
 from jobs.cluster import Workers, cluster, listening
 from jobs.results_files import read_json
 from jobs.settings import Settings
@@ -48,8 +48,8 @@ class SegmentJob(Config):
     """A registered name, a model folder or its `s3://` address; None: the model that was registered last."""
     min_score: float = Field(0.05, ge=0, le=1)
     """Tracks under this video score are counted, not written; 0 for evaluation."""
-    frame_folder_fps: PositiveFloat | None = None
-    """Rate of frame folders, which carry no clock; None leaves their times empty."""
+    frame_folder_fps: float | None = Field(None, ge=1e-9, le=100_000)
+    """Rate of frame folders, which carry no clock; None leaves their times empty, but where names are time stamps."""
     slot_recycling: bool | None = None
     """Tracks out of sight give up their slot to new ones, in models that have slots. None: yes, as archives hold long
     videos; no for a data set in the YouTube-VIS format, whose papers do not."""
@@ -83,6 +83,8 @@ class SegmentSummary(Config):
     """Rows of the table errors by code."""
     rows: dict[str, int]
     """Rows by table."""
+    passed_over: tuple[dict[str, Any], ...]
+    """See `Snapshot.passed_over`."""
     frames: int
     worked: bool
     """False: everything was there already."""
@@ -107,6 +109,10 @@ class SegmentSummary(Config):
         if self.errors:
             reasons = ", ".join(f"{code} {count}" for code, count in self.errors.items())
             lines.append(f'reasons: {reasons}; see `vis query "SELECT video_id, code, detail FROM errors"`')
+        if self.passed_over:
+            kinds = [f"{row['files']} {row['kind']} ({row['why']})" for row in self.passed_over]
+            more = f" and {len(kinds) - 5} more kinds" if len(kinds) > 5 else ""
+            lines.append(f'not read: {", ".join(kinds[:5])}{more}; see `vis query "SELECT * FROM passed_over"`')
         if self.worked:
             shares = "  ".join(f"{stage} {share:.0%}" for stage, share in self.shares.items())
             speed = f"{self.frames_per_s:.1f} frames/s, {self.worker_frames_per_s:.1f} per worker while it plays"
@@ -137,7 +143,8 @@ def segment(
     store = Store.open(settings)
     model = models.find(store, job.model)
     card = read_card(store.local_copy(model))
-    sources = list_videos(job.archive, store)
+    archive = read_archive(job.archive, store, job.frame_folder_fps)
+    sources = list(archive.videos)
     digest = read_json(store, job.labels)[1] if job.labels else None
     plan_id = plan(job, card, sources, digest)
     snapshot = store.snapshot(plan_id)
@@ -163,13 +170,11 @@ def segment(
                 lineage=lineage,
                 slot_recycling=job.recycles,
                 board=board,
-                **job.model_dump(
-                    include={"min_score", "videos_at_once", "frames_per_batch", "frame_folder_fps", "labels"}
-                ),
+                **job.model_dump(include={"min_score", "videos_at_once", "frames_per_batch", "labels"}),
             )
             for marker in _run(missing, shard_job, workers):
                 how_far.committed(marker)
-    snapshot = publish(store, plan_id, list(shards), lineage)
+    snapshot = publish(store, plan_id, list(shards), lineage, archive.passed_over)
     new_frames = snapshot.counts["frames"] - _total(markers, "frames")
     return _summary(store, snapshot, card, time.perf_counter() - started, new_frames)
 
@@ -265,7 +270,9 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def publish(store: Store, plan_id: str, shards: list[str], lineage: dict[str, str]) -> Snapshot:
+def publish(
+    store: Store, plan_id: str, shards: list[str], lineage: dict[str, str], passed_over: Sequence[PassedOver] = ()
+) -> Snapshot:
     """Reads each marker once and writes the snapshot that readers see."""
     markers = store.markers(plan_id)
     missing = [shard for shard in shards if shard not in markers]
@@ -285,6 +292,7 @@ def publish(store: Store, plan_id: str, shards: list[str], lineage: dict[str, st
         tables={name: tuple(markers[shard].files[name] for shard in shards) for name in tables.SCHEMAS},
         counts=dict(counts),
         seconds=dict(seconds),
+        passed_over=tuple(row.model_dump() for row in passed_over),
     )
     store.publish(snapshot)
     return snapshot
@@ -326,6 +334,7 @@ def _summary(
         videos={status: snapshot.counts[status] for status in ("done", "partial", "failed")},
         errors=dict(codes.most_common()),
         rows={name: sum(ref.rows for ref in refs) for name, refs in snapshot.tables.items()},
+        passed_over=snapshot.passed_over,
         frames=snapshot.counts["frames"],
         worked=new_frames is not None,
         wall_s=wall_s,

@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     """Workers of a job; 0: as many as GPUs, or one."""
     cpus_per_worker: int = Field(0, ge=0)
     """CPU cores of a worker; 0: the machine's cores shared evenly between the workers."""
+    decode_timeout_s: float = Field(120, gt=0)
+    """Seconds that opening a video, or decoding one more frame of it, may take; then the video ends with the code
+    `timeout`. The slowest frames that were seen took 2 s (8K on a busy core), and a network gives up after 60."""
     scratch: Path = Path("~/.cache/vislake")
     """Local folder for copies of remote data sets and models."""
 

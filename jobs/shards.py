@@ -22,10 +22,11 @@ import torch
 from jobs import tables
 from jobs.archive import VideoSource
 from jobs.cluster import LISTEN_S, Workers
+from jobs.frames import RETRYABLE
 from jobs.records import MaskSpill, track_row
 from jobs.results_files import read_json
 from jobs.settings import Settings
-from jobs.side_by_side import Outcome, SideBySide
+from jobs.side_by_side import Faults, Outcome, SideBySide
 from jobs.store import LAYOUT, FileRef, Marker, Store, now, plan_key, work_key
 from jobs.true_objects import TrueObjects
 from vis_models.checkpoints import ModelCard
@@ -39,8 +40,6 @@ STAGES = ("decode", "encode", "step", "rle", "write")
 MAX_ATTEMPTS = 4
 """Times that one run starts a shard. Ray starts it again whenever its worker is lost; a film that crashes the decoder
 would have it do so for ever."""
-LATER = frozenset({"missing", "denied"})
-"""Codes of errors whose reason lies outside of the file."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,6 @@ class ShardJob:
     slot_recycling: bool
     videos_at_once: int
     frames_per_batch: int
-    frame_folder_fps: float | None
     labels: str | None
     """See `SegmentJob.labels`."""
     board: Any
@@ -72,6 +70,7 @@ class ShardWorker:
 
     def __init__(self, job: ShardJob) -> None:
         self._job = job
+        self._faults = Faults()
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
         """`{"shard"}` -> `{"shard", "marker"}`, or `{"shard", "bad_config"}` for what the user can mend."""
@@ -114,10 +113,10 @@ class ShardWorker:
             store,
             videos_at_once=job.videos_at_once,
             frames_per_batch=job.frames_per_batch,
-            frame_folder_fps=job.frame_folder_fps,
             threads=job.workers.cpus,
             given=self._given,
             say=self._tell(shard),
+            faults=self._faults,
         )
         began = time.perf_counter()
         spill = MaskSpill()
@@ -227,12 +226,14 @@ class Attempt:
             "status": outcome.status,
             "content_id": source.content_id,
             "container": video and video.container,
+            "stream": video and video.stream,
             "codec": video and video.codec,
             "width": video and video.info.width,
             "height": video and video.info.height,
             "fps_num": video.fps.numerator if video and video.fps else None,
             "fps_den": video.fps.denominator if video and video.fps else None,
             "vfr": video.clock.uneven if video and timed else None,
+            "clock_breaks": video.clock.breaks if video and timed else None,
             "n_frames": frames,
             "duration_s": video.clock.end_s if video and timed else None,
             "sampled_frames": frames,
@@ -255,7 +256,7 @@ class Attempt:
             "attempt": self.number,
             "t0": outcome.video.clock.last_s if outcome.video else None,
             "t1": None,
-            "retryable": error.code in LATER,
+            "retryable": error.code in RETRYABLE,
             "host": platform.node(),
         }
 
@@ -263,7 +264,7 @@ class Attempt:
 PLAN = pa.schema([
     ("shard", pa.string()), ("video_id", pa.string()), ("uri", pa.string()), ("kind", pa.string()),
     ("content_id", pa.string()), ("size_bytes", pa.int64()), ("frames", pa.list_(pa.string())), ("listed", pa.bool_()),
-    ("height", pa.int32()), ("width", pa.int32()),
+    ("fps", pa.float64()), ("height", pa.int32()), ("width", pa.int32()),
 ])  # fmt: skip
 
 

@@ -2,15 +2,16 @@
 
 Frames of several videos share one `encode`, and `step` moves all of them one frame on. Only videos with the same input
 size can share a batch; one that opens with another size waits until the videos before it have left. Decoding runs in
-threads, one chunk ahead of the model, so memory holds two chunks per video whatever its length.
+threads, one chunk ahead of the model, so memory holds two chunks per video whatever its length. A decoder that hangs
+ends its own video.
 """
 
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -18,12 +19,16 @@ import numpy as np
 import torch
 
 from jobs.archive import VideoSource
-from jobs.frames import DecodedFrame, Video, open_video
+from jobs.deadlines import Decoders, Hung, Task, decoders
+from jobs.frames import UNEXPECTED, DecodedFrame, Video, open_video, timed_out
 from jobs.records import MaskSpill, VideoRecord
 from jobs.store import Store
 from jobs.true_objects import TrueObjects
 from vis_models.config import BadVideo
 from vis_models.types import Frames, TracksGivenObjects, VideoInfo, VideoModel
+
+MANY = 3
+"""Videos that meet the same kind of surprise before it is taken for a fault of ours."""
 
 
 @dataclass
@@ -45,14 +50,29 @@ class Outcome:
         return "partial" if self.record and self.record.frames else "failed"
 
 
+class Faults:
+    """Tells faults of ours from odd videos: the first are rows in `errors`, many stop the run with their trace."""
+
+    def __init__(self) -> None:
+        self._videos = self._unexpected = 0
+
+    def count(self, outcome: Outcome) -> None:
+        """One more video is over. Raises what it met, when most videos so far met something unexpected."""
+        self._videos += 1
+        if outcome.error and outcome.error.code == UNEXPECTED:
+            self._unexpected += 1
+            if self._unexpected >= MANY and 2 * self._unexpected >= self._videos:
+                raise outcome.error.__cause__ or outcome.error
+
+
 @dataclass
 class _Chunk:
     """The next frames of a video; `over`: none come after them."""
 
-    frames: list[DecodedFrame]
-    over: bool
-    error: BadVideo | None
-    seconds: float
+    frames: list[DecodedFrame] = field(default_factory=list)
+    over: bool = False
+    error: BadVideo | None = None
+    seconds: float = 0.0
 
 
 @dataclass
@@ -67,30 +87,42 @@ class _Player:
     queue: deque[DecodedFrame] = field(default_factory=deque)
     over: bool = False
     """No frames come after those in the queue."""
-    coming: Future[_Chunk] | None = None
+    coming: Task[None] | None = None
+    chunk: _Chunk = field(default_factory=_Chunk)
+    """What `coming` fills."""
+    hung: bool = False
+    """A thread is still inside the video: it must not be closed."""
 
     @property
     def info(self) -> VideoInfo:
         assert self.outcome.record
         return self.outcome.record.info
 
-    def read(self, count: int) -> _Chunk:
+    def read(self, count: int, chunk: _Chunk, task: Task[Any]) -> None:
         """Decodes the next frames; called in one thread at a time."""
         assert self.frames
         started = time.perf_counter()
-        frames: list[DecodedFrame] = []
-        error = None
         try:
-            frames.extend(islice(self.frames, count))
+            for frame in islice(self.frames, count):
+                chunk.frames.append(frame)
+                task.beat()
         except BadVideo as bad:
-            error = bad
-        return _Chunk(frames, len(frames) < count, error, time.perf_counter() - started)
+            chunk.error = bad
+        chunk.over = len(chunk.frames) < count
+        chunk.seconds = time.perf_counter() - started
 
     def take(self, chunk: _Chunk) -> None:
         self.queue.extend(chunk.frames)
         self.over = chunk.over
         self.outcome.error = chunk.error
         self.outcome.decode_s += chunk.seconds
+
+    def leave(self, hung: Hung) -> None:
+        """Takes what a thread decoded before it hung, and leaves the rest to it."""
+        frames = list(self.chunk.frames)
+        kept = (self.outcome.record.frames if self.outcome.record else 0) + len(self.queue) + len(frames)
+        self.take(_Chunk(frames, True, timed_out(self.outcome.source, hung.seconds, kept), hung.seconds))
+        self.hung = True
 
 
 class SideBySide:
@@ -100,10 +132,10 @@ class SideBySide:
         model: a `VideoModel` on `device`, in evaluation mode.
         videos_at_once: videos that are open at the same time.
         frames_per_batch: frames that one `encode` sees, at most (at least one per video).
-        frame_folder_fps: see `open_video`.
         threads: that decode.
         given: the objects that `model`, which must be a `TracksGivenObjects`, tracks in place of its own detections.
         say: is told how many frames were played so far, now and then.
+        faults: what went wrong in videos that were played before these.
     """
 
     def __init__(
@@ -114,24 +146,29 @@ class SideBySide:
         *,
         videos_at_once: int,
         frames_per_batch: int,
-        frame_folder_fps: float | None,
         threads: int,
         given: TrueObjects | None = None,
         say: Callable[[int], None] = lambda frames: None,
+        faults: Faults | None = None,
     ) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self._model, self._device, self._store = model, device, store
         self._videos_at_once = videos_at_once
         self._frames_per_batch = frames_per_batch
-        self._frame_folder_fps = frame_folder_fps
         self._threads = threads
         self._given = given
         self._say = say
+        self._faults = faults or Faults()
         self._frames = 0
 
     def play(self, sources: Sequence[VideoSource], spill: MaskSpill) -> Iterator[Outcome]:
         """The outcome of each video, as soon as it is over; its masks are in `spill` under its place in `sources`."""
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="decode") as pool:
+        for outcome in self._play(sources, spill):
+            self._faults.count(outcome)
+            yield outcome
+
+    def _play(self, sources: Sequence[VideoSource], spill: MaskSpill) -> Iterator[Outcome]:
+        with decoders(self._threads, self._store.settings.decode_timeout_s) as pool:
             opened = self._open_ahead(sources, spill, pool)
             parked: list[_Player] = []
             lane: list[_Player] = []
@@ -162,41 +199,53 @@ class SideBySide:
                 lane = [lane[place] for place in staying]
                 state = state[staying] if staying else None
 
-    def _open_ahead(
-        self, sources: Sequence[VideoSource], spill: MaskSpill, pool: ThreadPoolExecutor
-    ) -> Iterator[_Player]:
+    def _open_ahead(self, sources: Sequence[VideoSource], spill: MaskSpill, pool: Decoders) -> Iterator[_Player]:
         """The videos in order, opened in threads, as many ahead as may play at once."""
-        opening: deque[Future[_Player]] = deque()
-        for place, source in enumerate(sources):
-            opening.append(pool.submit(self._open, source, place, spill))
-            if len(opening) >= self._videos_at_once:
-                yield opening.popleft().result()
-        while opening:
-            yield opening.popleft().result()
 
-    def _open(self, source: VideoSource, place: int, spill: MaskSpill) -> _Player:
+        def opened(source: VideoSource, task: Task[_Player]) -> _Player:
+            try:
+                return pool.result(task)
+            except Hung as hung:
+                return _Player(Outcome(source, error=timed_out(source, hung.seconds, 0)), ExitStack())
+
+        opening: deque[tuple[VideoSource, Task[_Player]]] = deque()
+        for place, source in enumerate(sources):
+            opening.append((source, pool.submit(partial(self._open, source, place, spill))))
+            if len(opening) >= self._videos_at_once:
+                yield opened(*opening.popleft())
+        while opening:
+            yield opened(*opening.popleft())
+
+    def _open(self, source: VideoSource, place: int, spill: MaskSpill, task: Task[_Player]) -> _Player:
         started = time.perf_counter()
         player = _Player(Outcome(source), ExitStack())
         try:
-            video = player.closing.enter_context(open_video(source, self._store, self._frame_folder_fps))
+            video = player.closing.enter_context(open_video(source, self._store))
+            task.beat()
             player.outcome.video = video
             player.outcome.record = VideoRecord(video.info, place, spill)
             player.size = self._model.frame_size(video.info)
             player.frames = video.frames(player.size)
             player.outcome.decode_s = time.perf_counter() - started
-            player.take(player.read(max(1, self._frames_per_batch // self._videos_at_once)))
+            player.read(max(1, self._frames_per_batch // self._videos_at_once), player.chunk, task)
+            player.take(player.chunk)
         except BadVideo as error:
             player.outcome.error = error
         return player
 
-    def _refill(self, player: _Player, playing: int, pool: ThreadPoolExecutor) -> None:
+    def _refill(self, player: _Player, playing: int, pool: Decoders) -> None:
         """Frames for the next step, and a request for the chunk after them."""
         if player.coming and not player.queue:
             with self.timed("wait"):
-                player.take(player.coming.result())
+                try:
+                    pool.result(player.coming)
+                    player.take(player.chunk)
+                except Hung as hung:
+                    player.leave(hung)
             player.coming = None
         if not player.coming and not player.over:
-            player.coming = pool.submit(player.read, max(1, self._frames_per_batch // playing))
+            player.chunk = _Chunk()
+            player.coming = pool.submit(partial(player.read, max(1, self._frames_per_batch // playing), player.chunk))
 
     @torch.inference_mode()
     def _start(self, players: Sequence[_Player]) -> Any:
@@ -212,9 +261,8 @@ class SideBySide:
             pixels = torch.from_numpy(np.stack([frame.pixels for frame in frames])).permute(0, 3, 1, 2)
             batch = Frames(pixels).to(self._device)
             if self._given and isinstance(self._model, TracksGivenObjects):
-                places = [
-                    (int(player.info.video_id), frame.index) for player, frame in zip(lane * count, frames, strict=True)
-                ]
+                videos = [player.info.video_id for player in lane] * count
+                places = [(video, frame.index) for video, frame in zip(videos, frames, strict=True)]
                 objects = self._given.of(places, lane[0].size).to(self._device)
                 encoded: Any = self._model.encode_objects(batch, objects)
             else:
@@ -245,7 +293,8 @@ class SideBySide:
                 assert player.outcome.record
                 player.outcome.record.add(tracks)
             self.seconds["decode"] += player.outcome.decode_s
-            player.closing.close()
+            if not player.hung:
+                player.closing.close()
         return [player.outcome for player in players]
 
     @contextmanager

@@ -28,10 +28,11 @@ def held_out(store: Store, data: str, rule: HoldOut) -> str:
     videos = [listing.videos[video_id] for video_id in listing.video_ids()]
     fs, path = store.open_source(data)
     with store.guard(data):
-        frames = image_folder(fs, path, [name for video in videos for name in video["file_names"]])
+        names = [name for video in videos for name in video["file_names"]]
+        frames = image_folder(fs, path, names, listing.root)
     part = {
         FRAMES_KEY: frames if "://" not in store.address(data) else f"s3://{frames}",
-        "categories": content["categories"],
+        "categories": listing.content["categories"],
         "videos": videos,
     }
     text = json.dumps(part, sort_keys=True).encode()

@@ -26,6 +26,7 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import unquote
 
 import fsspec
 import pyarrow as pa
@@ -77,6 +78,8 @@ class Snapshot(Config):
     tables: dict[str, tuple[FileRef, ...]]
     counts: dict[str, int]
     seconds: dict[str, float]
+    passed_over: tuple[dict[str, Any], ...] = ()
+    """What the archive holds and was not read: `{"why", "kind", "files", "first"}`, the most frequent first."""
 
 
 @dataclass(frozen=True)
@@ -327,7 +330,7 @@ def code_version() -> str:
 def _resolve(uri: str, settings: Settings) -> tuple[fsspec.AbstractFileSystem, str]:
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme == "file":
-        path = os.path.abspath(os.path.expanduser(rest if separator else uri))
+        path = os.path.abspath(os.path.expanduser(unquote(rest, errors="surrogateescape") if separator else uri))
         return LocalFileSystem(auto_mkdir=True), path
     if scheme != "s3":
         raise BadConfig(f"{uri} begins with {scheme}://, expected a local path or s3://bucket/prefix")

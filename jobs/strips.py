@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from jobs.archive import VideoSource
-from jobs.frames import DecodedFrame, open_video
+from jobs.frames import DecodedFrame, frames_in_time
 from jobs.painting import PALE, Colour, colour_of, paint
 from jobs.predictions import MASK_COLUMNS, mask_tracks
 from jobs.store import Store, plan_key
 from vis_models import masks
 from vis_models.config import BadVideo
+from vis_models.data.dialects import VideoId
 from vis_models.metrics.mask_tracks import MaskTrack
 from vis_models.metrics.track_iou import overlap_px
 from vis_models.metrics.youtube_vis import GroundTruth
@@ -90,7 +91,7 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
     """A track that is drawn: `rles` by frame."""
 
     legend: Track
@@ -129,14 +130,14 @@ def draw_strips(
         found = opened["masks"].to_table(columns=MASK_COLUMNS, filter=seen).sort_by([("track_id", "ascending")])
         tracks = mask_tracks(found, video["n_frames"])
         layers = [_layer_of_track(row, tracks[row["track_id"]]) for row in shown if row["track_id"] in tracks]
-        objects = _layers_of_objects(truth, int(video_id), layers, tracks) if truth else []
-        frames, trouble = _read(store, sources[video_id], (video["height"], video["width"]), chosen)
+        objects = _layers_of_objects(truth, truth.id_of(video_id), layers, tracks) if truth else []
+        frames, trouble = read_frames(store, sources[video_id], (video["height"], video["width"]), chosen)
         yield Strip(
             video_id=video_id,
-            pictures=[_picture(frame, layers) for frame in frames],
+            pictures=[picture_of(frame, layers) for frame in frames],
             tracks=[layer.legend for layer in layers],
             hidden=len(rows) - len(shown),
-            labels=[_picture(frame, objects) for frame in frames] if truth else [],
+            labels=[picture_of(frame, objects) for frame in frames] if truth else [],
             objects=[layer.legend for layer in objects],
             trouble=trouble,
         )
@@ -148,15 +149,15 @@ def _sources(store: Store, plan_id: str, video_ids: Sequence[str]) -> dict[str, 
     return {row["video_id"]: VideoSource.model_validate({k: row[k] for k in row if k != "shard"}) for row in rows}
 
 
-def _layer_of_track(row: Mapping[str, Any], track: MaskTrack) -> _Layer:
+def _layer_of_track(row: Mapping[str, Any], track: MaskTrack) -> Layer:
     colour = colour_of(row["track_id"])
-    legend = Track(str(row["track_id"]), _hex(colour), row["category"], row["score"], None)
-    return _Layer(legend, colour, _by_frame(track))
+    legend = Track(str(row["track_id"]), hex_of(colour), row["category"], row["score"], None)
+    return Layer(legend, colour, _by_frame(track))
 
 
 def _layers_of_objects(
-    truth: GroundTruth, video_id: int, layers: Sequence[_Layer], tracks: Mapping[int, MaskTrack]
-) -> list[_Layer]:
+    truth: GroundTruth, video_id: VideoId, layers: Sequence[Layer], tracks: Mapping[int, MaskTrack]
+) -> list[Layer]:
     """The objects of the labels in the colour of the track that covers them best, pale where none does."""
     truths = truth.truths(video_id)
     intersection, union = overlap_px([tracks[int(layer.legend.name)] for layer in layers], truths)
@@ -166,12 +167,12 @@ def _layers_of_objects(
         best = layers[int(iou[:, n].argmax())] if layers and iou[:, n].max() >= COVERS else None
         legend = Track(
             name=best.legend.name if best else "",
-            colour=best.legend.colour if best else _hex(PALE),
+            colour=best.legend.colour if best else hex_of(PALE),
             category=truth.categories.get(each.category, "?"),
             score=None,
             iou=float(iou[:, n].max(initial=0)),
         )
-        objects.append(_Layer(legend, best.colour if best else PALE, _by_frame(each)))
+        objects.append(Layer(legend, best.colour if best else PALE, _by_frame(each)))
     return objects
 
 
@@ -179,7 +180,7 @@ def _by_frame(track: MaskTrack) -> dict[int, tuple[bytes, int, int]]:
     return {frame: (rle["counts"], *rle["size"]) for frame, rle in enumerate(track.rles) if rle}
 
 
-def _read(
+def read_frames(
     store: Store, source: VideoSource, size: tuple[int, int], chosen: Sequence[int]
 ) -> tuple[list[DecodedFrame], str]:
     """The chosen frames at the size of a picture, and what went wrong on the way to them."""
@@ -187,21 +188,21 @@ def _read(
     height, width = (max(1, round(side * scale)) for side in size)
     frames: list[DecodedFrame] = []
     try:
-        with open_video(source, store) as video:
-            for frame in video.frames((height, width)):
-                if frame.index in chosen:
-                    frames.append(frame)
-                if frame.index >= chosen[-1]:
-                    break
+        for frame in frames_in_time(source, store, (height, width)):
+            if frame.index in chosen:
+                frames.append(frame)
+            if frame.index >= chosen[-1]:
+                break
     except BadVideo as error:
         return frames, str(error)
     return frames, ""
 
 
-def _picture(frame: DecodedFrame, layers: Sequence[_Layer]) -> Picture:
+def picture_of(frame: DecodedFrame, layers: Sequence[Layer]) -> Picture:
+    """One frame with its layers painted in, the first on top."""
     height, width = frame.pixels.shape[:2]
     painted, tags = [], []
-    for layer in reversed(layers):  # the surest on top
+    for layer in reversed(layers):
         if frame.index in layer.rles:
             mask = Image.fromarray(masks.decode(*layer.rles[frame.index])).resize((width, height))
             bitmap = np.asarray(mask, dtype=bool)
@@ -229,5 +230,6 @@ def _tag(text: str, bitmap: np.ndarray) -> Tag:
     return Tag(text, float(x), float(above if above >= TAG_PX / 2 else min(below, bitmap.shape[0] - TAG_PX / 2)))
 
 
-def _hex(colour: Colour) -> str:
+def hex_of(colour: Colour) -> str:
+    """As CSS writes it."""
     return "#{:02x}{:02x}{:02x}".format(*colour)

@@ -18,8 +18,9 @@ from jobs.results_files import read_json, read_results
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, code_version, now
 from vis_models.config import BadConfig, Config
+from vis_models.data.dialects import VideoId
 from vis_models.metrics.submission import as_sent
-from vis_models.metrics.youtube_vis import Entry, Listing
+from vis_models.metrics.youtube_vis import Entry, Listing, as_tracks
 from vis_models.progress import Progress
 
 FOLDER = f"{LAYOUT}/submissions"
@@ -69,12 +70,10 @@ def write_submission(job: SubmissionJob, settings: Settings, progress: Progress 
     store = Store.open(settings)
     path = data_file(store, job.data)
     content, digest = read_json(store, path)
-    if not isinstance(content, dict):
-        raise BadConfig(f"{path} holds a {type(content).__name__}, expected the server's list of videos and categories")
     listing = Listing(content, path)
     origin, entries, notes = _entries(store, job, path, listing)
     made_at, arriving = now(), job.out.with_name(f".{job.out.name}.{os.getpid()}")
-    counted: dict[tuple[int, int], int] = {}
+    counted: dict[tuple[VideoId, int], int] = {}
     try:
         job.out.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(arriving, "w") as archive:
@@ -174,7 +173,8 @@ def _entries(
     """(where they come from, the entries, notes)."""
     if job.results:
         results, digest = read_results(store, job.results)
-        return {"results": job.results, "results_sha256": digest}, iter(results), ()
+        tracks, notes = as_tracks(listing, results, job.results)
+        return {"results": job.results, "results_sha256": digest}, iter(tracks), (*listing.notes, *notes)
     predictions = from_plan(store, job.plan, path, listing)
     entries = (
         {
@@ -186,11 +186,11 @@ def _entries(
         for video, tracks in predictions.by_video
         for track in tracks
     )
-    return {**predictions.provenance}, entries, predictions.notes
+    return {**predictions.provenance}, entries, (*listing.notes, *predictions.notes)
 
 
 def _checked(
-    listing: Listing, entries: Iterator[Entry], counted: dict[tuple[int, int], int], progress: Progress | None
+    listing: Listing, entries: Iterator[Entry], counted: dict[tuple[VideoId, int], int], progress: Progress | None
 ) -> Iterator[Entry]:
     """The entries as they are sent, once each of them is sound; `counted` is filled by video and category."""
     wrong, seen = [], set()

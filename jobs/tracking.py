@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.store import LAYOUT, Store
+from vis_models.data.dialects import VideoId
 from vis_models.metrics.clear import Switch
 from vis_models.metrics.hota import ALPHAS
 from vis_models.metrics.scenes import ANY, Scene
@@ -53,10 +54,10 @@ class TrackingScore:
 
     def __init__(self, truth: GroundTruth, min_score: float) -> None:
         self.truth, self.min_score = truth, min_score
-        self.videos: dict[int, dict[int, Tracking]] = {}
+        self.videos: dict[VideoId, dict[int, Tracking]] = {}
         self.switches: list[dict[str, Any]] = []
 
-    def add(self, video: int, scenes: Mapping[int, Scene]) -> None:
+    def add(self, video: VideoId, scenes: Mapping[int, Scene]) -> None:
         """Count one video; one without predictions must be added too, or what it shows is not missed."""
         self.videos[video] = {}
         rows = []
@@ -65,7 +66,7 @@ class TrackingScore:
             rows += [self._row(video, scene, switch) for switch in switches]
         self.switches += sorted(rows, key=lambda row: (row["frame_idx"], row["object_id"]))
 
-    def _row(self, video: int, scene: Scene, switch: Switch) -> dict[str, Any]:
+    def _row(self, video: VideoId, scene: Scene, switch: Switch) -> dict[str, Any]:
         truth = scene.truths[switch.object]
         return {
             "video_id": str(video),

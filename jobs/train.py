@@ -10,7 +10,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from jobs.watch import Events, Stopwatch, relay, say
 from vis_models.checkpoints import ModelCard, build, config_hash, initialise, save_model, weights_hash
 from vis_models.config import BadConfig
 from vis_models.data.annotations import VideoSet, hold_out, read_youtube_vis, split_hash
+from vis_models.data.categories import counterparts
 from vis_models.data.clips import Augmentation, ClipSet
 from vis_models.data.coco import read_labels, translate
 from vis_models.data.encoded import encode_copies
@@ -150,7 +151,20 @@ def read_data(job: TrainJob, data: Data, store: Store) -> tuple[VideoSet, VideoS
         )
     for part in (train_set, val_set):
         part.require_labels()
-    return train_set, val_set
+    return train_set, in_categories_of(train_set, val_set)
+
+
+def in_categories_of(train_set: VideoSet, val_set: VideoSet) -> VideoSet:
+    """The validation videos in the categories of the training set, by name; says what only one of the two has."""
+    if val_set.categories == train_set.categories:
+        return val_set
+    joined, dropped = translate(val_set, train_set.categories)
+    pairs = counterparts((c.name for c in train_set.categories), {c.name for c in val_set.categories})
+    said = [f"{count} objects of {name}, which {train_set.source} does not know" for name, count in dropped.items()]
+    notes = [f"{val_set.source}: left out {' and '.join(said)}"] if said else []
+    if missing := [name for name, other in pairs.items() if other is None]:
+        notes.append(f"{val_set.source} lacks {len(missing)} categories of training: {', '.join(missing[:5])}")
+    return replace(joined, notes=(*joined.notes, *notes))
 
 
 def read_extra(job: TrainJob, main: VideoSet, store: Store) -> tuple[tuple[VideoSet, ...], str]:
@@ -202,13 +216,13 @@ def train_stage(
             f"stage {stage.name} has batch_size {stage.batch_size}, which {workers.count} workers cannot share evenly: "
             "choose another number of workers (VIS_WORKERS)"
         )
-    train_set, _ = read_data(job, data, store)  # complains here, before a worker starts
+    train_set, val_set = read_data(job, data, store)  # complains here, before a worker starts
     extra, found = read_extra(job, train_set, store) if stage.mixture_epoch else ((), "")
     for part in (train_set, *extra):
         part.check_frames()
     samples_of(job, stage, train_set, extra)
-    if found:
-        progress(f"train {stage.name}", 0, stage.iterations, {"note": found})
+    if said := "; ".join(filter(None, dict.fromkeys((*train_set.notes, *val_set.notes, found)))):
+        progress(f"train {stage.name}", 0, stage.iterations, {"note": said})
     with relay(stage, progress) as board:
 
         def work() -> None:

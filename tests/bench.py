@@ -83,9 +83,7 @@ def long_film(store: Store) -> None:
     for minutes in (1, 2, 20):
         with tempfile.TemporaryDirectory() as folder:
             write_archive(WorldConfig(frames=600 * minutes), Path(folder), 1)
-            stage = SideBySide(
-                model, "cpu", store, videos_at_once=8, frames_per_batch=16, frame_folder_fps=None, threads=2
-            )
+            stage = SideBySide(model, "cpu", store, videos_at_once=8, frames_per_batch=16, threads=2)
             started, spill = time.perf_counter(), MaskSpill()
             for _ in stage.play(list_videos(folder, store), spill):
                 pass

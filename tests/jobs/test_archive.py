@@ -205,7 +205,7 @@ def test_an_archive_that_does_not_exist_is_refused(tmp_path: Path, here: Store, 
 def test_an_empty_archive_is_refused(tmp_path: Path, here: Store, name: str):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(
-        BadConfig, match=r"holds no video: expected films \(.*mp4.*\) or folders of jpeg, jpg, png frames"
+        BadConfig, match=r"holds no video: expected films \(.*mp4.*\) or folders of bmp, .*webp frames.*Found: "
     ):
         list_videos(str(tmp_path / name), here)
 

@@ -58,7 +58,7 @@ def publish(store: Store, archive: Path, frames: int, size: tuple[int, int] = (9
 def test_the_overlay_shows_the_film_with_its_masks_and_its_times(tmp_path: Path):
     barcode.write_film(tmp_path / "a/film ü.mp4", 3, 12, rate=10)
     store = Store.open(Settings(store=str(tmp_path / "lake")))
-    (uri,) = draw_overlays(store, publish(store, tmp_path / "a", 12))
+    (uri,) = draw_overlays(store, publish(store, tmp_path / "a", 12)).films
     with av.open(uri) as container:
         frames = list(container.decode(video=0))
         assert container.streams.video[0].codec_context.name == "h264"
@@ -77,7 +77,7 @@ def test_frames_of_odd_size_without_a_clock_become_a_film_too(tmp_path: Path):
     for number in range(5):
         Image.new("RGB", (101, 57), (9 * number, 0, 0)).save(tmp_path / f"a/walk/{number}.png")
     store = Store.open(Settings(store=str(tmp_path / "lake")))
-    (uri,) = draw_overlays(store, publish(store, tmp_path / "a", 5, size=(57, 101)))
+    (uri,) = draw_overlays(store, publish(store, tmp_path / "a", 5, size=(57, 101))).films
     with av.open(uri) as container:
         sizes = [(frame.height, frame.width) for frame in container.decode(video=0)]
     assert sizes == [(398, 706)] * 5, "seven times the size, less the odd line and column"
@@ -88,11 +88,11 @@ def test_films_that_were_drawn_stay_and_none_leaves_the_store(store: Store, tmp_
     barcode.write_film(tmp_path / "a/y/film.mp4", 1, 3)
     plan_id = publish(store, tmp_path / "a", 3)
     reports: list[tuple] = []
-    uris = draw_overlays(store, plan_id, lambda *report: reports.append(report))
+    uris = draw_overlays(store, plan_id, lambda *report: reports.append(report)).films
     assert len(set(uris)) == 2
     assert reports[-1][:3] == ("overlay", 2, 2)
     keys = store.list(f"{LAYOUT}/overlays")
     assert [store.uri(key) for key in keys] == sorted(uris)
     before = {key: store.fs.info(store.path(key)) for key in keys}
-    assert draw_overlays(store, plan_id) == uris
+    assert draw_overlays(store, plan_id).films == uris
     assert {key: store.fs.info(store.path(key)) for key in keys} == before

@@ -41,7 +41,6 @@ def play(
         store,
         videos_at_once=videos_at_once,
         frames_per_batch=frames_per_batch,
-        frame_folder_fps=None,
         threads=2,
     )
     spill = MaskSpill()

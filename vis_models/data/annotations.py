@@ -2,11 +2,14 @@
 
 Format: `videos {id, height, width, file_names}`, `categories {id, name}`, `annotations {id, video_id, category_id,
 iscrowd, segmentations[T]}`, T = len(file_names). A segmentation is null where the object is not visible, else
-compressed RLE, RLE with a list of counts, or polygons. Sizes come from the video, never from the annotation.
+compressed RLE, RLE with a list of counts, or polygons. Sizes come from the video, never from the annotation. What
+other tools write for it is brought to this form first, see `dialects.py`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,7 +17,9 @@ from PIL import Image
 
 from vis_models import masks
 from vis_models.config import Config
-from vis_models.data.holdout import HoldOut, split, split_name
+from vis_models.data.dialects import VideoId, one_form
+from vis_models.data.frame_names import places, stays_inside
+from vis_models.data.holdout import HoldOut, require_sides, split, split_name
 from vis_models.data.json_entries import FORMAT_REMEDY, Entry, complaint, load_json, unique
 
 
@@ -41,7 +46,7 @@ class TrackLabel:
 class AnnotatedVideo:
     """One video: where its frames are and what is in them."""
 
-    video_id: int
+    video_id: VideoId
     height: int
     width: int
     file_names: tuple[str, ...]
@@ -77,6 +82,8 @@ class VideoSet:
     videos: tuple[AnnotatedVideo, ...]
     source: str = ""
     """The file it was read from, for messages and provenance."""
+    notes: tuple[str, ...] = ()
+    """What was taken as something else than the file says, a sentence each."""
 
     @property
     def has_labels(self) -> bool:
@@ -108,7 +115,7 @@ class VideoSet:
 
 
 def read_youtube_vis(json_path: Path | str, frames_dir: Path | str | None = None) -> VideoSet:
-    """Read and check a JSON (or .json.gz) of the YouTube-VIS format.
+    """Read and check a JSON (or .json.gz) of the YouTube-VIS format or one of its dialects.
 
     Args:
         json_path: with or without annotations, see `VideoSet.has_labels`.
@@ -116,13 +123,14 @@ def read_youtube_vis(json_path: Path | str, frames_dir: Path | str | None = None
             the JSON or in the folder beside it that has its name.
 
     Raises:
-        BadConfig: no such file, broken JSON, or an entry that contradicts the format or another entry.
+        BadConfig: no such file, broken JSON, another format, or an entry that contradicts the format or another entry.
     """
     path = Path(json_path)
-    whole = Entry(load_json(path, "a YouTube-VIS JSON", "videos and categories"), str(path))
+    form = one_form(load_json(path, "a YouTube-VIS JSON", "videos and categories"), str(path))
+    whole = Entry(form.content, str(path))
     names = {number: entry.text("name") for number, entry in unique(whole.entries("categories")).items()}
     videos = {number: _video(number, entry) for number, entry in unique(whole.entries("videos")).items()}
-    tracks: dict[int, list[TrackLabel]] = {number: [] for number in videos}
+    tracks: dict[VideoId, list[TrackLabel]] = {number: [] for number in videos}
     labels = whole.entries("annotations") if whole.value.get("annotations") else []
     for number, entry in unique(labels).items():
         video = videos[entry.reference("video_id", videos)]
@@ -134,15 +142,17 @@ def read_youtube_vis(json_path: Path | str, frames_dir: Path | str | None = None
                 rles=_rles(entry, video),
             )
         )
-    root = Path(frames_dir) if frames_dir else _guess_frames_dir(path, videos)
+    folders = [Path(frames_dir), Path(frames_dir) / form.root] if frames_dir else places(path.as_posix(), form.root)
+    root = first_with_frame([*map(Path, folders)], [*videos.values()])
     return VideoSet(
         categories=tuple(Category(id=number, name=name) for number, name in names.items()),
         videos=tuple(replace(video, frames_dir=root, tracks=tuple(tracks[number])) for number, video in videos.items()),
         source=str(path),
+        notes=form.notes,
     )
 
 
-def _video(number: int, entry: Entry) -> AnnotatedVideo:
+def _video(number: VideoId, entry: Entry) -> AnnotatedVideo:
     """A checked entry of `videos`, still without its frames and tracks."""
     height, width, names = entry.integer("height"), entry.integer("width"), entry.list("file_names")
     if min(height, width) < 1:
@@ -153,12 +163,6 @@ def _video(number: int, entry: Entry) -> AnnotatedVideo:
         got = f"{len(names)} of them"
         raise complaint(entry.where, f"{entry.value['length']} file_names (its length)", got, FORMAT_REMEDY)
     return AnnotatedVideo(number, height, width, tuple(names), frames_dir=Path(), tracks=())
-
-
-def stays_inside(name: str) -> bool:
-    """Whether a file name of a JSON from outside leads to a place below the folder it is relative to."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]
 
 
 def _rles(entry: Entry, video: AnnotatedVideo) -> tuple[bytes | None, ...]:
@@ -181,16 +185,41 @@ def _rles(entry: Entry, video: AnnotatedVideo) -> tuple[bytes | None, ...]:
     return tuple(rles)
 
 
-def _guess_frames_dir(path: Path, videos: dict[int, AnnotatedVideo]) -> Path:
-    """The first place that has the first frame; else the first place, for `check_frames` to complain about."""
-    name = path.name.split(".")[0]
-    places = [path.parent / name / "JPEGImages", path.parent / "JPEGImages", path.parent / name, path.parent]
-    first = next((video.file_names[0] for video in videos.values()), "")
-    return next((place for place in places if (place / first).is_file()), places[0])
+def first_with_frame(folders: Sequence[Path], videos: Sequence[AnnotatedVideo]) -> Path:
+    """The first folder that has the first frame; else the first folder, for `check_frames` to complain about."""
+    first = next((video.file_names[0] for video in videos), "")
+    return next((folder for folder in folders if (folder / first).is_file()), folders[0])
+
+
+def as_youtube_vis(videos: VideoSet) -> dict[str, Any]:
+    """The content of a JSON that says what the set says, `areas` left to the masks."""
+    annotations = [
+        {
+            "id": track.track_id,
+            "video_id": video.video_id,
+            "category_id": track.category_id,
+            "iscrowd": int(track.crowd),
+            "segmentations": [
+                rle and {"size": [video.height, video.width], "counts": rle.decode()} for rle in track.rles
+            ],
+        }
+        for video in videos.videos
+        for track in video.tracks
+    ]
+    listed = [
+        {"id": video.video_id, "height": video.height, "width": video.width, "file_names": [*video.file_names]}
+        for video in videos.videos
+    ]
+    return {
+        "videos": listed,
+        "categories": [category.model_dump() for category in videos.categories],
+        "annotations": annotations,
+    }
 
 
 def hold_out(videos: VideoSet, rule: HoldOut) -> tuple[VideoSet, VideoSet]:
-    """The videos to train on, and those held out for scoring."""
+    """The videos to train on, and those held out for scoring. Raises BadConfig: one of these is empty."""
+    require_sides(videos.videos, rule, videos.source)
     train, held = split(videos.videos, rule)
     return replace(videos, videos=tuple(train)), replace(videos, videos=tuple(held))
 

@@ -18,18 +18,22 @@ from vis_models.data.annotations import (
     Category,
     TrackLabel,
     VideoSet,
+    first_with_frame,
     read_youtube_vis,
-    stays_inside,
 )
+from vis_models.data.categories import counterparts
+from vis_models.data.dialects import VideoId, is_cocovid
+from vis_models.data.frame_names import plain, stays_inside
 from vis_models.data.json_entries import Entry, complaint, load_json, unique
 
 REMEDY = "The COCO format is described at the top of vis_models/data/coco.py."
 
 
 def read_labels(json_path: Path | str, frames_dir: Path | str | None = None) -> VideoSet:
-    """A JSON of either format: one that has `images` is COCO's, any other is read as YouTube-VIS."""
+    """A JSON of either format: one whose `images` are of no video is COCO's, any other is read as YouTube-VIS."""
     content = load_json(Path(json_path), "a COCO or YouTube-VIS JSON", "images or videos")
-    return (read_coco if "images" in content else read_youtube_vis)(json_path, frames_dir)
+    single = "images" in content and not is_cocovid(content)
+    return (read_coco if single else read_youtube_vis)(json_path, frames_dir)
 
 
 def read_coco(json_path: Path | str, images_dir: Path | str | None = None) -> VideoSet:
@@ -46,7 +50,7 @@ def read_coco(json_path: Path | str, images_dir: Path | str | None = None) -> Vi
     whole = Entry(load_json(path, "a COCO JSON", "images and categories"), str(path), REMEDY)
     names = {number: entry.text("name") for number, entry in unique(whole.entries("categories")).items()}
     images = {number: _image(number, entry) for number, entry in unique(whole.entries("images")).items()}
-    tracks: dict[int, list[TrackLabel]] = {number: [] for number in images}
+    tracks: dict[VideoId, list[TrackLabel]] = {number: [] for number in images}
     for number, entry in unique(whole.entries("annotations")).items():
         image = images[entry.reference("image_id", images)]
         tracks[image.video_id].append(
@@ -57,7 +61,8 @@ def read_coco(json_path: Path | str, images_dir: Path | str | None = None) -> Vi
                 rles=(_rle(entry, image),),
             )
         )
-    root = Path(images_dir) if images_dir else _guess_images_dir(path, images)
+    folders = [path.parent / path.name.split(".")[0], path.parent / "images", path.parent]
+    root = Path(images_dir) if images_dir else first_with_frame(folders, [*images.values()])
     return VideoSet(
         categories=tuple(Category(id=number, name=name) for number, name in names.items()),
         videos=tuple(replace(image, frames_dir=root, tracks=tuple(tracks[number])) for number, image in images.items()),
@@ -65,13 +70,13 @@ def read_coco(json_path: Path | str, images_dir: Path | str | None = None) -> Vi
     )
 
 
-def _image(number: int, entry: Entry) -> AnnotatedVideo:
+def _image(number: VideoId, entry: Entry) -> AnnotatedVideo:
     height, width, name = entry.integer("height"), entry.integer("width"), entry.text("file_name")
     if min(height, width) < 1:
         raise complaint(entry.where, "a size in pixels", f"{width}x{height}", REMEDY)
     if not stays_inside(name):
         raise complaint(f"{entry.where}, file_name", "a relative path", repr(name), REMEDY)
-    return AnnotatedVideo(number, height, width, (name,), frames_dir=Path(), tracks=())
+    return AnnotatedVideo(number, height, width, (plain(name),), frames_dir=Path(), tracks=())
 
 
 def _rle(entry: Entry, image: AnnotatedVideo) -> bytes:
@@ -87,20 +92,12 @@ def _rle(entry: Entry, image: AnnotatedVideo) -> bytes:
     return rle
 
 
-def _guess_images_dir(path: Path, images: dict[int, AnnotatedVideo]) -> Path:
-    """The first place that has the first image; else the first place, for `check_frames` to complain about."""
-    places = [path.parent / path.name.split(".")[0], path.parent / "images", path.parent]
-    first = next((image.file_names[0] for image in images.values()), "")
-    return next((place for place in places if (place / first).is_file()), places[0])
-
-
 def translate(
     videos: VideoSet, categories: tuple[Category, ...], names: Mapping[str, str] | None = None
 ) -> tuple[VideoSet, dict[str, int]]:
-    """A data set in the categories of another one, matched by name; ids and order mean nothing.
+    """A data set in the categories of another one, matched by name as `categories.py` does; ids and order mean nothing.
 
-    Names are equal when only case, spaces, `_` and `-` tell them apart. Objects of any other category are dropped,
-    which leaves them unlabelled in the picture.
+    Objects of any other category are dropped, which leaves them unlabelled in the picture.
 
     Args:
         categories: of the other data set.
@@ -119,8 +116,9 @@ def translate(
         if unknown := sorted(set(given) - known):
             where = f"{videos.source}: names"
             raise complaint(where, f"{side} categories, of {sorted(known)}", str(unknown), remedy)
-    by_name = {_plain(category.name): category.id for category in categories}
-    ids = {c.id: by_name.get(_plain(names.get(c.name, c.name))) for c in videos.categories}
+    by_name = {category.name: category.id for category in categories}
+    pairs = counterparts((names.get(name, name) for name in theirs), by_name)
+    ids = {c.id: by_name.get(pairs[names.get(c.name, c.name)] or "") for c in videos.categories}
     if not any(number is not None for number in ids.values()):
         raise complaint(f"{videos.source}: categories", f"some of {sorted(ours)}", f"only {sorted(theirs)}", remedy)
     called = {category.id: category.name for category in videos.categories}
@@ -136,7 +134,3 @@ def translate(
                 kept.append(replace(track, category_id=number))
         translated.append(replace(video, tracks=tuple(kept)))
     return replace(videos, categories=categories, videos=tuple(translated)), dict(dropped)
-
-
-def _plain(name: str) -> str:
-    return name.casefold().replace("_", " ").replace("-", " ").strip()

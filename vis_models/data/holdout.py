@@ -2,16 +2,22 @@
 
 import hashlib
 import json
+import posixpath
 from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from pydantic import Field
 
 from vis_models.config import BadConfig, Config
+from vis_models.data.dialects import VideoId
+from vis_models.data.frame_names import plain
 
 RGNN_FIRST_HELD_ID = 2019
 """Johnander et al. hold out the videos of YouTube-VIS 2019 train with ids from here: 200 of those of 1280x720."""
+RGNN_SIZE = (1280, 720)
+"""Width and height in px."""
+SHARES_SHOWN = (0.1, 0.2, 0.3, 0.5)
+"""Where a rule gives nothing, what these would."""
 
 
 class HoldOut(Config):
@@ -19,7 +25,7 @@ class HoldOut(Config):
 
     rule: Literal["rgnn", "hash"] = "hash"
     """`rgnn`: only videos of 1280x720 px, ids from 2019 are held out (1867 and 200 of YouTube-VIS 2019 train).
-    `hash`: a share of the videos, by their names."""
+    `hash`: a share of the videos, by the folders of their frames: videos of one scene are on one side."""
     share: float = Field(0.1, gt=0, lt=1)
     """Of `hash`: how many are held out, about."""
 
@@ -43,7 +49,7 @@ class Video(Protocol):
     """What a rule looks at."""
 
     @property
-    def video_id(self) -> int: ...
+    def video_id(self) -> VideoId: ...
     @property
     def height(self) -> int: ...
     @property
@@ -55,7 +61,7 @@ class Video(Protocol):
 class ListedVideo(NamedTuple):
     """A video as a JSON lists it."""
 
-    video_id: int
+    video_id: VideoId
     height: int
     width: int
     file_names: Sequence[str]
@@ -71,15 +77,37 @@ V = TypeVar("V", bound=Video)
 def split(videos: Iterable[V], rule: HoldOut) -> tuple[list[V], list[V]]:
     """(to train on, held out), each in the order given; `rgnn` leaves videos of another size out of both."""
     if rule.rule == "rgnn":
-        usable = [video for video in videos if (video.width, video.height) == (1280, 720)]
-        held = [video.video_id >= RGNN_FIRST_HELD_ID for video in usable]
+        usable = [video for video in videos if (video.width, video.height) == RGNN_SIZE]
+        held = [_number(video) >= RGNN_FIRST_HELD_ID for video in usable]
     else:
         usable = [*videos]
-        held = [_place(video) < rule.share for video in usable]
+        held = [_place(scene) < rule.share for scene in scenes(usable)]
     sides: tuple[list[V], list[V]] = ([], [])
     for video, is_held in zip(usable, held, strict=True):
         sides[is_held].append(video)
     return sides
+
+
+def require_sides(videos: Sequence[Video], rule: HoldOut, name: str, *, training: bool = True) -> None:
+    """Raises BadConfig where a side of the split is empty, with what every rule gives.
+
+    Args:
+        name: of the set, for the message.
+        training: the videos to train on are needed, too.
+    """
+    sides = split(videos, rule)
+    empty = ["none to score"] * (not sides[1]) + ["none to train on"] * (training and not sides[0])
+    if not empty:
+        return
+    rules = [HoldOut(rule="rgnn"), *(HoldOut(share=share) for share in SHARES_SHOWN)]
+    gives = ", ".join(f"{each}: {len(held)}" for each, (_, held) in ((each, split(videos, each)) for each in rules))
+    sized = sum((video.width, video.height) == RGNN_SIZE for video in videos)
+    raise BadConfig(
+        f"{name}: the hold-out rule {rule} leaves {' and '.join(empty)} of {len(videos)} videos. Held out by each "
+        f"rule: {gives}. rgnn is made for train.json of YouTube-VIS 2019: it takes videos of 1280x720 only, which "
+        f"{sized} of these are, and holds out ids from {RGNN_FIRST_HELD_ID}; a share holds out whole scenes "
+        f"({len({*scenes(videos)})} here), about so many of them"
+    )
 
 
 def split_name(*parts: Iterable[Video]) -> str:
@@ -88,12 +116,35 @@ def split_name(*parts: Iterable[Video]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _place(video: Video) -> float:
-    """0 to 1, the same on every machine and in every release that has this video, whatever its id there."""
-    return int.from_bytes(hashlib.sha256(_name(video).encode()).digest()[:8]) / 2**64
+def scenes(videos: Sequence[Video]) -> list[str]:
+    """What each video shows, by its folders: the same on every machine and in every release that has these videos.
+
+    Below one scene there may be folders for cameras or kinds of frames (`seq7/left`, `seq7/img`), and scenes may lie
+    below folders of cameras or parts (`left/seq7`). So the level of folders counts that has the most names, of equals
+    the first. The id, where the folders tell no video from another.
+    """
+    folders = [_name(video).split("/") for video in videos]
+    levels = range(max(map(len, folders), default=0))
+    names = [[path[min(level, len(path) - 1)] for path in folders] for level in levels]
+    best = max(names, key=lambda level: len({*level}), default=[])
+    return best if len({*best}) > 1 or len(videos) == 1 else [str(video.video_id) for video in videos]
+
+
+def _place(scene: str) -> float:
+    """0 to 1, as if drawn."""
+    return int.from_bytes(hashlib.sha256(scene.encode()).digest()[:8]) / 2**64
+
+
+def _number(video: Video) -> int:
+    try:
+        return int(video.video_id)
+    except ValueError:
+        raise BadConfig(
+            f"the hold-out rule rgnn goes by the ids of YouTube-VIS 2019, which are numbers, not {video.video_id!r}: "
+            "hold out a share, such as 0.1"
+        ) from None
 
 
 def _name(video: Video) -> str:
-    """The folder of its frames; the id where the frames of all videos share one."""
-    folder = PurePosixPath(video.file_names[0]).parent.name
-    return folder or str(video.video_id)
+    """The folders of its frames; the id where the frames of all videos share one."""
+    return posixpath.dirname(plain(video.file_names[0])) or str(video.video_id)

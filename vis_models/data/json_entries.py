@@ -6,6 +6,7 @@ import zlib
 from collections import Counter
 from collections.abc import Container
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from vis_models.config import BadConfig
@@ -48,7 +49,7 @@ class Entry:
         self.value = value
         self.where = f"{where} (id {value['id']})" if "id" in value else where
 
-    def _read(self, key: str, kind: type, words: str) -> Any:
+    def _read(self, key: str, kind: type | UnionType, words: str) -> Any:
         if key not in self.value:
             raise complaint(self.where, f"the key {key!r}", f"only {sorted(self.value)}", self.remedy)
         value = self.value[key]
@@ -58,6 +59,10 @@ class Entry:
 
     def integer(self, key: str) -> int:
         return self._read(key, int, "a whole number")
+
+    def identity(self, key: str) -> int | str:
+        """An id that is a number or a text."""
+        return self._read(key, int | str, "a whole number or a text")
 
     def text(self, key: str) -> str:
         return self._read(key, str, "text")
@@ -70,18 +75,18 @@ class Entry:
             Entry(value, f"{self.where}: {key}[{index}]", self.remedy) for index, value in enumerate(self.list(key))
         ]
 
-    def reference(self, key: str, known: Container[int]) -> int:
-        """A number that names an entry of another list."""
-        number = self.integer(key)
+    def reference(self, key: str, known: Container[int | str]) -> Any:
+        """An id that names an entry of another list."""
+        number = self.identity(key)
         if number not in known:
             remedy = "Add the entry it names, or drop this one."
-            raise complaint(f"{self.where}, {key}", "the id of an entry of this file", str(number), remedy)
+            raise complaint(f"{self.where}, {key}", "the id of an entry of this file", repr(number), remedy)
         return number
 
 
-def unique(entries: list[Entry]) -> dict[int, Entry]:
-    """The entries by their `id`; two with one id are an error."""
-    counts = Counter(entry.integer("id") for entry in entries)
+def unique(entries: list[Entry]) -> dict[Any, Entry]:
+    """The entries by their `id`, a number or a text; two with one id are an error."""
+    counts = Counter(entry.identity("id") for entry in entries)
     for entry in entries:
         if counts[entry.value["id"]] > 1:
             got = f"{counts[entry.value['id']]} entries with it"

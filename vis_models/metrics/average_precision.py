@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from vis_models.metrics.scenes import ANY, scenes
 from vis_models.metrics.track_matching import AREAS_PX, REFERENCE, THRESHOLDS, Conventions, Matches, match_video
-from vis_models.metrics.youtube_vis import Entry, GroundTruth, results_by_video
+from vis_models.metrics.youtube_vis import Entry, GroundTruth, as_tracks, results_by_video
 
 RULES = "youtubevos/cocoapi@f3f9948a"
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -120,7 +120,7 @@ def average_precision(
     """
     truth = GroundTruth(ground_truth)
     categories = [*truth.categories]
-    grouped = results_by_video(truth, results)
+    grouped = results_by_video(truth, as_tracks(truth, results)[0])
     videos = [
         match_video(
             scenes(truth.predictions(grouped.get(video, [])), truth.truths(video), categories, class_agnostic),

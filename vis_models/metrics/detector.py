@@ -27,7 +27,12 @@ UNCHANGED = Augmentation(horizontal_flip=0.0)
 
 @torch.no_grad()
 def frame_mask_ap(detector: Yolact, videos: VideoSet, frames: int, device: torch.device | str) -> dict[str, float]:
-    """`mask_ap` and `mask_ap50` of a detector, as fractions, on about `frames` frames spread evenly over the videos."""
+    """`mask_ap` and `mask_ap50` of a detector, as fractions, on about `frames` frames spread evenly over the videos.
+
+    Args:
+        videos: in the categories of the data set that the detector was trained on, in their order: `translate` brings
+            another file to them.
+    """
     training = detector.training
     detector.eval()
     places = [(video, index) for video in videos.videos for index in range(len(video.file_names))]
@@ -47,7 +52,6 @@ def frame_mask_ap(detector: Yolact, videos: VideoSet, frames: int, device: torch
                     "category_id": track.category_id,
                     "iscrowd": int(track.crowd),
                     "segmentations": [{"size": size, "counts": rle.decode()}],
-                    "areas": mask_ops.measure_px([rle])[0].tolist(),
                 })  # fmt: skip
         for category, score, rle in _detect(detector, video.read_frame(index), device):
             results.append({

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 from vis_models.config import BadConfig
+from vis_models.data.dialects import VideoId
 from vis_models.masks import from_coco, measure_px, text_to_rle
 from vis_models.metrics.youtube_vis import Entry, Listing, is_number
 
@@ -23,7 +24,7 @@ def as_sent(listing: Listing, entry: Entry) -> Entry:
     if missing := [key for key in KEYS if key not in entry]:
         raise BadConfig(f"no key {missing[0]!r}, expected {', '.join(KEYS)}")
     video_id, category, score = entry["video_id"], entry["category_id"], entry["score"]
-    if not _is_integer(video_id) or video_id not in listing.videos:
+    if not isinstance(video_id, VideoId) or isinstance(video_id, bool) or video_id not in listing.videos:
         raise BadConfig(f"no video {video_id!r} in {listing.name}, expected ids such as {listing.video_ids()[:3]}")
     if not _is_integer(category) or category not in listing.categories:
         raise BadConfig(

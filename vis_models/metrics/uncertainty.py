@@ -14,7 +14,7 @@ Axes: R draws, U units (videos, or sides of videos), D predictions, T IoU thresh
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -109,15 +109,30 @@ def paired_difference(
 
 
 def compare(one: Videos, other: Videos, replicates: int = REPLICATES, seed: int = 0) -> Difference:
-    """AP of one model minus AP of another on the same videos in the same order."""
+    """AP of one model minus AP of another on the same videos in the same order.
+
+    For the p-value tracks of both models come into one ranking. Scores of two models have no common scale (AP does not
+    care, for it ranks one model at a time), so ranks within the whole of each model's results take their place.
+    """
     value, error = paired_difference([(one, other)], replicates, seed)
-    sides = [video for pair in zip(one, other, strict=True) for video in pair]  # ties keep the order of the videos
+    sides = [video for pair in zip(_ranked(one), _ranked(other), strict=True) for video in pair]  # ties keep its order
     swapped = np.random.default_rng(seed).random((replicates, len(one))) < 0.5
     first = np.stack([~swapped, swapped], axis=-1).reshape(replicates, -1).astype(float)
     gaps = weighted_ap(sides, first) - weighted_ap(sides, 1 - first)
     as_large = int((np.abs(gaps) >= abs(value) - 1e-12).sum())
     p_value = (1 + as_large) / (1 + replicates)
     return Difference(value, error if _enough(one) else None, p_value)
+
+
+def _ranked(videos: Videos) -> list[dict[int, Outcome]]:
+    """The same with the rank of each score instead: minus the number of larger scores in all videos and categories."""
+    every = [each.scores for video in videos for each in video.values()]
+    down = np.sort(-np.concatenate(every)) if every else np.zeros(0)
+    ranks = [{c: -np.searchsorted(down, -each.scores).astype(float) for c, each in video.items()} for video in videos]
+    return [
+        {c: replace(each, scores=rank[c]) for c, each in video.items()}
+        for video, rank in zip(videos, ranks, strict=True)
+    ]
 
 
 def draws(videos: int, replicates: int, seed: int) -> Float[np.ndarray, "R U"]:

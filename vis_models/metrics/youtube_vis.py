@@ -1,11 +1,12 @@
 """YouTube-VIS files as the evaluator reads them: ground truth and results in, tracks of one video at a time out.
 
 Source: youtubevos/cocoapi @ f3f9948a, `ytvos.py`. The reference computes a number for nearly any file and so does
-this; `defects` names the entries that make such a number meaningless.
+this; `defects` names the entries that make such a number meaningless. What other tools write for the format is brought
+to its form first, see `vis_models/data/dialects.py`; the reference would not read it.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from math import inf, isfinite
 from typing import Any
 
@@ -13,33 +14,46 @@ import numpy as np
 from jaxtyping import Float
 
 from vis_models.config import BadConfig
-from vis_models.data.holdout import HoldOut, ListedVideo, split, split_name
+from vis_models.data.dialects import VideoId, one_form, refer, text_of, track_key, whole
+from vis_models.data.holdout import HoldOut, ListedVideo, require_sides, split, split_name
+from vis_models.data.relatives import not_labels, not_results
 from vis_models.masks import from_coco, measure_px, text_to_rle
 from vis_models.metrics.mask_tracks import Prediction, Rle, Truth, mean_area_px
 
 Entry = dict[str, Any]
 MASK_REMEDY = "Write this mask anew, or set it to null."
-KEYS: dict[str, dict[str, type]] = {
-    "videos": {"id": int, "height": int, "width": int, "file_names": list},
+KEYS: dict[str, dict[str, Any]] = {
+    "videos": {"id": VideoId, "height": int, "width": int, "file_names": list},
     "categories": {"id": int, "name": str},
-    "annotations": {
-        "id": int, "video_id": int, "category_id": int, "iscrowd": int, "areas": list, "segmentations": list
-    },
-    "results": {"video_id": int, "category_id": int, "score": float, "segmentations": list},
-}  # fmt: skip
+    "annotations": {"id": int, "video_id": VideoId, "category_id": int, "iscrowd": int, "segmentations": list},
+    "results": {"video_id": VideoId, "category_id": int, "score": float, "segmentations": list},
+}
 """What the evaluator needs of a YouTube-VIS file, and of a results file."""
-WORDS = {int: "a whole number", float: "a number", str: "a text", list: "a list"}
+WORDS = {int: "a whole number", VideoId: "a number or a text", float: "a number", str: "a text", list: "a list"}
 
 
 class Listing:
-    """The videos and categories of an opened YouTube-VIS JSON, with or without labels.
+    """The videos and categories of an opened YouTube-VIS JSON or a dialect of it, with or without labels.
 
     Raises:
-        BadConfig: a key is missing or its value of another kind, or there is no video.
+        BadConfig: it is another format, a key is missing or its value of another kind, or there is no video.
     """
 
-    def __init__(self, content: Entry, name: str) -> None:
+    def __init__(self, content: Any, name: str) -> None:
         self.name = name
+        if not isinstance(content, dict):
+            what = not_labels(content) or "expected a YouTube-VIS file, an object with videos and categories"
+            raise BadConfig(f"{name} holds a {type(content).__name__}: {what}")
+        form = one_form(content, name)
+        content = form.content
+        self.content = content
+        """In the form of YouTube-VIS."""
+        self.notes = form.notes
+        """What was taken as something else than the file says, a sentence each."""
+        self.frames = form.frames
+        """Of CocoVID: (video, index of the frame) by the text of an image's id."""
+        self.root = form.root
+        """What the names of frames began with, such as `train/JPEGImages`."""
         for key in ("videos", "categories"):
             _require(content, key, name)
         if not content["videos"]:
@@ -56,35 +70,37 @@ class Listing:
             if times > 1
         ]
         """Ids of several videos or categories, names of several categories; the last one counts."""
-        self.videos = {video["id"]: video for video in content["videos"]}
+        self.videos: dict[VideoId, Entry] = {video["id"]: video for video in content["videos"]}
         self.categories = {category["id"]: category["name"] for category in content["categories"]}
+        self._id_by_text = {str(video_id): video_id for video_id in self.videos}
         self.defective = False
         """Has entries that somebody let pass, see `defects`."""
-        self.left_out: frozenset[int] = frozenset()
+        self.left_out: frozenset[VideoId] = frozenset()
         """Videos of the file that take no part, see `hold_out`."""
         self.split: str | None = None
         """Name of the split of which this is the held-out part; None: this is the whole file."""
 
-    def video_ids(self) -> list[int]:
+    def video_ids(self) -> list[VideoId]:
         """In the order in which the evaluator goes through the videos."""
-        return sorted(self.videos)
+        return sorted(self.videos)  # type: ignore[type-var]  # all numbers, or all text
 
-    def length(self, video_id: int) -> int:
+    def id_of(self, text: str) -> VideoId:
+        """The id of a video as this file writes it, by its text in tables. Raises KeyError: there is none."""
+        return self._id_by_text[text]
+
+    def length(self, video_id: VideoId) -> int:
         """Frames of a video. The key `length` is sometimes wrong, the list of files is what there is."""
         return len(self.videos[video_id]["file_names"])
 
-    def size(self, video_id: int) -> list[int]:
+    def size(self, video_id: VideoId) -> list[int]:
         """[height, width] in pixels, as an RLE states it."""
         return [self.videos[video_id]["height"], self.videos[video_id]["width"]]
 
     def hold_out(self, rule: HoldOut) -> None:
         """Forget all videos but those that the rule holds out. Raises BadConfig: there are none."""
-        train, held = split([ListedVideo.of(video) for video in self.videos.values()], rule)
-        if not held:
-            raise BadConfig(
-                f"{self.name}: the hold-out rule {rule} leaves none of {len(self.videos)} videos to score. rgnn is "
-                "made for train.json of YouTube-VIS 2019; try a larger share, such as 0.2"
-            )
+        videos = [ListedVideo.of(video) for video in self.videos.values()]
+        require_sides(videos, rule, self.name, training=False)
+        train, held = split(videos, rule)
         kept = {video.video_id for video in held}
         self.left_out = frozenset(self.videos.keys() - kept)
         self.videos = {number: video for number, video in self.videos.items() if number in kept}
@@ -98,8 +114,8 @@ class GroundTruth(Listing):
         BadConfig: as `Listing`, or there are no labels at all.
     """
 
-    def __init__(self, content: Entry, name: str = "ground truth") -> None:
-        if not content.get("annotations"):
+    def __init__(self, content: Any, name: str = "ground truth") -> None:
+        if isinstance(content, dict) and not content.get("annotations") and not not_labels(content):
             raise BadConfig(
                 f"{name}: nothing to score against, the file has no annotations. The labels of the official "
                 "YouTube-VIS and OVIS valid and test sets are not public: only their server scores them "
@@ -107,13 +123,15 @@ class GroundTruth(Listing):
                 "(`--holdout`)."
             )
         super().__init__(content, name)
+        content = self.content
         _require(content, "annotations", name)
-        self.annotations: dict[int, list[Entry]] = defaultdict(list)
+        self.annotations: dict[VideoId, list[Entry]] = defaultdict(list)
         for n, annotation in enumerate(content["annotations"]):
-            if not all(isinstance(area, int | float | None) for area in annotation["areas"]):
-                raise BadConfig(
-                    f"{name}: annotations[{n}]: expected numbers or null in 'areas', got {annotation['areas']}"
-                )
+            areas = annotation.get("areas", [])
+            if not isinstance(areas, list):
+                raise BadConfig(f"{name}: annotations[{n}]: expected a list for 'areas', got {str(areas)[:40]!r}")
+            if not all(isinstance(area, int | float | None) for area in areas):
+                raise BadConfig(f"{name}: annotations[{n}]: expected numbers or null in 'areas', got {areas}")
             self.annotations[annotation["video_id"]].append(annotation)
 
     def hold_out(self, rule: HoldOut) -> None:
@@ -124,7 +142,7 @@ class GroundTruth(Listing):
         if not self.annotations:
             raise BadConfig(f"{self.name}: the {len(self.videos)} videos that the rule {rule} holds out have no labels")
 
-    def truths(self, video_id: int) -> list[Truth]:
+    def truths(self, video_id: VideoId) -> list[Truth]:
         """The objects of one video, in the order of the file. Raises BadConfig: a mask is no RLE and no polygon."""
         annotations = self.annotations.get(video_id, [])
         return [
@@ -133,7 +151,7 @@ class GroundTruth(Listing):
                 areas_px=areas,
                 truth_id=annotation["id"],
                 category=annotation["category_id"],
-                mean_area_px=mean_area_px(annotation["areas"]),
+                mean_area_px=mean_area_px(annotation.get("areas", areas)),
                 crowd=bool(annotation["iscrowd"]),  # Rule: a key `ignore` has no effect
             )
             for annotation, (rles, areas) in zip(annotations, self._tracks(annotations, self.name), strict=True)
@@ -230,13 +248,83 @@ def _is_size(size: Any) -> bool:
     )
 
 
-def results_by_video(truth: GroundTruth, results: Sequence[Entry], name: str = "results") -> dict[int, list[Entry]]:
+def as_tracks(
+    listing: Listing, results: Sequence[Entry], name: str = "results"
+) -> tuple[Sequence[Entry], tuple[str, ...]]:
+    """(entries with the ids of the listing, one per track; notes): what other tools write for a results file.
+
+    Entries of single frames (`image_id`, `instance_id` or `track_id`, `segmentation`) are joined to tracks.
+
+    Raises:
+        BadConfig: it is another known format, or frames that belong to no image of the listing.
+    """
+    if relative := not_results(results):
+        raise BadConfig(f"{name}: {relative}")
+    notes: tuple[str, ...] = ()
+    if results and isinstance(results[0], dict) and "image_id" in results[0] and "segmentations" not in results[0]:
+        joined = _joined(listing, results, name)
+        notes = (f"{name}: {len(results)} entries of single frames are {len(joined)} tracks, each with its mean score",)
+        results = joined
+    for part, ids in (("video_id", {*listing.videos, *listing.left_out}), ("category_id", {*listing.categories})):
+        results, other = _with_ids_of(ids, part, results)
+        if other:
+            had = "as text" if isinstance(next(iter(ids)), int) else "as a number"
+            notes += (f"{name}: {other} entries write {part} {had}, the labels do not: ids of equal text are the same",)
+    return results, notes
+
+
+def _with_ids_of(ids: Collection[VideoId], part: str, results: Sequence[Entry]) -> tuple[list[Entry], int]:
+    """(entries with ids as the labels write them, how many wrote text for a number or a number for text)."""
+    by_text, entries, other = {str(id_): id_ for id_ in ids}, [], 0
+    for entry in results:
+        given = entry.get(part) if isinstance(entry, dict) else None
+        meant = given if type(given) is int and given in ids else whole(refer(given, by_text))
+        other += isinstance(given, str) != isinstance(meant, str)
+        entries.append(entry if meant is given else entry | {part: meant})
+    return entries, other
+
+
+def _joined(listing: Listing, results: Sequence[Entry], name: str) -> list[Entry]:
+    """Tracks of entries of single frames. Class: that with the largest sum of scores; score: the mean over frames."""
+    if not listing.frames:
+        raise BadConfig(
+            f"{name}: its entries are of single frames (image_id), but {listing.name} has no images: give the CocoVID "
+            "labels that these ids are of, or one entry per track"
+        )
+    tracks: dict[tuple[VideoId, str], Entry] = {}
+    scores: dict[tuple[VideoId, str], dict[Any, float]] = defaultdict(lambda: defaultdict(float))
+    for n, one in enumerate(results):
+        where = f"{name}[{n}]"
+        if missing := [key for key in ("image_id", "category_id", "score", "segmentation") if key not in one]:
+            raise BadConfig(f"{where} has no key {missing[0]!r}, got {sorted(one)}")
+        place, object_ = listing.frames.get(text_of(one["image_id"])), track_key(one)
+        if place is None or object_ is None:
+            got = f"image_id {one['image_id']!r}" if place is None else "no instance_id or track_id"
+            raise BadConfig(f"{where}: expected an image of {listing.name} and the number of a track, got {got}")
+        if not is_number(one["score"]):
+            raise BadConfig(f"{where}: expected a number for 'score', got {str(one['score'])[:40]!r}")
+        video, frame = place
+        if video in listing.left_out:
+            continue
+        blank = {"video_id": video, "segmentations": [None] * listing.length(video)}
+        track = tracks.setdefault((video, object_), blank)
+        if track["segmentations"][frame] is not None:
+            raise BadConfig(f"{where}: track {object_} of video {video} has two masks in image {one['image_id']}")
+        track["segmentations"][frame] = one["segmentation"]
+        scores[video, object_][one["category_id"]] += one["score"]
+    for key, track in tracks.items():
+        sums, frames = scores[key], sum(mask is not None for mask in track["segmentations"])
+        track |= {"category_id": max(sums, key=lambda c: sums[c]), "score": sum(sums.values()) / max(1, frames)}
+    return [*tracks.values()]
+
+
+def results_by_video(truth: GroundTruth, results: Sequence[Entry], name: str = "results") -> dict[VideoId, list[Entry]]:
     """The entries of a results file by video, in the order of the file, without those of videos that take no part.
 
     Raises:
         BadConfig: a key is missing or of another kind, or a video is not in the ground truth.
     """
-    grouped: dict[int, list[Entry]] = defaultdict(list)
+    grouped: dict[VideoId, list[Entry]] = defaultdict(list)
     for n, entry in enumerate(results):
         _require_keys(entry, "results", f"{name}[{n}]")
         grouped[entry["video_id"]].append(entry)
@@ -275,10 +363,11 @@ def _defects_of_truth(truth: GroundTruth) -> Iterator[str]:
                 yield f"{where}: the id appears twice"
             seen.add(annotation["id"])
             yield from _defects_of_track(truth, annotation, where)
-            if not all(0 <= (area or 0) < inf for area in annotation["areas"]):
-                yield f"{where}: an area is no number of pixels, {str(annotation['areas'])[:40]}"
-            if len(annotation["areas"]) != truth.length(video_id):
-                yield f"{where}: {len(annotation['areas'])} areas for {truth.length(video_id)} frames"
+            areas = annotation.get("areas", [0] * truth.length(video_id))
+            if not all(0 <= (area or 0) < inf for area in areas):
+                yield f"{where}: an area is no number of pixels, {str(areas)[:40]}"
+            if len(areas) != truth.length(video_id):
+                yield f"{where}: {len(areas)} areas for {truth.length(video_id)} frames"
 
 
 def _defects_of_results(truth: GroundTruth, results: Sequence[Entry]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Truth comes from `accumulate` on videos that are really repeated, from arithmetic, and from chance itself."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,6 +87,25 @@ def test_the_p_value_counts_the_swap_that_was_seen():
     assert found.p_value == 1
     sure = [outcomes([one(hit, n / 40) for n in range(40)]) for hit in (True, False)]
     assert compare(*sure, replicates=99).p_value == 1 / 100
+
+
+def test_the_p_value_does_not_depend_on_the_scale_of_the_scores():
+    videos = drawn(Drawing(24, 5, 2, 2, 10))
+    worse = [{c: drop_some(each, n) for c, each in found.items()} for n, found in enumerate(videos)]
+    plain = compare(outcomes(videos), outcomes(worse), replicates=200)
+    assert plain.value > 0.01
+    assert plain.p_value < 0.05
+    for scale in (lambda s: 0.1 * s, lambda s: 10 * s, lambda s: s**4, lambda s: s - 5):
+        rescaled = [{c: replace(each, scores=scale(each.scores)) for c, each in found.items()} for found in worse]
+        other = compare(outcomes(videos), outcomes(rescaled), replicates=200)
+        assert (other.value, other.p_value) == (plain.value, plain.p_value)
+
+
+def drop_some(found: Matches, n: int) -> Matches:
+    """Without the best prediction, in every other video."""
+    keep = slice(n % 2, None)
+    cut = {"scores": found.scores[keep], "iou": found.iou[keep]}
+    return replace(found, **cut, partner=found.partner[..., keep], ignored=found.ignored[..., keep])
 
 
 def test_chance_alone_is_significant_as_often_as_it_says():

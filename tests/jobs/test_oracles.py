@@ -19,8 +19,14 @@ from vis_models.greedy import Greedy, GreedyConfig
 
 @pytest.fixture
 def world(tmp_path: Path) -> Path:
+    """Drawn videos whose ids are names, as in data sets of one's own."""
     write_youtube_vis(WorldConfig(height=64, width=96, frames=8), tmp_path / "world", 1, 3)
-    return tmp_path / "world/val.json"
+    path = tmp_path / "world/val.json"
+    labels = json.loads(path.read_text())
+    for key, part in (("videos", "id"), ("annotations", "video_id")):
+        labels[key] = [entry | {part: f"clip_{entry[part]}"} for entry in labels[key]]
+    path.write_text(json.dumps(labels))
+    return path
 
 
 def untrained(folder: Path, classes: tuple[Category, ...]) -> str:

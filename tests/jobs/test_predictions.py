@@ -4,11 +4,13 @@ import json
 import pyarrow as pa
 import pytest
 
-from jobs import tables
+from jobs import evaluations, tables
+from jobs.compare import CompareJob, compare_two
 from jobs.evaluate import EvaluateJob, Evaluation, evaluate
 from jobs.predictions import by_video, mask_tracks, results_file
 from jobs.settings import Settings
 from vis_models.config import BadConfig
+from vis_models.data.holdout import HoldOut
 from vis_models.metrics.average_precision import average_precision
 
 pytestmark = pytest.mark.unit
@@ -196,3 +198,56 @@ def test_videos_without_a_track_are_told(labelled_lake):
 def test_a_store_that_cannot_be_written_is_named_before_anything_is_read(labelled_lake):
     with pytest.raises(BadConfig, match=r"/proc/absent.* cannot be written.*VIS_STORE"):
         evaluate(EvaluateJob(data="absent.json"), Settings(store="/proc/absent"))
+
+
+def with_text_ids(labels: dict) -> dict:
+    """The same labels, their videos and references to them numbered in text."""
+    for key, part in (("videos", "id"), ("annotations", "video_id")):
+        labels[key] = [entry | {part: str(entry[part])} for entry in labels[key]]
+    return labels
+
+
+def test_ids_of_videos_may_be_text_in_labels_and_numbers_in_results(labelled_lake):
+    expected, results = score(labelled_lake).figures, labelled_lake.write("results.json", labelled_lake.results)
+    labelled_lake.write("val.json", with_text_ids(labelled_lake.labels()))
+    of_tables, of_file = score(labelled_lake), score(labelled_lake, results=results)
+    assert of_tables.figures == of_file.figures == expected
+    assert any("write video_id as a number, the labels do not" in note for note in of_file.notes)
+    assert not any("video_id" in note for note in of_tables.notes)
+    alone = evaluations.read(labelled_lake.store, of_tables.evaluation_id)[0]["video_id"].to_pylist()
+    assert {*alone} == {None, "1", "2", "3", "4"}
+    compared = compare_two(CompareJob(one=of_tables.evaluation_id, other=of_file.evaluation_id), labelled_lake.settings)
+    assert (compared.difference, compared.videos) == (0, 4)
+
+
+def test_a_held_out_part_of_videos_with_text_ids_is_scored_from_tables(labelled_lake):
+    rule = HoldOut(share=0.5)
+    expected = score(labelled_lake, holdout=rule).figures
+    labelled_lake.write("val.json", with_text_ids(labelled_lake.labels()))
+    assert score(labelled_lake, holdout=rule).figures == expected
+
+
+def test_categories_of_a_model_and_of_labels_are_joined_by_name_in_whatever_order(labelled_lake):
+    expected, labels = score(labelled_lake).figures, labelled_lake.labels()
+    labels["categories"] = [{"id": 7, "name": "DISC"}, {"id": 3, "name": "square"}]
+    labels["annotations"] = [a | {"category_id": {1: 3, 2: 7}[a["category_id"]]} for a in labels["annotations"]]
+    labelled_lake.write("val.json", labels)
+    assert score(labelled_lake).figures == expected
+
+
+def test_labels_by_frames_score_tables_and_results_as_labels_by_tracks_do(labelled_lake):
+    expected, results = score(labelled_lake).figures, labelled_lake.write("results.json", labelled_lake.results)
+    labels = labelled_lake.labels()
+    images, frames, annotations = [], {}, []
+    for video in labels["videos"]:
+        for n, name in enumerate(video.pop("file_names")):
+            frames[video["id"], n] = len(images)
+            images.append({"id": len(images), "video_id": video["id"], "frame_id": n, "file_name": name})
+    for track in labels["annotations"]:
+        for n, mask in enumerate(track["segmentations"]):
+            one = {"image_id": frames[track["video_id"], n], "instance_id": track["id"], "segmentation": mask}
+            annotations.append(one | {"category_id": track["category_id"], "area": track["areas"][n], "iscrowd": 0})
+    labelled_lake.write("val.json", labels | {"images": images, "annotations": annotations})
+    for done in (score(labelled_lake), score(labelled_lake, results=results)):
+        assert done.figures == expected
+        assert any("read as CocoVID" in note for note in done.notes)

@@ -80,7 +80,13 @@ def test_the_best_and_the_worst_videos_are_drawn_with_their_labels(labelled_lake
     assert "disc not covered, best IoU 0.00" in text_of("</style>" + worst)
 
 
-def test_an_object_has_the_colour_of_the_track_that_covers_it(labelled_lake):
+@pytest.mark.parametrize("text_ids", [False, True])
+def test_an_object_has_the_colour_of_the_track_that_covers_it(labelled_lake, text_ids):
+    if text_ids:
+        labels = labelled_lake.labels()
+        for key, part in (("videos", "id"), ("annotations", "video_id")):
+            labels[key] = [entry | {part: str(entry[part])} for entry in labels[key]]
+        labelled_lake.write("val.json", labels)
     evaluate(EvaluateJob(data=str(labelled_lake.data)), labelled_lake.settings)
     page = report(labelled_lake, videos=2)
     two = page.split("<b>2</b>")[1].split("</article>")[0]

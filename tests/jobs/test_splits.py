@@ -32,5 +32,5 @@ def test_a_split_is_frozen_and_made_once(labelled_lake):
 
 
 def test_a_rule_that_holds_nothing_out_is_refused(labelled_lake):
-    with pytest.raises(BadConfig, match="leaves none of 4 videos"):
+    with pytest.raises(BadConfig, match="leaves none to score of 4 videos"):
         held_out(labelled_lake.store, str(labelled_lake.data), HoldOut(rule="rgnn"))

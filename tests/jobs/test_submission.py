@@ -72,7 +72,7 @@ def spoil_mask(entry: dict, **changes) -> None:
     ("spoil", "message"),
     [
         (lambda entry: entry.update(video_id=99), r"no video 99 in .*val\.json, expected ids .*\[1, 2, 3\]"),
-        (lambda entry: entry.update(video_id="1"), "no video '1'"),
+        (lambda entry: entry.update(video_id="one"), "no video 'one'"),
         (lambda entry: entry.update(category_id=3), r"no category 3 .*\[1, 2\]"),
         (lambda entry: entry.update(category_id=True), "no category True"),
         (lambda entry: entry.update(score=math.nan), "score nan, expected a finite number"),
@@ -129,7 +129,7 @@ def test_a_plan_and_results_are_not_sent_at_once_nor_to_a_folder(labelled_lake, 
 
 def test_files_in_each_other_s_place_and_a_place_that_cannot_be_written_are_named(labelled_lake, server_file, tmp_path):
     results = labelled_lake.write("results.json", labelled_lake.results)
-    with pytest.raises(BadConfig, match=r"results\.json holds a list, expected the server's list of videos"):
+    with pytest.raises(BadConfig, match=r"results\.json holds a list: this is a list of results"):
         send(labelled_lake, results, tmp_path, results=server_file)
     with pytest.raises(BadConfig, match=r"/proc/absent/s\.zip cannot be written: .*--out"):
         write_submission(
@@ -190,3 +190,22 @@ def test_the_score_of_a_server_that_keeps_its_labels_has_a_page(labelled_lake, s
     page = write_report(ReportJob(evaluation=said.uri), labelled_lake.settings)  # by its address, as it was printed
     assert page.evaluation_id == evaluations.id_of(said.uri)
     assert "<dd>0.353" in Path(page.uri).read_text()
+
+
+def test_ids_are_sent_as_the_server_writes_them(labelled_lake, tmp_path):
+    labels = labelled_lake.labels() | {"annotations": None}
+    labels["videos"] = [video | {"id": str(video["id"])} for video in labels["videos"]]
+    data, results = labelled_lake.write("val.json", labels), labelled_lake.write("results.json", labelled_lake.results)
+    expected = [entry | {"video_id": str(entry["video_id"])} for entry in labelled_lake.results]
+    assert inside(send(labelled_lake, data, tmp_path).path) == expected
+    of_file = send(labelled_lake, data, tmp_path, results=results)
+    assert inside(of_file.path) == expected
+    assert any("write video_id as a number, the labels do not" in note for note in of_file.notes)
+
+
+def test_what_is_no_list_of_videos_or_no_results_is_named(labelled_lake, server_file, tmp_path):
+    meta = labelled_lake.write("meta.json", {"videos": {"a": {"objects": {}}}})
+    with pytest.raises(BadConfig, match=r"meta\.json: this is the meta\.json of YouTube-VOS"):
+        send(labelled_lake, meta, tmp_path)
+    with pytest.raises(BadConfig, match=r"val\.json: these are labels: they go where the labels are named"):
+        send(labelled_lake, server_file, tmp_path, results=server_file)

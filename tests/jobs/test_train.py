@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ from jobs.descent import learning_rate
 from jobs.recipes import TrainJob, build
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
-from jobs.train import check_gate, freeze, prepare_data, read_data, read_extra, resumable, samples_of, train
+from jobs.train import Data, check_gate, freeze, prepare_data, read_data, read_extra, resumable, samples_of, train
 from vis_models.checkpoints import load_model
 from vis_models.config import BadConfig
 from vis_models.data.annotations import read_youtube_vis
@@ -215,3 +216,28 @@ def test_a_run_that_does_not_exist_cannot_be_resumed(tmp_path: Path):
 @pytest.mark.unit
 def test_the_gate_lets_a_detector_pass_that_reaches_it():
     check_gate(job((0,)).model_copy(update={"gate_ap50": 0.5}), {"mask_ap50": 0.5})
+
+
+@pytest.mark.unit
+def test_validation_videos_have_the_classes_of_training_by_name_in_whatever_order(tmp_path: Path):
+    write_youtube_vis(WorldConfig(height=32, width=48, frames=2), tmp_path, 2, 3)
+    tiny, given, data = job((0,)), settings(tmp_path), Data(str(tmp_path), "drawn")
+    train_set, plain = read_data(tiny, data, Store.open(given))
+    labels = json.loads((tmp_path / "val.json").read_text())
+    known = {entry["id"]: entry["name"] for entry in labels["categories"]}
+    first = labels["annotations"][0]["category_id"]
+    others = [{"id": id_ + 50, "name": name.upper()} for id_, name in known.items() if id_ != first][::-1]
+    labels["categories"] = [{"id": 1, "name": "hexagon"}, *others]
+    for each in labels["annotations"]:
+        each["category_id"] = 1 if each["category_id"] == first else each["category_id"] + 50
+    (tmp_path / "val.json").write_text(json.dumps(labels))
+
+    train_set, val_set = read_data(tiny, data, Store.open(given))
+    assert val_set.categories == train_set.categories
+    found = [[track.category_id for track in video.tracks] for video in val_set.videos]
+    expected = [[track.category_id for track in video.tracks] for video in plain.videos]
+    assert found == [[number for number in video if number != first] for video in expected]
+    assert any(found)
+    dropped, missing = val_set.notes
+    assert re.search(r"left out \d objects of hexagon, which .*train\.json does not know", dropped)
+    assert f"lacks 1 categories of training: {known[first]}" in missing

@@ -22,7 +22,7 @@ from vis_models.data.annotations import (
     read_youtube_vis,
 )
 from vis_models.data.categories import counterparts
-from vis_models.data.dialects import VideoId, is_cocovid
+from vis_models.data.dialects import VideoId, is_cocovid, single_images
 from vis_models.data.frame_names import plain, stays_inside
 from vis_models.data.json_entries import Entry, complaint, load_json, unique
 
@@ -37,7 +37,7 @@ def read_labels(json_path: Path | str, frames_dir: Path | str | None = None) -> 
 
 
 def read_coco(json_path: Path | str, images_dir: Path | str | None = None) -> VideoSet:
-    """Read and check a JSON (or .json.gz) of the COCO format.
+    """Read and check a JSON (or .json.gz) of the COCO format; ids may be written as `dialects.py` describes.
 
     Args:
         images_dir: what `file_name` is relative to; by default the folder beside the JSON that has its name, else
@@ -47,7 +47,8 @@ def read_coco(json_path: Path | str, images_dir: Path | str | None = None) -> Vi
         BadConfig: no such file, broken JSON, or an entry that contradicts the format or another entry.
     """
     path = Path(json_path)
-    whole = Entry(load_json(path, "a COCO JSON", "images and categories"), str(path), REMEDY)
+    content, notes = single_images(load_json(path, "a COCO JSON", "images and categories"), str(path))
+    whole = Entry(content, str(path), REMEDY)
     names = {number: entry.text("name") for number, entry in unique(whole.entries("categories")).items()}
     images = {number: _image(number, entry) for number, entry in unique(whole.entries("images")).items()}
     tracks: dict[VideoId, list[TrackLabel]] = {number: [] for number in images}
@@ -67,6 +68,7 @@ def read_coco(json_path: Path | str, images_dir: Path | str | None = None) -> Vi
         categories=tuple(Category(id=number, name=name) for number, name in names.items()),
         videos=tuple(replace(image, frames_dir=root, tracks=tuple(tracks[number])) for number, image in images.items()),
         source=str(path),
+        notes=notes,
     )
 
 

@@ -56,12 +56,20 @@ def one_form(content: Entry, name: str) -> OneForm:
     content = {**content}
     if is_cocovid(content):
         content, frames = _joined(content, name, notes)
-    _ids(content, name, notes)
+    _ids(content, name, notes, {"videos": "video_id", "categories": "category_id"})
     _fill(content, notes)
     root = _frame_names(content)
     video_of = {text_of(video["id"]): video["id"] for video in _objects(content, "videos") if "id" in video}
     frames = {image: (video_of.get(text_of(video), video), index) for image, (video, index) in frames.items()}
     return OneForm(content, tuple(notes), frames, root)
+
+
+def single_images(content: Entry, name: str) -> tuple[Entry, tuple[str, ...]]:
+    """(the content of a COCO file with its ids in one form, notes). Raises BadConfig: ids of categories are names."""
+    notes: list[str] = []
+    content = {**content}
+    _ids(content, name, notes, {"images": "image_id", "categories": "category_id"})
+    return content, tuple(notes)
 
 
 def is_cocovid(content: Any) -> bool:
@@ -199,9 +207,13 @@ def track_key(entry: Mapping[str, Any]) -> str | None:
 # Ids
 
 
-def _ids(content: Entry, name: str, notes: list[str]) -> None:
-    """Numbers for categories and annotations, numbers or text for videos, and references that agree with them."""
-    for key, refers in (("videos", "video_id"), ("categories", "category_id")):
+def _ids(content: Entry, name: str, notes: list[str], references: Mapping[str, str]) -> None:
+    """Numbers for categories and annotations, numbers or text for other ids, and references that agree with them.
+
+    Args:
+        references: by the key of a list, what annotations call an id of it.
+    """
+    for key, refers in references.items():
         entries = _objects(content, key)
         given = [entry.get("id") for entry in entries]
         ids = _alike(given, key, name, notes)
@@ -224,9 +236,9 @@ def _alike(given: Sequence[Any], key: str, name: str, notes: list[str]) -> list[
     text = [number for number in ids if isinstance(number, str)]
     if not text or not all(_is_id(number) for number in ids):
         return ids
-    if key == "videos":
+    if key != "categories":
         if len(text) < len(ids):
-            notes.append(f"{len(text)} of {len(ids)} ids of videos are text, all are taken as text")
+            notes.append(f"{len(text)} of {len(ids)} ids of {key} are text, all are taken as text")
         return [str(number) for number in ids]
     if names := [number for number in text if not number.isdecimal()]:
         raise BadConfig(f"{name}: {key}: expected numbers as ids, got {names[0]!r}: number the {key} from 1")

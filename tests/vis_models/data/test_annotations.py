@@ -1,6 +1,8 @@
 import copy
 import gzip
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +84,6 @@ def test_a_compressed_file_reads_like_a_plain_one(tmp_path: Path):
 BAD = {
     "no videos": (["videos"], "DELETE", "the key 'videos'"),
     "no categories": (["categories"], "DELETE", "the key 'categories'"),
-    "no height": (["videos", 0, "height"], "DELETE", r"videos\[0\] \(id 3\): expected the key 'height'"),
     "no file names": (["videos", 0, "file_names"], "DELETE", "'file_names'"),
     "no segmentations": (["annotations", 0, "segmentations"], "DELETE", r"annotations\[0\] \(id 7\).*'segmentations'"),
     "no category id": (["annotations", 0, "category_id"], "DELETE", "'category_id'"),
@@ -101,8 +102,8 @@ BAD = {
     "absolute": (["videos", 0, "file_names"], ["/etc/passwd", "v/1.jpg"], "relative paths"),
     "other drive": (["videos", 0, "file_names"], ["C:\\a.jpg", "v/1.jpg"], "relative paths"),
     "no size": (["videos", 0, "width"], 0, "a size in pixels, got 0x40"),
-    "id is text": (["videos", 0, "id"], "3", "id: expected a whole number, got '3'"),
-    "id is true": (["categories", 0, "id"], True, "a whole number, got True"),
+    "category id is text": (["categories", 0, "id"], "ape", "expected numbers as ids, got 'ape'"),
+    "id is true": (["categories", 0, "id"], True, "a whole number or a text, got True"),
     "no object": (["videos", 0], 5, r"videos\[0\]: expected an object, got 5"),
     "mask of another size": (
         ["annotations", 0, "segmentations", 0, "size"],
@@ -233,6 +234,39 @@ def test_a_video_stays_on_its_side_when_others_come_or_ids_change():
     renumbered = VideoSet((), tuple(video(n, folder=f"{n + 40:04d}") for n in range(1, 60)))
     held = ids(hold_out(many, HoldOut())[1])
     assert [n + 40 for n in ids(hold_out(renumbered, HoldOut())[1])] == [n for n in held if 41 <= n < 100]
+
+
+@pytest.mark.parametrize("below", ["{scene}/left/0.jpg {scene}/right/0.jpg", "left/{scene}/0.jpg right/{scene}/0.jpg"])
+def test_no_scene_is_on_both_sides_of_a_split(below: str):
+    names = [name.format(scene=f"seq{n:03d}") for n in range(60) for name in below.split()]
+    videos = VideoSet((), tuple(replace(video(n), file_names=(name,)) for n, name in enumerate(names)))
+    sides = [{re.findall(r"seq\d+", v.file_names[0])[0] for v in side.videos} for side in hold_out(videos, HoldOut())]
+    assert not sides[0] & sides[1]
+    assert sum(map(len, sides)) == 60
+    assert 2 <= len(sides[1]) <= 12
+
+
+def test_videos_whose_frames_lie_in_a_folder_of_one_name_are_told_apart_by_the_folders_above():
+    videos = VideoSet((), tuple(video(n, folder=f"seq{n:03d}/img") for n in range(100)))
+    bare = VideoSet((), tuple(video(n, folder=f"seq{n:03d}") for n in range(100)))
+    assert 4 <= len(ids(hold_out(videos, HoldOut())[1])) <= 20
+    assert ids(hold_out(videos, HoldOut())[1]) == ids(hold_out(bare, HoldOut())[1])
+
+
+def test_videos_whose_frames_share_one_folder_are_held_out_by_their_ids():
+    videos = VideoSet((), tuple(video(n, folder="frames") for n in range(100)))
+    assert 4 <= len(ids(hold_out(videos, HoldOut())[1])) <= 20
+
+
+def test_a_rule_that_leaves_a_side_empty_says_which_and_what_other_rules_give():
+    few = VideoSet((), tuple(video(n, (96, 160)) for n in (1, 2, 4)), source="train.json")
+    with pytest.raises(BadConfig, match=r"train\.json: .* rgnn leaves none to score and none to train on of 3 videos"):
+        hold_out(few, HoldOut(rule="rgnn"))
+    with pytest.raises(BadConfig, match=r"rgnn: 0, 0\.1: 1, .* 1280x720 only, which 0 of these are"):
+        hold_out(few, HoldOut(share=0.01))
+    named = VideoSet((), (replace(video(1), video_id="clip"),), source="train.json")
+    with pytest.raises(BadConfig, match="numbers, not 'clip'"):
+        hold_out(named, HoldOut(rule="rgnn"))
 
 
 def test_a_split_is_named_by_its_videos_and_not_by_their_order():

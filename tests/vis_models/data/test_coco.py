@@ -109,6 +109,15 @@ def test_either_format_is_known_by_what_the_file_holds(tmp_path: Path):
     assert [v.file_names for v in read_labels(written(tmp_path, clip)).videos] == [("v/0.jpg",)]
 
 
+def test_ids_may_be_text_or_whole_floats_on_either_side(tmp_path: Path):
+    document, plain = copy.deepcopy(DOCUMENT), read_coco(written(tmp_path, DOCUMENT), tmp_path)
+    for each in document["annotations"]:
+        each |= {"image_id": str(each["image_id"]), "category_id": float(each["category_id"])}
+    images = read_coco(written(tmp_path, document), tmp_path)
+    assert images.videos == plain.videos
+    assert [note.split(":")[1] for note in images.notes] == [" ids with the same text are taken as the same"]
+
+
 # ------------------------------------------------------------------------------------------------------ categories
 
 

@@ -132,7 +132,9 @@ def test_results_of_another_data_set_are_refused_with_the_first_five_ids():
         average_precision(world(objects=[square(2)]), results)
 
 
-@pytest.mark.parametrize(("table", "key"), [("videos", "file_names"), ("categories", "name"), ("annotations", "areas")])
+@pytest.mark.parametrize(
+    ("table", "key"), [("videos", "file_names"), ("categories", "name"), ("annotations", "segmentations")]
+)
 def test_a_missing_key_is_named_with_its_entry(table, key):
     truth = world(objects=[square(2)])
     del truth[table][0][key]
@@ -247,8 +249,8 @@ def test_a_mask_that_is_none_is_refused_with_video_track_and_frame(segmentation,
         ({"score": "high"}, "expected a number for 'score', got 'high'"),
         ({"score": True}, "expected a number for 'score', got 'True'"),
         ({"segmentations": None}, "expected a list for 'segmentations', got 'None'"),
-        ({"video_id": [1]}, r"expected a whole number for 'video_id', got '\[1\]'"),
-        ({"category_id": "1"}, "expected a whole number for 'category_id', got '1'"),
+        ({"video_id": [1]}, r"expected a number or a text for 'video_id', got '\[1\]'"),
+        ({"category_id": "disc"}, "expected a whole number for 'category_id', got 'disc'"),
     ],
 )
 def test_a_result_with_a_value_of_the_wrong_kind_is_refused_and_named(change, says):

@@ -12,10 +12,10 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import PurePosixPath
 
-UNIX = re.compile(r"\D*(1\d{9})(?:\.(\d{1,9})|[_-]?(\d{3}|\d{6}|\d{9}))?\D*")
+UNIX = re.compile(r"(?:.*\D)?(1\d{9})(?:\.(\d{1,9})|[_-]?(\d{3}|\d{6}|\d{9}))?\D*")
 """Seconds since 1970, from 2001 to 2033, and a fraction: `1305031102.175304` (TUM), `1403636579763555584` (EuRoC)."""
 DATE = re.compile(
-    r"\D*((?:19|20)\d\d)[-_.]?(\d\d)[-_.]?(\d\d)[-_.T ]?(\d\d)[-_.:]?(\d\d)[-_.:]?(\d\d)"
+    r"(?:.*\D)?((?:19|20)\d\d)[-_.]?(\d\d)[-_.]?(\d\d)[-_.T ]?(\d\d)[-_.:]?(\d\d)[-_.:]?(\d\d)"
     r"(?:[-_.]?(\d{3}|\d{6}|\d{9}))?\D*"
 )
 """A date with a time: `20240501_123456_789`, `IMG_20240501_123456`, `2024-05-01T12-34-56.789`."""

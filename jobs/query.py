@@ -143,7 +143,7 @@ NAMED_QUERIES = {
 
 
 def connect(store: Store, plan_id: str | None = None) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection with the views videos, tracks, masks, errors, evaluations, switches, and with nothing else.
+    """A DuckDB connection that sees videos, tracks, masks, errors, passed_over, evaluations, switches, and no more.
 
     Args:
         plan_id: as in `tables.open`: None reads the newest plan of each archive and model.
@@ -159,8 +159,10 @@ def connect(store: Store, plan_id: str | None = None) -> duckdb.DuckDBPyConnecti
         views |= {
             name: ds.dataset(schema.empty_table()) for name, schema in tables.SCHEMAS.items()
         }  # scored files only
+        views["passed_over"] = tables.passed_over([])
     else:
         views |= tables.open(store, plan_id)
+        views["passed_over"] = tables.passed_over(tables.choose(store, plan_id))
     connection = duckdb.connect(config={"python_enable_replacements": "false", "autoload_known_extensions": "false"})
     for name, view in views.items():
         connection.register(name, view)
@@ -190,7 +192,7 @@ def run(question: str, store: Store, plan_id: str | None = None) -> pa.Table:
                 return answer.to_arrow_table()
         except duckdb.Error as error:
             raise BadConfig(
-                f"{error}\nThe views are videos, tracks, masks, errors, evaluations and switches; "
+                f"{error}\nThe views are videos, tracks, masks, errors, passed_over, evaluations and switches; "
                 f"named queries: {', '.join(NAMED_QUERIES)}"
             ) from error
     raise BadConfig(f"{question!r} asks for nothing, expected SELECT ... or one of {', '.join(NAMED_QUERIES)}")

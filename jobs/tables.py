@@ -225,6 +225,26 @@ def choose(store: Store, plan_id: str | None = None) -> Sequence[Snapshot]:
     return chosen
 
 
+PASSED_OVER = pa.schema([
+    _PLAN_ID,
+    _column("archive", pa.string(), "where the videos were read"),
+    _column("why", pa.string(), "why these files are not read"),
+    _column("kind", pa.string(), "the ending of their names"),
+    _column("files", pa.int64(), "how many there are", "1", ">= 1"),
+    _column("first", pa.string(), "the first of them, below the archive"),
+])  # fmt: skip
+
+
+def passed_over(snapshots: Sequence[Snapshot]) -> pa.Table:
+    """What lay in the archives of these plans and was not read."""
+    rows = [
+        {"plan_id": snapshot.plan_id, "archive": snapshot.archive} | row
+        for snapshot in snapshots
+        for row in snapshot.passed_over
+    ]
+    return pa.Table.from_pylist(rows, schema=PASSED_OVER)
+
+
 def categories(snapshot: Snapshot) -> dict[int, str]:
     """Category id -> name of the model that made these tables."""
     return {int(key): name for key, name in json.loads(snapshot.lineage["class_map_json"]).items()}

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.archive import VideoSource, list_videos
+from jobs.archive import IMAGES, VideoSource, list_videos, read_archive
 from jobs.settings import Settings
 from jobs.store import Store
 from vis_models.config import BadConfig
@@ -232,3 +232,117 @@ def test_names_that_no_table_can_hold_are_escaped(tmp_path: Path, here: Store):
 def test_the_real_archive_lists_its_four_films(shared_data: Path, here: Store):
     found = ids(list_videos(str(shared_data / "data/real/videos"), here))
     assert found == ["animal_dog.mp4", "indoor_kids_bedroom.mp4", "objects_cups.mp4", "street_cars.mp4"]
+
+
+def test_frames_of_all_usual_kinds_are_frames(tmp_path: Path, here: Store):
+    for kind in IMAGES:
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / f"0.{kind.upper()}").touch()
+    assert ids(list_videos(str(tmp_path), here)) == sorted(IMAGES)
+
+
+def test_what_is_not_read_is_counted_by_kind(archive: Path, here: Store):
+    (archive / "walk/8.HEIC").touch()
+    (archive / "walk/7.heic").touch()
+    (archive / "walk/9.png").touch()
+    (archive / "no suffix").touch()
+    (archive / "elsewhere").symlink_to(archive / "walk")
+    found = read_archive(str(archive), here)
+    assert ids(found.videos) == ["deep/er/film.MOV", "film_2.mp4", "film_10.mp4", "walk"]
+    assert found.videos[-1].frames == ("9.jpg", "10.jpg"), "9.png is no frame between them"
+    rows = {(row.why, row.kind): (row.files, row.first) for row in found.passed_over}
+    assert rows == {
+        ("hidden", "mp4"): (3, "._film_2.mp4"),
+        ("no kind of film or frame", "heic"): (2, "walk/7.heic"),
+        ("no kind of film or frame", "txt"): (1, "readme.txt"),
+        ("no kind of film or frame", "db"): (1, "walk/Thumbs.db"),
+        ("no kind of film or frame", "other"): (1, "no suffix"),
+        ("beside films", "jpg"): (1, "deep/er/poster.jpg"),
+        ("second image kind", "png"): (1, "walk/9.png"),
+        ("link to a folder", "other"): (1, "elsewhere"),
+    }
+
+
+def test_a_glob_follows_the_links_that_it_names_and_counts_what_it_passes(archive: Path, here: Store):
+    (archive / "elsewhere").symlink_to(archive / "walk")
+    found = read_archive(f"{archive}/else*", here)
+    assert ids(found.videos) == ["elsewhere"]
+    assert [(row.kind, row.files) for row in found.passed_over] == [("db", 1)]
+
+
+def test_frames_of_a_manifest_may_be_links(tmp_path: Path, here: Store):
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "0.jpg").touch()
+    (tmp_path / "frames/0.jpg").symlink_to(tmp_path / "0.jpg")
+    (tmp_path / "manifest.jsonl").write_text('{"id": "a", "uri": "frames"}')
+    assert list_videos(str(tmp_path / "manifest.jsonl"), here)[0].frames == ("0.jpg",)
+
+
+def test_a_pipe_in_an_archive_is_a_video_and_none_by_itself(tmp_path: Path, here: Store):
+    os.mkfifo(tmp_path / "x.mp4")
+    assert ids(list_videos(str(tmp_path), here)) == ["x.mp4"]
+    with pytest.raises(BadConfig, match="neither a file nor a folder but a pipe, socket or device"):
+        list_videos(str(tmp_path / "x.mp4"), here)
+
+
+def test_addresses_that_are_no_unicode_fit_into_tables_and_lead_to_the_files(tmp_path: Path, here: Store):
+    folder = os.fsencode(tmp_path)
+    os.makedirs(folder + b"/walk\xe9")
+    os.makedirs(folder + b"/plain")
+    for name in (b"film\xff %41.mp4", b"walk\xe9/a%b.jpg", b"plain/1.jpg", b"plain/2\xe9.jpg"):
+        Path(os.fsdecode(folder + b"/" + name)).touch()
+    film, plain, walk = list_videos(str(tmp_path), here)
+    assert (film.video_id, plain.video_id, walk.video_id) == ("film%FF %41.mp4", "plain", "walk%E9")
+    pa.array([text for source in (film, plain, walk) for text in (source.uri, *(source.frames or ()))])
+    assert os.fsencode(here.open_source(film.uri)[1]) == folder + b"/film\xff %41.mp4"
+    assert os.fsencode(here.open_source(walk.uri)[1]) == folder + b"/walk\xe9"
+    assert walk.frame_names == ("a%b.jpg",)
+    assert [os.fsencode(name) for name in plain.frame_names] == [b"1.jpg", b"2\xe9.jpg"]
+
+
+@pytest.mark.parametrize(("escape", "found"), [(r"caf\udce9.mp4", True), (r"caf\ud800.mp4", False)])
+def test_a_manifest_may_name_files_that_are_no_unicode(tmp_path: Path, here: Store, escape: str, found: bool):
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4")).touch()
+    path = tmp_path / "manifest.jsonl"
+    path.write_text(f'{{"id": "a", "uri": "{escape}"}}')
+    if found:
+        assert list_videos(str(path), here)[0].content_id != "missing"
+    else:
+        with pytest.raises(BadConfig, match=r"line 1: uri .* is no text that a file can be named by"):
+            list_videos(str(path), here)
+
+
+def test_frames_named_by_time_come_in_the_order_of_time(tmp_path: Path, here: Store):
+    names = ["1305031102.05.png", "1305031102.1.png", "1305031102.175304.png"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert list_videos(str(tmp_path), here)[0].frames == tuple(names)
+
+
+def test_the_clock_of_frame_folders_is_that_of_the_user(archive: Path, here: Store):
+    found = {source.video_id: source.fps for source in read_archive(str(archive), here, frame_folder_fps=2.5).videos}
+    assert found == {"deep/er/film.MOV": None, "film_2.mp4": None, "film_10.mp4": None, "walk": 2.5}
+
+
+def test_a_data_set_may_list_a_frame_twice(tmp_path: Path, here: Store):
+    (tmp_path / "JPEGImages").mkdir()
+    (tmp_path / "JPEGImages/a.jpg").touch()
+    path = ytvis(tmp_path, [{"id": 1, "height": 1, "width": 1, "file_names": ["a.jpg", "a.jpg"]}])
+    assert list_videos(str(path), here)[0].frames == ("a.jpg", "a.jpg")
+
+
+@pytest.mark.parametrize("name", ["val.json", "cocovid.json", "backslashes.json"])
+def test_dialects_of_youtube_vis_are_archives_of_the_same_videos(
+    shared_data: Path, tmp_path: Path, here: Store, name: str
+):
+    (tmp_path / "JPEGImages").symlink_to(shared_data / "data/trial/train_set/val/JPEGImages")
+    (tmp_path / name).write_bytes((shared_data / "data/trial/train_set" / name).read_bytes())
+    sources = list_videos(str(tmp_path / name), here)
+    assert [(s.video_id, s.height, s.width, len(s.frames)) for s in sources] == [("1", 96, 160, 10), ("2", 96, 160, 10)]
+    assert sources[0].uri == f"{tmp_path}/JPEGImages/000000"
+    assert sources[0].frames[:2] == ("00000.jpg", "00001.jpg")
+
+
+def test_a_json_of_another_format_is_named(shared_data: Path, here: Store):
+    with pytest.raises(BadConfig, match=r"this is the meta.json of YouTube-VOS"):
+        list_videos(str(shared_data / "data/trial/train_set/vos_meta.json"), here)

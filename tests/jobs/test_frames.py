@@ -1,16 +1,21 @@
+import os
+import socket
+import struct
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from PIL import Image
 
 from jobs.archive import VideoSource, list_videos
-from jobs.frames import DecodedFrame, open_video
+from jobs.frames import RETRYABLE, UNEXPECTED, Clock, DecodedFrame, open_video
 from jobs.settings import Settings
 from jobs.store import Store
-from tests.jobs import barcode
+from tests.jobs import barcode, mutated
 from vis_models.config import BadVideo
 from vis_models.types import VideoInfo
 
@@ -78,6 +83,13 @@ def decode(
     except BadVideo as error:
         return frames, error
     return frames, None
+
+
+def open_socket(path: Path) -> None:
+    here = os.getcwd()
+    os.chdir(path.parent)  # an address has at most 108 bytes
+    socket.socket(socket.AF_UNIX).bind(path.name)
+    os.chdir(here)
 
 
 @pytest.mark.parametrize(("name", "count"), ODD.items())
@@ -232,7 +244,7 @@ def test_a_frame_folder_has_the_clock_that_it_is_given(tmp_path: Path, here: Sto
     with open_video(source, here) as video:
         assert [frame.time_s for frame in video.frames((48, 64))] == [None] * 4
         assert (video.fps, video.clock.end_s) == (None, None)
-    with open_video(source, here, frame_folder_fps=2) as video:
+    with open_video(source.model_copy(update={"fps": 2}), here) as video:
         assert [frame.time_s for frame in video.frames((48, 64))] == [0, 0.5, 1, 1.5]
         assert (video.fps, video.clock.end_s) == (2, 2.0)
 
@@ -254,6 +266,188 @@ def test_a_frame_is_resized_as_in_training(tmp_path: Path, here: Store):
     (frame,), _ = decode(source_of(tmp_path / "walk", here), here, (30, 44))
     expected = np.asarray(Image.fromarray(pixels).resize((44, 30), Image.Resampling.BILINEAR))
     assert (frame.pixels == expected).all()
+
+
+TRIAL = {  # video -> (size, mean of the first frame, frames): INDEX.md of the trial data
+    "cover_first.mkv": ((96, 160), None, 20),
+    "f_16bit": ((64, 96), 119.5, 3),
+    "f_bmp": ((64, 96), 127.1, 3),
+    "f_exif": ((96, 64), 127.1, 3),
+    "f_webp": ((64, 96), 127.2, 3),
+}
+
+
+@pytest.mark.parametrize("name", TRIAL)
+def test_inputs_that_were_handled_wrongly_when_tried_are_read_as_their_index_says(
+    shared_data: Path, here: Store, name: str
+):
+    size, mean, count = TRIAL[name]
+    with open_video(source_of(shared_data / "data/trial" / name, here), here) as video:
+        assert (video.info.height, video.info.width) == size
+        frames = list(video.frames(size))
+        assert (len(frames), video.stream) == (count, 1 if name == "cover_first.mkv" else None)
+    if mean:
+        assert frames[0].pixels.mean() == pytest.approx(mean, abs=0.5)
+
+
+def test_among_several_films_the_default_one_is_read_and_named(shared_data: Path, here: Store):
+    with open_video(source_of(shared_data / "data/real/odd/multi_stream_nasa.mp4", here), here) as video:
+        assert (video.info.height, video.info.width, video.stream) == (180, 320, 0)
+
+
+def test_sound_with_a_cover_picture_is_no_film(tmp_path: Path, here: Store):
+    with av.open(str(tmp_path / "song.mp4"), "w") as container:
+        sound = container.add_stream("aac", rate=44_100)
+        cover = container.add_stream("png", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 64, "rgb24"
+        cover.disposition = Disposition.attached_pic
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
+        silence = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
+        silence.sample_rate = 44_100
+        container.mux(sound.encode(silence))
+        container.mux(sound.encode())
+    _, error = decode(source_of(tmp_path / "song.mp4", here), here)
+    assert error is not None
+    assert (error.code, "(a cover picture)" in str(error)) == ("no_video_stream", True)
+
+
+MATRICES = {  # a, b, c, d of the display matrix -> what it does to a picture
+    (1, 0, 0, 1): lambda p: p,
+    (-1, 0, 0, 1): lambda p: p[:, ::-1],
+    (1, 0, 0, -1): lambda p: p[::-1],
+    (-1, 0, 0, -1): lambda p: p[::-1, ::-1],
+    (0, 1, -1, 0): lambda p: np.rot90(p, -1),
+    (0, -1, 1, 0): lambda p: np.rot90(p, 1),
+    (0, 1, 1, 0): lambda p: p.swapaxes(0, 1),
+    (0, -1, -1, 0): lambda p: np.rot90(p, 2).swapaxes(0, 1),
+    (0, 0, 0, 0): lambda p: p,  # damaged
+    (0.7, 0.7, -0.7, 0.7): lambda p: p,  # oblique
+}
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_a_display_matrix_turns_and_mirrors(tmp_path: Path, here: Store, matrix: tuple[float, ...]):
+    path = barcode.write_film(tmp_path / "film.mp4", 0b00011101, 3)
+    plain = decode(source_of(path, here), here, (96, 128))[0][1].pixels
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 4 + 40
+    a, b, c, d = (round(value * 65536) for value in matrix)
+    data[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 2**30)
+    path.write_bytes(data)
+    expected = MATRICES[matrix](plain)
+    with open_video(source_of(path, here), here) as video:
+        assert (video.info.height, video.info.width) == expected.shape[:2]
+        shown = list(video.frames(expected.shape[:2]))[1].pixels
+    assert (shown == expected).all()
+
+
+def test_a_film_of_a_codec_that_nobody_knows_is_named(tmp_path: Path, here: Store):
+    path = barcode.write_film(tmp_path / "film.mp4", 1, 5)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"braw"))
+    _, error = decode(source_of(path, here), here)
+    assert error is not None
+    assert (error.code, error.frames_kept) == ("unknown_codec", 0)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), open_socket])
+def test_pipes_devices_and_sockets_are_no_films_and_no_frames(tmp_path: Path, here: Store, make: Callable):
+    make(tmp_path / "x.mp4")
+    _, error = decode(source_of(tmp_path, here), here)
+    assert error is not None
+    assert error.code == "not_a_file"
+    walk = barcode.write_frames(tmp_path / "walk", 1, range(4))
+    (walk / "00002.jpg").unlink()
+    make(walk / "00002.jpg")
+    frames, error = decode(source_of(walk, here), here)
+    assert error is not None
+    assert (error.code, error.frames_kept, len(frames)) == ("not_a_file", 2, 2)
+
+
+def test_what_cannot_be_read_is_a_row_that_can_be_tried_again(tmp_path: Path, here: Store):
+    memory = Path("/proc/self/mem")  # a regular file whose first page cannot be read
+    if not memory.exists():
+        pytest.skip("needs Linux's /proc")
+    (tmp_path / "film.mp4").symlink_to(memory)
+    walk = barcode.write_frames(tmp_path / "walk", 1, range(4))
+    (walk / "00002.jpg").unlink()
+    (walk / "00002.jpg").symlink_to(memory)
+    for source, kept in zip(list_videos(str(tmp_path), here), (0, 2), strict=True):
+        frames, error = decode(source, here)
+        assert error is not None
+        assert (error.code, error.frames_kept, len(frames)) == ("unreadable", kept, kept)
+        assert error.code in RETRYABLE
+
+
+def test_two_films_joined_by_cat_have_one_clock(tmp_path: Path, here: Store):
+    parts = [barcode.write_film(tmp_path / name, 1, frames) for name, frames in (("a.ts", 100), ("b.ts", 50))]
+    joined = tmp_path / "joined/film.ts"
+    joined.parent.mkdir()
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with open_video(source_of(joined, here), here) as video:
+        times = [frame.time_s for frame in video.frames((48, 64))]
+        assert (video.clock.breaks, video.clock.end_s) == (1, pytest.approx(6))
+    assert times == pytest.approx([index / 25 for index in range(150)])
+
+
+def test_frames_that_come_out_of_order_do_not_stretch_the_clock():
+    clock = Clock(Fraction(10))
+    stamps = [0, 0.1, 0.3, 0.2, 0.4, 0.6, 0.5, 0.7]
+    assert [clock.tick(stamp) for stamp in stamps] == [0, 0.1, 0.3, 0.3, 0.4, 0.6, 0.6, 0.7]
+    assert clock.breaks == 0
+
+
+@pytest.mark.parametrize("seconds", [1800, 3600, 86_400])
+def test_a_slow_camera_has_the_clock_that_it_is_given(tmp_path: Path, here: Store, seconds: int):
+    source = source_of(barcode.write_frames(tmp_path / "walk", 1, range(4)), here)
+    with open_video(source.model_copy(update={"fps": 1 / seconds}), here) as video:
+        assert [frame.time_s for frame in video.frames((48, 64))] == [seconds * frame for frame in range(4)]
+        assert (video.fps, video.clock.end_s) == (Fraction(1, seconds), 4 * seconds)
+
+
+def test_frames_that_are_named_by_time_are_whole_and_have_its_clock(tmp_path: Path, here: Store):
+    (tmp_path / "walk").mkdir()
+    stamps = [1305031102.175304 + 0.033 * frame + 0.001 * (frame % 3) + (frame > 20) for frame in range(30)]
+    for stamp in stamps:
+        Image.new("RGB", (64, 48)).save(tmp_path / f"walk/{stamp:.6f}.png")
+    source = source_of(tmp_path / "walk", here)
+    frames, error = decode(source, here)
+    assert error is None
+    assert [frame.time_s for frame in frames] == pytest.approx([stamp - stamps[0] for stamp in stamps], abs=2e-6)
+    with open_video(source.model_copy(update={"fps": 10}), here) as video:  # the user knows better
+        assert [frame.time_s for frame in video.frames((48, 64))] == pytest.approx([n / 10 for n in range(30)])
+
+
+def test_names_that_are_no_unicode_are_read(tmp_path: Path, here: Store):
+    film = barcode.write_film(tmp_path / "film.mp4", 1, 5)
+    film.rename(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4")))
+    barcode.write_frames(Path(os.fsdecode(os.fsencode(tmp_path) + b"/walk\xe9")), 1, range(4))
+    film, walk = list_videos(str(tmp_path), here)
+    assert len(decode(film, here)[0]) == 5
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/walk\xe9")) / "00002.jpg").write_text("none")
+    frames, error = decode(walk, here)
+    assert len(frames) == 2
+    assert "walk%E9/00002.jpg is no whole image" in str(error).encode().decode()
+
+
+def test_whatever_is_thrown_in_a_video_is_its_row(tmp_path: Path, here: Store, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("jobs.frames.Film._time_s", lambda *_: 1 / 0)
+    frames, error = decode(source_of(barcode.write_film(tmp_path / "film.mp4", 1, 5), here), here)
+    assert error is not None
+    assert (error.code, len(frames)) == (UNEXPECTED, 0)
+    assert "ZeroDivisionError: division by zero (test_frames.py" in str(error)
+
+
+@pytest.mark.parametrize("kind", mutated.KINDS)
+def test_mutated_files_are_read_or_refused_and_nothing_else(tmp_path: Path, here: Store, kind: str):
+    whole = mutated.write(tmp_path / "whole", kind).read_bytes()
+    path = tmp_path / f"film.{kind}"
+    codes = set()
+    for seed in range(12):
+        path.write_bytes(mutated.mutate(whole, seed))
+        _, error = decode(mutated.source_of(path, here), here)
+        codes.add(error and error.code)
+    assert codes != {None}
+    assert codes <= mutated.ANSWERS
 
 
 def test_films_and_frames_are_read_from_s3(tmp_path: Path, s3_settings: Settings):

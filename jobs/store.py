@@ -17,6 +17,8 @@ import json
 import os
 import subprocess
 import tempfile
+import urllib.parse
+import urllib.request
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -104,8 +106,12 @@ class Store:
 
     @cached_property
     def arrow(self) -> pa.fs.FileSystem:
-        """The same client for pyarrow, Ray and DuckDB; takes what `path` returns."""
-        return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(self.fs))
+        """Arrow's own file system for this store: takes what `path` returns, for pyarrow and Ray.
+
+        Never `fs` in a wrapper: Arrow's threads read ahead, and where a process ends before they do they would call
+        into a Python that is gone, which aborts or hangs it.
+        """
+        return pa.fs.LocalFileSystem() if self.is_local else _arrow_s3(self.settings)
 
     def path(self, key: str) -> str:
         if key.startswith("/") or ".." in key.split("/"):
@@ -355,6 +361,24 @@ def _s3(settings: Settings) -> fsspec.AbstractFileSystem:
         config_kwargs=config,
         use_listings_cache=False,  # others write at the same time
         default_block_size=8 * 2**20,  # s3fs reads ahead 50 MiB by default; films are read in small steps
+    )
+
+
+def _arrow_s3(settings: Settings) -> pa.fs.FileSystem:
+    """What `_s3` opens, as Arrow's own client; it knows the same AWS sources, but must be told of a proxy."""
+    endpoint = urllib.parse.urlsplit(settings.s3_endpoint or f"https://s3.{settings.s3_region}.amazonaws.com")
+    proxies = {} if urllib.request.proxy_bypass(endpoint.netloc) else urllib.request.getproxies()
+    key, secret = settings.s3_access_key, settings.s3_secret_key
+    return pa.fs.S3FileSystem(
+        access_key=key.get_secret_value() if key else None,
+        secret_key=secret.get_secret_value() if secret else None,
+        region=settings.s3_region,
+        scheme=endpoint.scheme,
+        endpoint_override=endpoint.netloc if settings.s3_endpoint else None,
+        proxy_options=proxies.get(endpoint.scheme),
+        connect_timeout=10,
+        request_timeout=60,
+        tls_ca_file_path=os.environ.get("AWS_CA_BUNDLE"),
     )
 
 

@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import fsspec
 import pyarrow as pa
@@ -35,11 +35,13 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from fsspec.implementations.local import LocalFileSystem
+from pydantic import model_validator
 
 from jobs.settings import Settings
 from vis_models.config import BadConfig, Config
 
 LAYOUT = "vis/v1"
+Purpose = Literal["archive", "evaluation"]
 
 
 class FileRef(Config):
@@ -70,6 +72,8 @@ class Snapshot(Config):
 
     plan_id: str
     archive: str
+    purpose: Purpose = "archive"
+    """What it was segmented for. Queries see archives; the predictions of an evaluation are opened by naming it."""
     labels: str | None = None
     """Not None: these are no predictions, the tracker was given the objects of these labels. Only seen when named."""
     model_sha256: str
@@ -79,6 +83,16 @@ class Snapshot(Config):
     tables: dict[str, tuple[FileRef, ...]]
     counts: dict[str, int]
     seconds: dict[str, float]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _purpose_by_command(cls, values: Any) -> Any:
+        """Snapshots of the days before `purpose` say it by what was typed."""
+        if not isinstance(values, dict) or "purpose" in values:
+            return values
+        command = values.get("lineage", {}).get("command", "")
+        evaluated = values.get("labels") or command.startswith("vis evaluate") or "evaluate-youtube-vis" in command
+        return values | {"purpose": "evaluation" if evaluated else "archive"}
 
 
 @dataclass(frozen=True)
@@ -148,9 +162,9 @@ class Store:
             return self.fs.exists(self.path(key))
 
     def list(self, prefix: str) -> Sequence[str]:
-        """Keys of all files under `prefix/`, sorted; unfinished files are left out."""
+        """Keys of all files under `prefix/`, sorted; unfinished files and markers of folders are left out."""
         with self.guard(self.uri(prefix)):
-            found = self.fs.find(self.path(prefix.rstrip("/")) + "/")
+            found = _without_folders(self.fs.find(self.path(prefix.rstrip("/")) + "/"))
         keys = (path.removeprefix(self.root + "/") for path in found)
         return sorted(key for key in keys if not key.rsplit("/", 1)[-1].startswith("."))
 
@@ -219,7 +233,7 @@ class Store:
         if isinstance(fs, LocalFileSystem):
             return Path(path)
         with self.guard(uri):
-            files = fs.find(path, detail=True)
+            files = _without_folders(fs.find(path, detail=True))
         if not files:
             raise BadConfig(f"{uri} holds no file; check the name")
         content = json.dumps([uri, [(name, info["ETag"]) for name, info in sorted(files.items())]])
@@ -328,6 +342,13 @@ def code_version() -> str:
         return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return version("vislake")
+
+
+def _without_folders(found: Any) -> Any:
+    """S3 has no folders, but Arrow's client, as others, writes an empty object `folder/` for each that it makes."""
+    if isinstance(found, dict):
+        return {path: info for path, info in found.items() if not path.endswith("/")}
+    return [path for path in found if not path.endswith("/")]
 
 
 def _resolve(uri: str, settings: Settings) -> tuple[fsspec.AbstractFileSystem, str]:

@@ -5,10 +5,11 @@ Nothing heavy is imported before a verb needs it, so that `vis --help` answers a
 
 import json
 import os
+import select
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -44,8 +45,15 @@ ModelOption = Annotated[
 
 
 def main() -> None:
+    _have_all_streams()
     try:
         app()
+    except SystemExit as end:
+        if not _reader_is_gone():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # takes what is still in the buffer
+        cut_off = isinstance(end.__context__, BrokenPipeError)  # which typer turns into 1
+        sys.exit(0 if cut_off else end.code)
     except Exception as error:
         from vis_models.config import BadConfig  # brings pydantic, so not before something went wrong
 
@@ -53,6 +61,20 @@ def main() -> None:
             raise
         print(f"vis: {error}", file=sys.stderr)
         sys.exit(MENDABLE_EXIT)
+
+
+def _have_all_streams() -> None:
+    """Streams that the shell closed (`>&-`) lead nowhere; the next open file would take their numbers."""
+    for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # until the end
+
+
+def _reader_is_gone() -> bool:
+    """Whether stdout is a pipe whose reader has had enough (`| head -1`), which is no error."""
+    pipe = select.poll()
+    pipe.register(1, 0)
+    return any(event & select.POLLERR for _, event in pipe.poll(0))
 
 
 @app.callback()
@@ -229,6 +251,8 @@ def evaluate(
         raise typer.BadParameter(
             f"{' and '.join(named)}: a model, a results file or a plan is scored, name one of them"
         )
+    if oracle and accept:
+        raise typer.BadParameter(f"the score of the {oracle} oracle is none of the model: it cannot be accepted")
     chosen = {
         "holdout": holdout,
         "class_agnostic": class_agnostic,
@@ -391,15 +415,32 @@ def check(
 @app.command()
 def query(
     question: Annotated[
-        str | None, typer.Argument(help="SQL over videos, tracks, masks, errors, evaluations, switches; or a name.")
+        str | None,
+        typer.Argument(help="SQL over videos, tracks, masks, errors, plans, evaluations, switches; or a name."),
     ] = None,
-    form: Annotated[str, typer.Option("--format", help="table, csv, json or parquet.")] = "table",
+    file: Annotated[str | None, typer.Option("--file", "-f", help="Read the SQL from a file; -: from stdin.")] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help="table, csv, json or parquet; default: by the ending of --output, else table."),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="A file instead of the terminal.")] = None,
-    plan: Annotated[str | None, typer.Option(help="Default: the newest of each archive and model.")] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="Show each value of a table whole.")] = False,
+    join: Annotated[
+        list[str] | None,
+        typer.Option(help="Own data as a view: CSV, Parquet, JSON or JSONL, a path or s3://.", metavar="NAME=FILE"),
+    ] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option(help="A plan, the beginning of its id, latest or all; default: one result of each video."),
+    ] = None,
+    evaluation: Annotated[
+        str | None, typer.Option(help="The predictions of an evaluation: its id, the beginning of one, or latest.")
+    ] = None,
     named: Annotated[bool, typer.Option("--list", help="List the named queries.")] = False,
 ) -> None:
     """Ask the published tables and the evaluations in SQL."""
-    from jobs.query import NAMED_QUERIES, run, write
+    from jobs.answers import create, form_of, write
+    from jobs.query import NAMED_QUERIES, Scope, ask
     from jobs.settings import Settings
     from jobs.store import Store
 
@@ -407,16 +448,21 @@ def query(
         for name, query in NAMED_QUERIES.items():
             print(f"{name:20}{query.asks}")
         return
-    if not question:
-        raise typer.BadParameter("a SQL statement or a name is missing; `vis query --list` shows the names")
-    answer = run(question, Store.open(Settings()), plan)
-    if output is None:
-        write(answer, form, sys.stdout.buffer)
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("wb") as file:
-        write(answer, form, file)
-    print(f"answer      {output.resolve()}")
+    if bool(question) == bool(file):
+        raise typer.BadParameter(
+            "expected a SQL statement, a name (`vis query --list` shows them) or --file, and one of them"
+        )
+    sql = question or _text(str(file))
+    form = form_of(form, output)
+    scope = Scope(plan, evaluation, tuple(_pair(each, "--join", "labels=tags.csv") for each in join or []))
+    with nullcontext(sys.stdout.buffer) if output is None else create(output) as target:
+        answer = ask(sql, Store.open(Settings()), scope)
+        footer = (*answer.read, *answer.notes)
+        write(answer.table, form, target, wide=wide or answer.whole, footer=footer)
+    for note in answer.notes if form != "table" else ():
+        print(f"note        {note}", file=sys.stderr)
+    if output is not None and output.is_file():
+        print(f"answer      {output.resolve()}")
 
 
 @app.command()
@@ -479,6 +525,24 @@ def _changes(given: list[str]) -> dict[str, Any]:
         except ValueError:
             changes[key] = text
     return changes
+
+
+def _pair(given: str, option: str, such_as: str) -> tuple[str, str]:
+    """`NAME=VALUE` as a name and a value."""
+    name, equals, value = given.partition("=")
+    if not (name and equals and value):
+        raise typer.BadParameter(f"{option} {given}: expected NAME=FILE, such as {such_as}")
+    return name, value
+
+
+def _text(file: str) -> str:
+    """What a file holds, or what comes in where it is called `-`."""
+    try:
+        return (sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()).decode()
+    except OSError as error:
+        raise typer.BadParameter(f"--file {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise typer.BadParameter(f"--file {file}: no text in UTF-8") from None
 
 
 def _figures(given: list[str]) -> dict[str, float]:

@@ -73,6 +73,8 @@ def evaluate_youtube_vis(
         tracking_min_score: Tracks under this video score take no part in HOTA, MOTA and IDF1, which know no scores.
         accept: Hold later scores against this one, whatever it is.
     """
+    if oracle and accept:
+        raise BadConfig(f"the score of the {oracle} oracle is none of the model: it cannot be accepted")
     store = Store.open(Settings())
     rule = HoldOut.named(holdout) if holdout else None
     if data is None and not results and not plan:
@@ -81,8 +83,6 @@ def evaluate_youtube_vis(
         raise BadConfig(f"{results or plan} is scored against labels: name them (`data`, --gt)")
     if len(chosen := [each for each in (model, results, plan) if each]) > 1:
         raise BadConfig(f"{' and '.join(chosen)}: a model, a results file or a plan is scored, name one of them")
-    if oracle and accept:
-        raise BadConfig(f"the score of the {oracle} oracle is none of the model: it cannot be accepted")
     labels = store.address(data_file(store, data, rule))
     if results:
         results = subject = store.address(results)
@@ -93,7 +93,8 @@ def evaluate_youtube_vis(
         _check_model(store, model)
         archive = held_out(store, labels, rule) if rule else labels
         given = labels if oracle == "image" else None
-        tracks = launch(segment, SegmentJob(archive=archive, model=model, min_score=0, labels=given, command=command()))
+        how = {"min_score": 0, "labels": given, "purpose": "evaluation", "command": command()}
+        tracks = launch(segment, SegmentJob(archive=archive, model=model, **how))
         plan, subject = tracks.plan_id, f"model {tracks.model}"
     job = EvaluateJob(
         data=labels,

@@ -25,8 +25,9 @@ def report(
     """Write one self-contained HTML page: figures, curves, errors, throughput, the best and worst videos in pictures.
 
     Args:
-        plan: Plan whose tables are shown; empty: that of the evaluation, else the plan published last.
-        evaluation: Evaluation whose figures are shown; empty: the newest of the plan, if there is one.
+        plan: Plan whose tables are shown; empty: that of the evaluation.
+        evaluation: Evaluation whose figures are shown; empty: the newest of the plan, if there is one. Where
+            neither is named: the newest evaluation of a model or, if it came later, the archive segmented last.
         videos: How many of the best and how many of the worst videos.
         pictures: Frames of each.
         min_score: Tracks under this video score are not drawn; the figures count them.

@@ -114,10 +114,10 @@ def accept(evaluation_id: str, settings: Settings, command: str = "") -> Accepta
 
 def accepted(store: Store, evaluation_id: str) -> str | None:
     """The accepted evaluation of the same labels and rules. Raises BadConfig: there is no evaluation of this name."""
-    data_sha256, rules, _ = _subject(store, evaluation_id)
+    _, provenance, _ = evaluations.read(store, evaluation_id)  # only the same labels and rules can be compared
     best: Acceptance | None = None
     for record in history(store):
-        if (record.data_sha256, record.rules) != (data_sha256, rules):
+        if (record.data_sha256, record.rules) != (provenance["data_sha256"], provenance["rules"]):
             continue
         if best is None or record.because == "asked for" or record.ap >= best.ap - SAME_AP:
             best = record
@@ -155,14 +155,15 @@ def _record(
     instead_of: str | None,
     command: str,
 ) -> Acceptance:
-    data_sha256, rules, ap = _subject(store, evaluation_id)
-    if rules.endswith(" oracle") or rules == evaluations.SERVER:
+    rows, provenance, _ = evaluations.read(store, evaluation_id)
+    rules = str(provenance["rules"])
+    if not evaluations.is_of_a_model(provenance):
         raise BadConfig(f"{evaluation_id} is no score of a model made here ({rules}): it cannot be accepted")
     record = Acceptance(
         evaluation_id=evaluation_id,
-        data_sha256=data_sha256,
+        data_sha256=str(provenance["data_sha256"]),
         rules=rules,
-        ap=ap,
+        ap=evaluations.summary(rows).get("AP", -1.0),
         accepted_at=now(),
         because=because,
         instead_of=instead_of,
@@ -171,9 +172,3 @@ def _record(
     key = f"{FOLDER}/{evaluations.new_id(record.accepted_at)}.json"
     store.write_bytes(key, record.model_dump_json(indent=1).encode())
     return record
-
-
-def _subject(store: Store, evaluation_id: str) -> tuple[str, str, float]:
-    """(labels, rules, AP). Only evaluations of the same labels by the same rules can be held against each other."""
-    rows, provenance, _ = evaluations.read(store, evaluation_id)
-    return str(provenance["data_sha256"]), str(provenance["rules"]), evaluations.summary(rows).get("AP", -1.0)

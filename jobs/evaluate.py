@@ -129,6 +129,7 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
         "data_sha256": digest,
         "split": truth.split,
         "rules": rules,
+        "oracle": job.oracle,
         "commit": code_version(),
         "command": job.command or None,
         **predictions.provenance,
@@ -138,7 +139,7 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
     switches_uri = write_switches(store, evaluation_id, tracking.switches)
     spread = [] if error is None else [{"metric": "AP_error", "value": error}]
     uri = evaluations.write(store, provenance, notes, chain(rows, spread, tracking.rows()))
-    before = evaluations.find(store, before=evaluation_id, data_sha256=digest, rules=rules)
+    before = evaluations.find(store, before=evaluation_id, data_sha256=digest, rules=rules, oracle=job.oracle)
     figures = score.summary()
     return Evaluation(
         evaluation_id=evaluation_id,

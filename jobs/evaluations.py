@@ -9,13 +9,13 @@ One flat row per figure, each with its provenance: the history of a score is one
 """
 
 import json
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.store import LAYOUT, Store
@@ -29,6 +29,7 @@ FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 """Of a whole data set, in the order in which everybody prints them."""
 SERVER = "the benchmark's server"
 """The rules of a score that a benchmark's server gave: a few figures, typed by a person, without videos or curves."""
+ORACLE_IN_RULES = r"(identity|frame|clip|image) oracle"
 Provenance = dict[str, str | None]
 
 PROVENANCE = {
@@ -37,7 +38,8 @@ PROVENANCE = {
     "data": "YouTube-VIS file with the labels",
     "data_sha256": "of that file: the version of the data",
     "split": "name of the split of which the held-out videos were scored; null: all videos of the file were",
-    "rules": "whose numbers these are",
+    "rules": "whose numbers these are, in words; only equal ones can be held against each other",
+    "oracle": "what was made perfect, so that this is no score of a model: identity, frame, clip, image; null: nothing",
     "plan_id": "the plan whose tables were scored",
     "results": "the results file that was scored, where it was not a plan",
     "results_sha256": "of that file",
@@ -127,7 +129,21 @@ def read(store: Store, evaluation_id: str) -> tuple[pa.Table, Provenance, list[s
             "results files are compared with --gt"
         )
     table = store.read_table(key)
-    return table, json.loads(table.schema.metadata[b"provenance"]), json.loads(table.schema.metadata[b"notes"])
+    return table, _provenance(table.schema.metadata), json.loads(table.schema.metadata[b"notes"])
+
+
+def _provenance(footer: Mapping[bytes, bytes]) -> Provenance:
+    """Files of the days before the column `oracle` name it in the words of their rules."""
+    found = json.loads(footer[b"provenance"])
+    if "oracle" not in found:
+        named = re.search(ORACLE_IN_RULES, found["rules"])
+        found["oracle"] = named[1] if named else None
+    return found
+
+
+def is_of_a_model(provenance: Provenance) -> bool:
+    """Whether this is a score that was made here with nothing made perfect: what `newest` and the measure are."""
+    return provenance["oracle"] is None and provenance["rules"] != SERVER
 
 
 def id_of(name: str) -> str:
@@ -138,18 +154,35 @@ def id_of(name: str) -> str:
 def find(store: Store, before: str | None = None, **wanted: str | None) -> str | None:
     """The newest evaluation (older than the one named `before`) with this provenance, e.g. `plan_id=...`, or None.
 
-    Scores of a server and of oracles count only where they are asked for, by `rules`.
+    Scores of a server and of oracles count only where they are asked for, by `rules` and by `oracle`.
     """
     for key in reversed(store.list(FOLDER)):
         if before and key >= f"{FOLDER}/{before}.parquet":
             continue
         with store.fs.open(store.path(key), "rb") as file:
-            provenance = json.loads(pq.read_schema(file).metadata[b"provenance"])
-        if "rules" not in wanted and (provenance["rules"] == SERVER or provenance["rules"].endswith(" oracle")):
+            provenance = _provenance(pq.read_schema(file).metadata)
+        if provenance["oracle"] != wanted.get("oracle") or (provenance["rules"] == SERVER and "rules" not in wanted):
             continue
         if wanted.items() <= provenance.items():
             return provenance["evaluation_id"]
     return None
+
+
+def choose(store: Store, name: str) -> str:
+    """The id that is meant by the id, the beginning of one, the address of a file, or `latest`: the newest of a model.
+
+    Raises:
+        BadConfig: none is meant, or several are.
+    """
+    if name == "latest":
+        if newest := find(store):
+            return newest
+        raise BadConfig(f"no model was evaluated yet in {store.uri(FOLDER)}: run `vis evaluate`")
+    named = id_of(name)
+    meant = [found for found in map(id_of, store.list(FOLDER)) if found.startswith(named)]
+    if named in meant or len(meant) < 2:
+        return named if named in meant else (meant or [named])[0]
+    raise BadConfig(f"{len(meant)} evaluations begin with {name}, name one (newest last): {', '.join(meant[-5:])}")
 
 
 def server_scores(store: Store, model_sha256: str) -> list[tuple[Provenance, dict[str, float]]]:
@@ -164,7 +197,5 @@ def server_scores(store: Store, model_sha256: str) -> list[tuple[Provenance, dic
 
 def summary(table: pa.Table) -> dict[str, float]:
     """The figures of the whole data set in the rows of an evaluation."""
-    whole = table
-    for column in ("category", "video_id", "recall"):
-        whole = whole.filter(pc.is_null(whole[column]))
-    return dict(zip(whole["metric"].to_pylist(), whole["value"].to_pylist(), strict=True))
+    columns = (table[name].to_pylist() for name in ("category", "video_id", "recall", "metric", "value"))
+    return {metric: value for *part, metric, value in zip(*columns, strict=True) if part == [None, None, None]}

@@ -8,12 +8,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from jaxtyping import Int
 
@@ -33,6 +31,9 @@ from vis_models.metrics.youtube_vis import (
     defects_of_results,
     results_by_video,
 )
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 VIDEO_COLUMNS = ["video_id", "status", "n_frames", "height", "width"]
 MASK_COLUMNS = ["video_id", "track_id", "frame_idx", "area_px", "height_px", "width_px", "rle"]
@@ -174,8 +175,8 @@ def from_plan(store: Store, plan_id: str | None, path: str, truth: Listing, give
 
 
 def _newest_plan(store: Store, path: str) -> Snapshot:
-    here = store.open_source(path)[1]
-    made = [s for s in store.snapshots() if not s.labels and store.open_source(s.archive)[1] == here]
+    here = store.address(path)
+    made = [snapshot for snapshot in store.snapshots() if not snapshot.labels and snapshot.archive == here]
     if not made:
         raise BadConfig(
             f"no published plan was made from {path}: run `vis segment {path} --min-score 0` first, or name a plan"
@@ -205,7 +206,7 @@ def _check_model(pairs: Mapping[str, str | None], labelled: set[str], snapshot: 
         yield f"tracks of {len(unlabelled)} categories without labels are left out: {', '.join(unlabelled[:5])}"
 
 
-def _check_videos(truth: Listing, videos: ds.Dataset) -> Iterator[str]:
+def _check_videos(truth: Listing, videos: "ds.Dataset") -> Iterator[str]:
     """Notes about videos that are not whole. Raises BadConfig: videos of another data set, size or length."""
     rows = videos.to_table(columns=VIDEO_COLUMNS, use_threads=False).to_pylist()
     names = {str(video): video for video in truth.videos}
@@ -232,10 +233,12 @@ def _check_videos(truth: Listing, videos: ds.Dataset) -> Iterator[str]:
 
 
 def _read_predictions(
-    truth: Listing, opened: Mapping[str, ds.Dataset], names: Mapping[str, int]
+    truth: Listing, opened: "Mapping[str, ds.Dataset]", names: Mapping[str, int]
 ) -> Iterator[tuple[VideoId, list[Prediction]]]:
     """The predicted tracks, video by video, in the order of the files."""
     tracks: dict[tuple[str, int], tuple[int, float]] = {}
+    import pyarrow.compute as pc
+
     columns, known = ["video_id", "track_id", "category", "score"], pc.field("category").isin([*names])
     for row in opened["tracks"].to_table(columns=columns, filter=known, use_threads=False).to_pylist():
         tracks[row["video_id"], row["track_id"]] = names[row["category"]], row["score"]
@@ -291,8 +294,10 @@ def _refuse_places(masks: pa.Table, ids: Int[np.ndarray, " N"], frame: Int[np.nd
             )
 
 
-def by_video(masks: ds.Dataset) -> Iterator[tuple[str, pa.Table]]:
+def by_video(masks: "ds.Dataset") -> Iterator[tuple[str, pa.Table]]:
     """The rows of the table masks, one video at a time: files are sorted by video, and no video is in two of them."""
+    import pyarrow.compute as pc
+
     waiting: list[pa.RecordBatch] = []
     for batch in _batches(masks):
         runs = pc.run_end_encode(batch["video_id"])
@@ -306,8 +311,10 @@ def by_video(masks: ds.Dataset) -> Iterator[tuple[str, pa.Table]]:
         yield waiting[0]["video_id"][0].as_py(), pa.Table.from_batches(waiting)
 
 
-def _batches(masks: ds.Dataset) -> Iterator[pa.RecordBatch]:
+def _batches(masks: "ds.Dataset") -> Iterator[pa.RecordBatch]:
     """File by file and page by page: a scan of the dataset would hold whole row groups, several at a time."""
+    import pyarrow.dataset as ds
+
     if not isinstance(masks, ds.FileSystemDataset):
         return  # no file has a row
     for path in masks.files:

@@ -39,9 +39,10 @@ class ReportJob(Config):
     """What a page is made of."""
 
     plan: str | None = None
-    """Plan whose tables are shown; by default that of `evaluation`, else the plan published last."""
+    """Plan whose tables are shown; by default that of `evaluation`."""
     evaluation: str | None = None
-    """Evaluation whose figures are shown; by default the newest of the plan, if there is one."""
+    """Evaluation whose figures are shown; by default the newest of `plan`, if there is one. Where neither is named: the
+    newest evaluation of a model or, if it was published since, the archive that was segmented last."""
     videos: int = Field(3, ge=0)
     """How many of the best and how many of the worst videos."""
     pictures: PositiveInt = 5
@@ -88,8 +89,12 @@ def _subject(store: Store, job: ReportJob) -> tuple[Snapshot | None, str | None]
         if job.plan not in (None, scored):
             raise BadConfig(f"evaluation {job.evaluation} scored plan {scored}, not {job.plan}: name one of the two")
         return (tables.choose(store, scored)[0] if scored else None), named
-    if not job.plan and not store.snapshots() and (newest := evaluations.find(store)):
-        return None, newest
+    if not job.plan and (newest := evaluations.find(store)):
+        provenance = evaluations.read(store, newest)[1]
+        archives = [snapshot for snapshot in store.snapshots() if snapshot.purpose == "archive"]
+        if not archives or archives[-1].created_at < str(provenance["created_at"]):
+            scored = provenance["plan_id"]
+            return (tables.choose(store, scored)[0] if scored else None), newest
     snapshot = tables.choose(store, job.plan or "latest")[0]
     return snapshot, evaluations.find(store, plan_id=snapshot.plan_id)
 
@@ -100,7 +105,7 @@ def _subject(store: Store, job: ReportJob) -> tuple[Snapshot | None, str | None]
 def _scores(store: Store, evaluation_id: str) -> dict[str, Any]:
     """An evaluation, and how it differs from the one before."""
     rows, provenance, notes = evaluations.read(store, evaluation_id)
-    same = {name: provenance[name] for name in ("data_sha256", "rules")}
+    same = {name: provenance[name] for name in ("data_sha256", "rules", "oracle")}
     before_id = evaluations.find(store, before=evaluation_id, **same)
     before = evaluations.read(store, before_id) if before_id else None
     figures = dict.fromkeys(evaluations.FIGURES, -1.0) | evaluations.summary(rows)

@@ -25,7 +25,7 @@ from jobs.cluster import Workers, cluster, listening
 from jobs.results_files import read_json
 from jobs.settings import Settings
 from jobs.shards import STAGES, Load, ShardJob, ShardWorker, write_plan
-from jobs.store import Marker, Snapshot, Store, code_version, now, plan_key, snapshot_key
+from jobs.store import Marker, Purpose, Snapshot, Store, code_version, now, plan_key, snapshot_key
 from vis_models.checkpoints import ModelCard, config_hash, load_model, read_card
 from vis_models.config import BadConfig, Config
 from vis_models.progress import Progress
@@ -60,6 +60,8 @@ class SegmentJob(Config):
     """Videos that a worker plays side by side; changes speed and memory, not results."""
     frames_per_batch: PositiveInt = 16
     """Frames that the model encodes in one batch; changes speed and memory, not results."""
+    purpose: Purpose = "archive"
+    """Queries see archives; the predictions of an evaluation are opened by naming it."""
     command: str = ""
     """What was typed, for the record."""
 
@@ -149,6 +151,9 @@ def segment(
     plan_id = plan(job, card, sources, digest)
     snapshot = store.snapshot(plan_id)
     if snapshot:
+        if (job.purpose, snapshot.purpose) == ("archive", "evaluation"):  # queries shall see it from now on
+            snapshot = snapshot.model_copy(update={"purpose": job.purpose, "created_at": now()})
+            store.publish(snapshot)
         return _summary(store, snapshot, card, time.perf_counter() - started, new_frames=None)
     shards = split(sources)
     run_id = run_id or f"segment-{now()[:19]}-{uuid.uuid4().hex[:6]}".replace(":", "")
@@ -174,7 +179,7 @@ def segment(
             )
             for marker in _run(missing, shard_job, workers):
                 how_far.committed(marker)
-    snapshot = publish(store, plan_id, list(shards), lineage, archive.passed_over)
+    snapshot = publish(store, plan_id, list(shards), lineage, job.purpose, archive.passed_over)
     new_frames = snapshot.counts["frames"] - _total(markers, "frames")
     return _summary(store, snapshot, card, time.perf_counter() - started, new_frames)
 
@@ -271,7 +276,12 @@ def _quiet() -> Iterator[None]:
 
 
 def publish(
-    store: Store, plan_id: str, shards: list[str], lineage: dict[str, str], passed_over: Sequence[PassedOver] = ()
+    store: Store,
+    plan_id: str,
+    shards: list[str],
+    lineage: dict[str, str],
+    purpose: Purpose = "archive",
+    passed_over: Sequence[PassedOver] = (),
 ) -> Snapshot:
     """Reads each marker once and writes the snapshot that readers see."""
     markers = store.markers(plan_id)
@@ -285,6 +295,7 @@ def publish(
     snapshot = Snapshot(
         plan_id=plan_id,
         archive=lineage["dataset"],
+        purpose=purpose,
         labels=json.loads(lineage["config_json"])["labels"],
         model_sha256=lineage["model_sha256"],
         created_at=now(),
@@ -301,7 +312,7 @@ def publish(
 def _lineage(job: SegmentJob, store: Store, card: ModelCard, plan_id: str, run_id: str) -> dict[str, str]:
     """The key-values that say where a file comes from."""
     fs, path = store.open_source(job.archive)
-    config = job.model_dump(exclude={"command"}) | {"slot_recycling": job.recycles}
+    config = job.model_dump(exclude={"command", "purpose"}) | {"slot_recycling": job.recycles}
     return {
         "dataset": f"s3://{path}" if "s3" in fs.protocol else path,
         "plan_id": plan_id,

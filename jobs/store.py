@@ -17,6 +17,8 @@ import json
 import os
 import subprocess
 import tempfile
+import urllib.parse
+import urllib.request
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +27,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 from urllib.parse import unquote
 
 import fsspec
@@ -34,11 +36,13 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from fsspec.implementations.local import LocalFileSystem
+from pydantic import model_validator
 
 from jobs.settings import Settings
 from vis_models.config import BadConfig, Config
 
 LAYOUT = "vis/v1"
+Purpose = Literal["archive", "evaluation"]
 
 
 class FileRef(Config):
@@ -69,6 +73,8 @@ class Snapshot(Config):
 
     plan_id: str
     archive: str
+    purpose: Purpose = "archive"
+    """What it was segmented for. Queries see archives; the predictions of an evaluation are opened by naming it."""
     labels: str | None = None
     """Not None: these are no predictions, the tracker was given the objects of these labels. Only seen when named."""
     model_sha256: str
@@ -80,6 +86,16 @@ class Snapshot(Config):
     seconds: dict[str, float]
     passed_over: tuple[dict[str, Any], ...] = ()
     """What the archive holds and was not read: `{"why", "kind", "files", "first"}`, the most frequent first."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _purpose_by_command(cls, values: Any) -> Any:
+        """Snapshots of the days before `purpose` say it by what was typed."""
+        if not isinstance(values, dict) or "purpose" in values:
+            return values
+        command = values.get("lineage", {}).get("command", "")
+        evaluated = values.get("labels") or command.startswith("vis evaluate") or "evaluate-youtube-vis" in command
+        return values | {"purpose": "evaluation" if evaluated else "archive"}
 
 
 @dataclass(frozen=True)
@@ -107,8 +123,12 @@ class Store:
 
     @cached_property
     def arrow(self) -> pa.fs.FileSystem:
-        """The same client for pyarrow, Ray and DuckDB; takes what `path` returns."""
-        return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(self.fs))
+        """Arrow's own file system for this store: takes what `path` returns, for pyarrow and Ray.
+
+        Never `fs` in a wrapper: Arrow's threads read ahead, and where a process ends before they do they would call
+        into a Python that is gone, which aborts or hangs it.
+        """
+        return pa.fs.LocalFileSystem() if self.is_local else _arrow_s3(self.settings)
 
     def path(self, key: str) -> str:
         if key.startswith("/") or ".." in key.split("/"):
@@ -145,9 +165,9 @@ class Store:
             return self.fs.exists(self.path(key))
 
     def list(self, prefix: str) -> Sequence[str]:
-        """Keys of all files under `prefix/`, sorted; unfinished files are left out."""
+        """Keys of all files under `prefix/`, sorted; unfinished files and markers of folders are left out."""
         with self.guard(self.uri(prefix)):
-            found = self.fs.find(self.path(prefix.rstrip("/")) + "/")
+            found = _without_folders(self.fs.find(self.path(prefix.rstrip("/")) + "/"))
         keys = (path.removeprefix(self.root + "/") for path in found)
         return sorted(key for key in keys if not key.rsplit("/", 1)[-1].startswith("."))
 
@@ -216,7 +236,7 @@ class Store:
         if isinstance(fs, LocalFileSystem):
             return Path(path)
         with self.guard(uri):
-            files = fs.find(path, detail=True)
+            files = _without_folders(fs.find(path, detail=True))
         if not files:
             raise BadConfig(f"{uri} holds no file; check the name")
         content = json.dumps([uri, [(name, info["ETag"]) for name, info in sorted(files.items())]])
@@ -327,6 +347,13 @@ def code_version() -> str:
         return version("vislake")
 
 
+def _without_folders(found: Any) -> Any:
+    """S3 has no folders, but Arrow's client, as others, writes an empty object `folder/` for each that it makes."""
+    if isinstance(found, dict):
+        return {path: info for path, info in found.items() if not path.endswith("/")}
+    return [path for path in found if not path.endswith("/")]
+
+
 def _resolve(uri: str, settings: Settings) -> tuple[fsspec.AbstractFileSystem, str]:
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme == "file":
@@ -358,6 +385,24 @@ def _s3(settings: Settings) -> fsspec.AbstractFileSystem:
         config_kwargs=config,
         use_listings_cache=False,  # others write at the same time
         default_block_size=8 * 2**20,  # s3fs reads ahead 50 MiB by default; films are read in small steps
+    )
+
+
+def _arrow_s3(settings: Settings) -> pa.fs.FileSystem:
+    """What `_s3` opens, as Arrow's own client; it knows the same AWS sources, but must be told of a proxy."""
+    endpoint = urllib.parse.urlsplit(settings.s3_endpoint or f"https://s3.{settings.s3_region}.amazonaws.com")
+    proxies = {} if urllib.request.proxy_bypass(endpoint.netloc) else urllib.request.getproxies()
+    key, secret = settings.s3_access_key, settings.s3_secret_key
+    return pa.fs.S3FileSystem(
+        access_key=key.get_secret_value() if key else None,
+        secret_key=secret.get_secret_value() if secret else None,
+        region=settings.s3_region,
+        scheme=endpoint.scheme,
+        endpoint_override=endpoint.netloc if settings.s3_endpoint else None,
+        proxy_options=proxies.get(endpoint.scheme),
+        connect_timeout=10,
+        request_timeout=60,
+        tls_ca_file_path=os.environ.get("AWS_CA_BUNDLE"),
     )
 
 

@@ -7,20 +7,26 @@ x1, y1 exclusive. `rle` holds COCO compressed counts (column-major), as pycocoto
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from jobs.settings import Settings
 from jobs.store import FileRef, Snapshot, Store
 from vis_models.config import BadConfig
 
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
+
 SCHEMA_VERSION = "1"
 ROW_GROUP_ROWS = {"videos": 122_880, "tracks": 122_880, "masks": 65_536, "errors": 122_880}
 ROW_GROUP_BYTES = 48 * 2**20
+FILES_AT_ONCE = 16
+UNKNOWN = "missing"
+"""The content id of a video that was not there."""
 
 
 def _column(name: str, kind: pa.DataType, meaning: str, unit: str = "", range: str = "", null: str = "") -> pa.Field:
@@ -190,39 +196,99 @@ def from_rows(name: str, rows: Iterable[dict[str, Any]]) -> pa.Table:
     return table.sort_by([(key, "ascending") for key in SORTED_BY[name]])
 
 
-def open(root: str | Store, plan_id: str | None = None) -> dict[str, ds.Dataset]:
+def open(root: str | Store, plan_id: str | None = None) -> "dict[str, ds.Dataset]":
     """The published tables under a store's root, by name: `open(".vis")["masks"]` is a pyarrow dataset.
 
     Args:
         root: a folder, `s3://bucket/prefix` (credentials from the settings), or an open store.
-        plan_id: one plan's tables; `latest` the plan published last; None the newest plan of each archive and model,
-            told apart by the column `plan_id`.
+        plan_id: as in `choose`. None: one result of each video of the archives; the column `plan_id` says whose.
 
     Raises:
         BadConfig: nothing was published under this root, or not this plan.
     """
+    import pyarrow.compute as pc
+
     store = root if isinstance(root, Store) else Store.open(Settings(store=root))
-    snapshots = choose(store, plan_id)
-    return {name: _dataset(store, name, snapshots) for name in SCHEMAS}
+    plans = choose(store, plan_id)
+    hidden = [
+        ~((pc.field("plan_id") == plan) & pc.field("video_id").isin(sorted(videos)))
+        for plan, videos in (replaced(store, plans) if plan_id is None else {}).items()
+    ]
+    opened = {}
+    for name, schema in SCHEMAS.items():
+        opened[name] = dataset(store, schema, files(name, plans))
+        for rows in hidden:
+            opened[name] = opened[name].filter(rows)
+    return opened
 
 
-def choose(store: Store, plan_id: str | None = None) -> Sequence[Snapshot]:
-    """The snapshots that `open` reads, oldest first."""
+def choose(store: Store, plan: str | None = None) -> Sequence[Snapshot]:
+    """The published plans that are meant, oldest first.
+
+    Args:
+        plan: a plan's id or the beginning of one; `latest`: the archive that was segmented last; `all`: every plan
+            with predictions, those made for evaluations too; None: every archive.
+
+    Raises:
+        BadConfig: nothing was published, or no plan is meant, or several are.
+    """
     published = store.snapshots()
     predicted = [snapshot for snapshot in published if not snapshot.labels]
-    if not (published if plan_id not in (None, "latest") else predicted):
+    archives = [snapshot for snapshot in predicted if snapshot.purpose == "archive"]
+    meant = {None: archives, "latest": archives[-1:], "all": predicted}.get(plan)
+    if meant is None:
+        meant = [snapshot for snapshot in published if snapshot.plan_id == plan]
+        meant = meant or [snapshot for snapshot in published if plan and snapshot.plan_id.startswith(plan)]
+        if len(meant) == 1:
+            return meant
+        known = ", ".join(snapshot.plan_id for snapshot in (meant or published)[-5:])
+        if meant:
+            raise BadConfig(f"{len(meant)} published plans begin with {plan}, name one (newest last): {known}")
+        if published:
+            raise BadConfig(f"no published plan {plan} in {store.uri('')}, expected one of (newest last): {known}")
+    if not meant and predicted:
+        raise BadConfig(
+            f"{store.uri('')} has tables of evaluations only, no archive was segmented yet: run `vis segment`, or "
+            "look at what was evaluated with --plan all, --plan ID or --evaluation latest"
+        )
+    if not meant:
         raise BadConfig(
             f"{store.uri('')} has no published tables: run `vis segment` or `vis evaluate` first, or set VIS_STORE"
         )
-    if plan_id is None:
-        return list({(snapshot.archive, snapshot.model_sha256): snapshot for snapshot in predicted}.values())
-    if plan_id == "latest":
-        return predicted[-1:]
-    chosen = [snapshot for snapshot in published if snapshot.plan_id == plan_id]
-    if not chosen:
-        known = ", ".join(snapshot.plan_id for snapshot in published[-5:])
-        raise BadConfig(f"no published plan {plan_id} in {store.uri('')}, expected one of (newest last): {known}")
-    return chosen
+    return meant
+
+
+def replaced(store: Store, plans: Sequence[Snapshot]) -> dict[str, set[str]]:
+    """Plan -> ids of its videos that a newer one of the plans covers too, so that one result of each video is left.
+
+    A video is the same where it was read at the same address, or where a file of the same name has the same content
+    id: one film in two archives, or a copy that kept its time of change. Whatever the newer plan says of it counts,
+    also that it could not be read.
+    """
+    if len(plans) < 2:
+        return {}
+    covered: set[str | tuple[str, str]] = set()
+    hidden: dict[str, set[str]] = {}
+    for snapshot in reversed(plans):
+        found = {}
+        for video_id, uri, content_id in _identities(store, snapshot):
+            found[video_id] = {uri} | ({(content_id, uri.rsplit("/", 1)[-1])} if content_id != UNKNOWN else set())
+        if older := {video_id for video_id, marks in found.items() if marks & covered}:
+            hidden[snapshot.plan_id] = older
+        covered.update(*found.values())
+    return hidden
+
+
+def _identities(store: Store, snapshot: Snapshot) -> Iterator[tuple[str, str, str]]:
+    columns = ["video_id", "uri", "content_id"]
+
+    def read(path: str) -> pa.Table:
+        with store.arrow.open_input_file(path) as file:
+            return pq.ParquetFile(file).read(columns, use_threads=False)
+
+    with ThreadPoolExecutor(FILES_AT_ONCE) as readers:
+        for rows in readers.map(read, (store.path(key) for key in files("videos", [snapshot]))):
+            yield from zip(*(rows[name].to_pylist() for name in columns), strict=True)
 
 
 PASSED_OVER = pa.schema([
@@ -235,14 +301,13 @@ PASSED_OVER = pa.schema([
 ])  # fmt: skip
 
 
-def passed_over(snapshots: Sequence[Snapshot]) -> pa.Table:
-    """What lay in the archives of these plans and was not read."""
-    rows = [
-        {"plan_id": snapshot.plan_id, "archive": snapshot.archive} | row
+def passed_over(snapshots: Sequence[Snapshot]) -> list[tuple[Any, ...]]:
+    """What lay in the archives of these plans and was not read, a row of PASSED_OVER each."""
+    return [
+        (snapshot.plan_id, snapshot.archive, *(row[name] for name in PASSED_OVER.names[2:]))
         for snapshot in snapshots
         for row in snapshot.passed_over
     ]
-    return pa.Table.from_pylist(rows, schema=PASSED_OVER)
 
 
 def categories(snapshot: Snapshot) -> dict[int, str]:
@@ -250,8 +315,15 @@ def categories(snapshot: Snapshot) -> dict[int, str]:
     return {int(key): name for key, name in json.loads(snapshot.lineage["class_map_json"]).items()}
 
 
-def _dataset(store: Store, name: str, snapshots: Sequence[Snapshot]) -> ds.Dataset:
-    files = [store.path(ref.key) for snapshot in snapshots for ref in snapshot.tables[name] if ref.rows]
-    if not files:
-        return ds.dataset(SCHEMAS[name].empty_table())
-    return ds.dataset(files, schema=SCHEMAS[name], format="parquet", filesystem=store.arrow)
+def files(name: str, plans: Sequence[Snapshot]) -> list[str]:
+    """Keys of the files of one table, those without a row left out."""
+    return [ref.key for snapshot in plans for ref in snapshot.tables[name] if ref.rows]
+
+
+def dataset(store: Store, schema: pa.Schema, keys: Sequence[str]) -> "ds.Dataset":
+    """Parquet files of a store as one; columns that older files lack are null."""
+    import pyarrow.dataset as ds  # half a second, which short commands need not pay
+
+    if not keys:
+        return ds.dataset(schema.empty_table())
+    return ds.dataset([store.path(key) for key in keys], schema=schema, format="parquet", filesystem=store.arrow)

@@ -164,6 +164,19 @@ def test_the_score_of_an_oracle_is_not_accepted(labelled_lake):
         accept(done.evaluation_id, labelled_lake.settings)
 
 
+def test_the_score_of_an_oracle_is_neither_accepted_nor_the_newest_where_it_has_defects(labelled_lake):
+    spoilt = [row | {"segmentations": row["segmentations"][:-1]} for row in labelled_lake.results]
+    results = labelled_lake.write("results.json", spoilt)
+    job = EvaluateJob(data=str(labelled_lake.data), results=results, oracle="identity", check="warn")
+    done = evaluate(job, labelled_lake.settings)
+    assert done.rules.endswith("identity oracle, with defects")
+    for wanted in (accept, judged):
+        with pytest.raises(BadConfig, match="is no score of a model"):
+            wanted(done.evaluation_id, labelled_lake.settings)
+    assert evaluations.find(labelled_lake.store) is None
+    assert history(labelled_lake.store) == []
+
+
 def test_only_what_exists_can_be_accepted(tmp_path):
     settings = Settings(store=str(tmp_path))
     for wanted in (accept, judged):

@@ -1,17 +1,17 @@
-import csv
-import io
 import json
-import math
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pycocotools import mask as coco
 
 from jobs.evaluate import EvaluateJob, evaluate
-from jobs.query import FORMS, NAMED_QUERIES, run, write
+from jobs.evaluations import find
+from jobs.query import NAMED_QUERIES, Scope, ask, run
 from jobs.settings import Settings
 from jobs.store import Store
+from tests.jobs.test_tables import publish
+from tests.long_lake import publish_long
 from vis_models.config import BadConfig
 
 pytestmark = pytest.mark.unit
@@ -94,6 +94,8 @@ def test_a_mistake_in_the_sql_is_explained(labelled_lake, sql, message):
         "INSTALL httpfs",
         "SET enable_external_access = true",
         "SELECT * FROM secret",
+        "CREATE TABLE mine AS SELECT * FROM masks",
+        "SELECT 1; SELECT 2",
     ],
 )
 def test_a_statement_reaches_nothing_but_the_views(labelled_lake, tmp_path, sql):
@@ -106,60 +108,9 @@ def test_a_statement_reaches_nothing_but_the_views(labelled_lake, tmp_path, sql)
     assert secret.num_rows == 1
 
 
-def test_masks_survive_csv_json_and_parquet(labelled_lake):
-    answer = run("SELECT rle, height_px, width_px, area_px FROM masks ORDER BY area_px LIMIT 5", labelled_lake.store)
-    texts = {form: io.BytesIO() for form in FORMS}
-    for form, text in texts.items():
-        write(answer, form, text)
-    from_csv = [row["rle"] for row in csv.DictReader(io.StringIO(texts["csv"].getvalue().decode()))]
-    from_json = [row["rle"] for row in json.loads(texts["json"].getvalue())]
-    from_parquet = pq.read_table(pa.BufferReader(texts["parquet"].getvalue()))["rle"].to_pylist()
-    assert from_csv == from_json == [rle.decode() for rle in from_parquet]
-    areas = [int(coco.area({"size": [48, 64], "counts": rle})) for rle in from_json]
-    assert areas == answer["area_px"].to_pylist()
-
-
-def test_a_printed_table_lines_up_and_shows_the_size_of_bytes():
-    answer = pa.table({"name": ["a", None], "n": [1.5, 20.0], "rle": [b"abc", b""]})
-    assert (
-        printed(answer)
-        == "name    n  rle\n----  ---  ---------\na     1.5  <3 bytes>\n       20  <0 bytes>\n(2 rows)\n"
-    )
-
-
-def test_text_from_outside_cannot_steer_the_terminal():
-    assert "\x1b" not in printed(pa.table({"video_id": ["\x1b[2Jgone", "x" * 100]}))
-    assert max(map(len, printed(pa.table({"video_id": ["x" * 100]})).splitlines())) <= 48
-
-
-def test_json_is_json_whatever_the_values():
-    answer = pa.table(
-        {"x": [math.nan, math.inf, 1.0], "day": pa.array([0, 1, 2], pa.date32()), "b": [b"\xff", b"a", b""]}
-    )
-    text = io.BytesIO()
-    write(answer, "json", text)
-    rows = json.loads(text.getvalue(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert [row["x"] for row in rows] == [None, None, 1.0]
-    assert [row["b"] for row in rows] == ["ff", "a", ""]
-    empty = io.BytesIO()
-    write(answer.slice(0, 0), "json", empty)
-    assert json.loads(empty.getvalue()) == []
-
-
-def test_an_unknown_format_is_refused():
-    with pytest.raises(BadConfig, match="expected one of table, csv, json, parquet"):
-        write(pa.table({"a": [1]}), "xml", io.BytesIO())
-
-
 def test_a_store_without_tables_says_what_to_do(tmp_path):
     with pytest.raises(BadConfig, match="run `vis segment` or `vis evaluate` first"):
         run("SELECT 1", Store.open(Settings(store=str(tmp_path))))
-
-
-def printed(answer: pa.Table) -> str:
-    text = io.BytesIO()
-    write(answer, "table", text)
-    return text.getvalue().decode()
 
 
 def test_scores_of_results_files_can_be_asked_without_any_table(labelled_lake, tmp_path):
@@ -170,3 +121,170 @@ def test_scores_of_results_files_can_be_asked_without_any_table(labelled_lake, t
     assert run("score-history", store)["AP"].to_pylist() == [done.figures["AP"]]
     assert run("SELECT count(*) AS n FROM switches", store)["n"].to_pylist() == [done.tracking["IDSW"]]
     assert run("SELECT count(*) AS n FROM masks", store)["n"].to_pylist() == [0]
+
+
+def ids(answer: pa.Table) -> list[str]:
+    return sorted(answer["plan_id"].to_pylist())
+
+
+def test_a_question_sees_one_result_of_each_video_and_says_whose(store: Store):
+    publish(store, "old", [], "2026-01", "films", videos=[("/films/a.mp4", "A"), ("/films/b.mp4", "B")])
+    publish(store, "new", [], "2026-02", "films/b.mp4", videos=[("/films/b.mp4", "B")])
+    publish(store, "scored", [], "2026-03", "val.json", videos=[("/films/a.mp4", "A")], purpose="evaluation")
+    for table in ("videos", "masks"):
+        assert ids(run(f"SELECT * FROM {table}", store)) == ["new", "old"]
+        assert ids(run(f"SELECT * FROM {table}", store, "latest")) == ["new"]
+        assert ids(run(f"SELECT * FROM {table}", store, "sco")) == ["scored"]
+        assert ids(run(f"SELECT * FROM {table}", store, "all")) == ["new", "old", "old", "scored"]
+    plans = run("SELECT plan_id, purpose, read FROM plans", store).to_pylist()
+    assert [tuple(plan.values()) for plan in plans] == [
+        ("old", "archive", True),
+        ("new", "archive", True),
+        ("scored", "evaluation", False),
+    ]
+    said = ask("SELECT count(*) FROM masks", store).read
+    assert [line.split(":")[0] for line in said] == ["plan new", "plan old"]
+    assert ask("SELECT count(*) FROM plans", store).read == ()
+
+
+def test_predictions_of_an_evaluation_are_opened_by_naming_it(labelled_lake):
+    store = labelled_lake.store
+    publish(store, "films", [], "2026-02", "films", videos=[("/films/a.mp4", "A")])
+    done = evaluate(EvaluateJob(data=str(labelled_lake.data), plan="plan"), labelled_lake.settings)
+    for name in ("latest", done.evaluation_id, done.evaluation_id[:-4], done.uri):
+        answer = ask("SELECT DISTINCT plan_id FROM masks", store, Scope(evaluation=name))
+        assert ids(answer.table) == ["plan"]
+        assert answer.read[0].startswith("plan plan:")
+    results = labelled_lake.write("results.json", labelled_lake.results)
+    evaluate(EvaluateJob(data=str(labelled_lake.data), results=results), labelled_lake.settings)
+    answer = ask("SELECT count(*) AS n FROM masks", store, Scope(evaluation="latest"))
+    assert answer.table["n"].to_pylist() == [0]
+    assert "which has no tables" in answer.read[0]
+    for scope, message in (
+        (Scope(evaluation="absent"), "no evaluation absent"),
+        (Scope(evaluation="2"), "2 evaluations begin with 2"),
+        (Scope("plan", done.evaluation_id), "name one of the two"),
+    ):
+        with pytest.raises(BadConfig, match=message):
+            ask("SELECT count(*) FROM masks", store, scope)
+
+
+def test_newest_is_the_last_score_of_a_model_whatever_was_evaluated_since(labelled_lake):
+    store, data = labelled_lake.store, str(labelled_lake.data)
+    halves = []
+    for row in labelled_lake.results:
+        frames = row["segmentations"]
+        halves += [row | {"segmentations": [*frames[:3], *[None] * 3]}]
+        halves += [row | {"segmentations": [*[None] * 3, *frames[3:]]}]
+    switching = evaluate(
+        EvaluateJob(data=data, results=labelled_lake.write("halves.json", halves)), labelled_lake.settings
+    )
+    assert run("identity-switches", store).num_rows == switching.tracking["IDSW"] > 0
+    clean = evaluate(EvaluateJob(data=data), labelled_lake.settings)
+    assert run("identity-switches", store).num_rows == 0
+    evaluate(EvaluateJob(data=data, oracle="identity", check="warn"), labelled_lake.settings)
+    by_category = run("ap-per-category", store)["AP"].to_pylist()
+    assert sum(by_category) / 2 == pytest.approx(clean.figures["AP"])
+    assert run("score-history", store)["evaluation_id"].to_pylist() == [switching.evaluation_id, clean.evaluation_id]
+    assert run("SELECT DISTINCT oracle FROM evaluations WHERE oracle IS NOT NULL", store).to_pylist() == [
+        {"oracle": "identity"}
+    ]
+    older = Scope(evaluation=switching.evaluation_id)
+    assert ask("identity-switches", store, older).table.num_rows == switching.tracking["IDSW"]
+
+
+def test_an_evaluation_of_the_days_before_the_column_oracle_names_it_in_its_rules(labelled_lake):
+    store = labelled_lake.store
+    done = evaluate(EvaluateJob(data=str(labelled_lake.data), oracle="clip", check="warn"), labelled_lake.settings)
+    file = Path(done.uri)
+    new = pq.read_table(file)
+    provenance = json.loads(new.schema.metadata[b"provenance"])
+    del provenance["oracle"]
+    provenance["rules"] += ", with defects"
+    rules = pa.array([provenance["rules"]] * new.num_rows)
+    old = new.drop_columns(["oracle"]).set_column(new.schema.get_field_index("rules"), "rules", rules)
+    pq.write_table(old.replace_schema_metadata({"provenance": json.dumps(provenance), "notes": "[]"}), file)
+    assert find(store) is None
+    assert find(store, oracle="clip") == done.evaluation_id
+    assert run("SELECT DISTINCT oracle FROM evaluations", store).to_pylist() == [{"oracle": "clip"}]
+    evaluate(EvaluateJob(data=str(labelled_lake.data)), labelled_lake.settings)
+    assert {row["oracle"] for row in run("SELECT DISTINCT oracle FROM evaluations", store).to_pylist()} == {
+        "clip",
+        None,
+    }
+
+
+def test_columns_of_one_name_get_names_of_their_own_and_it_is_said(labelled_lake):
+    answer = ask("SELECT 1 AS a, 2 AS A, 3 AS a_1, 4 AS a", labelled_lake.store)
+    assert [*answer.table.to_pylist()[0].values()] == [1, 2, 3, 4]
+    assert answer.table.column_names == ["a", "A_2", "a_1", "a_3"]
+    assert answer.notes[0] == "column 2 is called A_2, as there is a A before it"
+    joined = ask("SELECT * FROM tracks t JOIN masks m USING (plan_id, video_id, track_id)", labelled_lake.store)
+    assert len(set(joined.table.column_names)) == joined.table.num_columns
+    assert joined.table["score_1"].to_pylist() == joined.table["score"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["FROM masks", "DESCRIBE masks", "SUMMARIZE videos", "SHOW TABLES", "EXPLAIN SELECT 1", "SELECT 1;", "VALUES (1)"],
+)
+def test_every_statement_that_reads_is_answered(labelled_lake, sql):
+    assert run(sql, labelled_lake.store).num_rows > 0
+
+
+OWN = {
+    "tags.csv": "video_id,tag\n1,car park\n003,bridge\n",
+    "tags.json": '[{"video_id": 1, "tag": "car park"}]',
+    "tags.jsonl": '{"video_id": "1", "tag": "car park"}\n',
+}
+
+
+@pytest.mark.parametrize("name", [*OWN, "tags.parquet", "odd [1]'s.csv"])
+def test_own_data_is_joined_by_name(store: Store, tmp_path: Path, name: str):
+    publish(store, "p", [], videos=[("/films/1", "A"), ("/films/003", "B")])
+    file = tmp_path / name
+    if name.endswith(".parquet"):
+        pq.write_table(pa.table({"video_id": [1], "tag": ["car park"]}), file)
+    else:
+        file.write_text(OWN.get(name, OWN["tags.csv"]))
+    scope = Scope(joined=(("labels", str(file)),))
+    rows = ask("SELECT video_id, tag FROM videos JOIN labels USING (video_id) ORDER BY 1 DESC", store, scope).table
+    assert rows.to_pylist()[0] == {"video_id": "1", "tag": "car park"}
+    assert rows.num_rows == (2 if name.endswith(".csv") else 1)  # 003 is a name, not a number
+    with pytest.raises(BadConfig, match="disabled by configuration"):
+        ask(f"FROM read_text('{tmp_path}/tags.csv')", store, scope)
+
+
+def test_own_data_in_s3_is_joined_with_the_credentials_of_the_store(s3_settings, draw_lake):
+    store = draw_lake(settings=s3_settings).store
+    store.write_bytes("own/tags.csv", OWN["tags.csv"].encode())
+    scope = Scope(joined=(("labels", store.uri("own/tags.csv")),))
+    assert ask("SELECT tag FROM videos JOIN labels USING (video_id)", store, scope).table.num_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "message"),
+    [
+        ("masks", "tags.csv", "a word that is none of"),
+        ("my tags", "tags.csv", "a word that is none of"),
+        ("tags", "tags.xlsx", "unknown ending '.xlsx', expected one of .csv, .json"),
+        ("tags", "absent.csv", "there is no such file"),
+        ("tags", "broken.parquet", "broken.parquet"),
+        ("tags", "s3://", "names no bucket"),
+    ],
+)
+def test_own_data_that_cannot_be_read_is_named(labelled_lake, tmp_path, monkeypatch, name, file, message):
+    monkeypatch.chdir(tmp_path)
+    for each in ("tags.csv", "broken.parquet"):
+        (tmp_path / each).write_text("nothing")
+    file = file if file != "s3://" else "s3:///.csv"
+    with pytest.raises(BadConfig, match=message):
+        ask("SELECT 1", labelled_lake.store, Scope(joined=((name, file),)))
+
+
+def test_a_store_whose_name_could_be_a_pattern_is_read_as_it_is(tmp_path: Path):
+    for folder in ("lake [1]'s", "lake 1's"):
+        publish_long(Store.open(Settings(store=str(tmp_path / folder))), files=2, rows=3 if "[" in folder else 4)
+    assert run("SELECT count(*) AS n FROM masks", Store.open(Settings(store=str(tmp_path / "lake [1]'s"))))[
+        "n"
+    ].to_pylist() == [6]

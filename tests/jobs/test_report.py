@@ -8,7 +8,7 @@ import pytest
 from jobs.evaluate import EvaluateJob, evaluate
 from jobs.report import ReportJob, write_report
 from jobs.settings import Settings
-from jobs.store import Store
+from jobs.store import Store, now
 from tests.drawn_results import Drawing, write
 from vis_models.config import BadConfig
 
@@ -207,3 +207,19 @@ def test_identities_are_told_with_the_score_and_the_worst_switches(labelled_lake
 def test_an_evaluation_without_switches_says_so(labelled_lake):
     evaluate(EvaluateJob(data=str(labelled_lake.data)), labelled_lake.settings)
     assert "No object changed its identity" in text_of(report(labelled_lake))
+
+
+def test_the_page_is_about_what_is_newest_a_score_or_an_archive(labelled_lake):
+    store, results = labelled_lake.store, labelled_lake.write("results.json", labelled_lake.results)
+    of_plan = evaluate(EvaluateJob(data=str(labelled_lake.data)), labelled_lake.settings)
+    written = write_report(ReportJob(videos=0), labelled_lake.settings)
+    assert (written.plan_id, written.evaluation_id) == ("plan", of_plan.evaluation_id)
+    of_results = evaluate(EvaluateJob(data=str(labelled_lake.data), results=results), labelled_lake.settings)
+    evaluate(EvaluateJob(data=str(labelled_lake.data), oracle="identity", check="warn"), labelled_lake.settings)
+    written = write_report(ReportJob(videos=0), labelled_lake.settings)
+    assert (written.plan_id, written.evaluation_id) == (None, of_results.evaluation_id)
+    written = write_report(ReportJob(plan="plan", videos=0), labelled_lake.settings)
+    assert (written.plan_id, written.evaluation_id) == ("plan", of_plan.evaluation_id)
+    snapshot = store.snapshot("plan")
+    store.publish(snapshot.model_copy(update={"created_at": now()}))
+    assert write_report(ReportJob(videos=0), labelled_lake.settings).plan_id == "plan"

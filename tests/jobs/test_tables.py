@@ -1,4 +1,7 @@
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -10,7 +13,7 @@ from pycocotools import mask as coco
 
 from jobs import tables
 from jobs.settings import Settings
-from jobs.store import FileRef, Snapshot, Store
+from jobs.store import FileRef, Snapshot, Store, snapshot_key
 from vis_models import masks
 from vis_models.config import BadConfig
 
@@ -40,13 +43,29 @@ def mask_row(video_id: str, track_id: int, frame_idx: int, plan_id: str = "p") -
     }
 
 
-def publish(store: Store, plan_id: str, rows: list[dict], created_at: str = "2026-01", archive: str = "a") -> FileRef:
-    """A snapshot with one file per table; only `masks` has rows."""
+def video_row(uri: str, content_id: str, plan_id: str) -> dict:
+    row = {"plan_id": plan_id, "video_id": uri.rsplit("/", 1)[-1], "uri": uri, "content_id": content_id}
+    counts = dict.fromkeys(["n_frames", "sampled_frames", "n_tracks", "n_low_score_tracks", "n_dropped_births"], 1)
+    return row | counts | {"status": "done", "decode_ms": 1, "infer_ms": 1, "run_id": "r"}
+
+
+def publish(
+    store: Store,
+    plan_id: str,
+    rows: list[dict],
+    created_at: str = "2026-01",
+    archive: str = "a",
+    videos: Sequence[tuple[str, str]] = (),
+    **more: Any,
+) -> FileRef:
+    """A snapshot with one file per table; `videos`: (uri, content id) of each, seen in one mask more."""
+    seen = [video_row(uri, content_id, plan_id) for uri, content_id in videos]
+    rows = rows + [mask_row(video["video_id"], 1, 0, plan_id) for video in seen]
     refs: dict[str, FileRef] = {}
     for name in tables.SCHEMAS:
         key = f"vis/v1/_work/{plan_id}/s/1/{name}.parquet"
         with tables.create(store, key, name, {"plan_id": plan_id}, refs) as writer:
-            writer.write(tables.from_rows(name, rows if name == "masks" else []))
+            writer.write(tables.from_rows(name, {"masks": rows, "videos": seen}.get(name, [])))
     store.publish(
         Snapshot(
             plan_id=plan_id,
@@ -57,6 +76,7 @@ def publish(store: Store, plan_id: str, rows: list[dict], created_at: str = "202
             tables={name: (ref,) for name, ref in refs.items()},
             counts={},
             seconds={},
+            **more,
         )
     )
     return refs["masks"]
@@ -97,19 +117,71 @@ def test_duckdb_reads_all_four_tables_even_empty_ones(store: Store):
     assert ask("SELECT (SELECT count(*) FROM videos) + (SELECT count(*) FROM errors)") == (0,)
 
 
-def test_the_newest_plan_of_each_archive_and_model_is_read(store: Store):
-    publish(store, "old", [mask_row("a", 1, 0, "old")], created_at="2026-01")
-    publish(store, "new", [mask_row("a", 1, 0, "new")], created_at="2026-03")
-    publish(store, "other", [mask_row("a", 1, 0, "other")], created_at="2026-02", archive="b")
+def seen_in(store: Store, plan_id: str | None = None) -> list[tuple[str, str]]:
+    """(plan, video) of each mask; the table videos must agree."""
+    opened = tables.open(store, plan_id)
+    found = [
+        sorted((row["plan_id"], row["video_id"]) for row in opened[name].to_table().to_pylist())
+        for name in ("masks", "videos")
+    ]
+    assert found[0] == found[1]
+    return found[0]
 
-    def plans(plan_id: str | None) -> list[str]:
-        return sorted(tables.open(store, plan_id)["masks"].to_table()["plan_id"].to_pylist())
 
-    assert plans(None) == ["new", "other"]
-    assert plans("latest") == ["new"]
-    assert plans("old") == ["old"]
-    with pytest.raises(BadConfig, match=r"no published plan missing .*newest last\): old, other, new"):
+def test_each_video_has_the_result_of_the_newest_plan_that_covers_it(store: Store):
+    publish(store, "1", [], "2026-01", "films", videos=[("/films/a.mp4", "A"), ("/films/b.mp4", "B")])
+    publish(store, "2", [], "2026-02", "films/*", videos=[("/films/b.mp4", "B"), ("/films/c.mp4", "C")])
+    assert seen_in(store) == [("1", "a.mp4"), ("2", "b.mp4"), ("2", "c.mp4")]
+    publish(store, "3", [], "2026-03", "backup", videos=[("/backup/c.mp4", "C"), ("/backup/d.mp4", "A")])
+    assert seen_in(store) == [("1", "a.mp4"), ("2", "b.mp4"), ("3", "c.mp4"), ("3", "d.mp4")]  # d is a film of its own
+    publish(store, "0", [], "2025-01", "films", videos=[("/films/a.mp4", "A"), ("/films/e.mp4", "E")])
+    assert seen_in(store)[0] == ("0", "e.mp4")
+
+
+def test_two_videos_that_were_not_there_are_not_one(store: Store):
+    publish(store, "1", [], "2026-01", "a", videos=[("/a/x.mp4", "missing")])
+    publish(store, "2", [], "2026-02", "b", videos=[("/b/x.mp4", "missing")])
+    assert seen_in(store) == [("1", "x.mp4"), ("2", "x.mp4")]
+
+
+def test_evaluations_are_seen_where_they_are_named(store: Store):
+    publish(store, "abc1", [], "2026-01", "films", videos=[("/films/a.mp4", "A")])
+    publish(store, "abd2", [], "2026-02", "val.json", videos=[("/films/a.mp4", "A")], purpose="evaluation")
+    publish(store, "oracle", [], "2026-03", "val.json", videos=[("/films/a.mp4", "A")], labels="val.json")
+    assert seen_in(store) == seen_in(store, "latest") == [("abc1", "a.mp4")]
+    assert seen_in(store, "abd") == [("abd2", "a.mp4")]
+    assert seen_in(store, "oracle") == [("oracle", "a.mp4")]
+    assert seen_in(store, "all") == [("abc1", "a.mp4"), ("abd2", "a.mp4")]
+    with pytest.raises(BadConfig, match=r"2 published plans begin with ab, name one .*: abc1, abd2"):
+        tables.open(store, "ab")
+    with pytest.raises(BadConfig, match=r"no published plan missing .*newest last\): abc1, abd2, oracle"):
         tables.open(store, "missing")
+
+
+def test_where_only_evaluations_are_it_says_how_to_see_them(tmp_path: Path):
+    store = Store.open(Settings(store=str(tmp_path)))
+    publish(store, "p", [mask_row("a", 1, 0)], purpose="evaluation")
+    with pytest.raises(BadConfig, match=r"no archive was segmented yet.*--evaluation latest"):
+        tables.open(store)
+
+
+@pytest.mark.parametrize(
+    ("command", "labels", "purpose"),
+    [
+        ("vis evaluate val.json", None, "evaluation"),
+        ("prefect deployment run evaluate-youtube-vis/evaluate-youtube-vis --param data=x", None, "evaluation"),
+        ("vis evaluate --oracle image", "val.json", "evaluation"),
+        ("vis segment evaluate", None, "archive"),
+        ("", None, "archive"),
+    ],
+)
+def test_a_snapshot_of_the_days_before_purposes_says_it_by_its_command(store: Store, command, labels, purpose):
+    publish(store, "p", [mask_row("a", 1, 0)])
+    old = json.loads(store.read_bytes(snapshot_key("p")))
+    del old["purpose"]
+    old["labels"], old["lineage"]["command"] = labels, command
+    store.write_json(snapshot_key("p"), old)
+    assert [snapshot.purpose for snapshot in store.snapshots()] == [purpose]
 
 
 def test_a_store_without_tables_says_what_to_do(store: Store):

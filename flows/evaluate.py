@@ -16,12 +16,13 @@ from jobs.models import find
 from jobs.oracles import Oracle
 from jobs.predictions import Check, data_file
 from jobs.predictions import labels as read_labels
+from jobs.runs import resumable
 from jobs.segment import SegmentJob, segment
 from jobs.settings import Settings
 from jobs.splits import held_out
 from jobs.store import Store
-from jobs.train import prepare_data, resumable
-from vis_models.checkpoints import read_card
+from jobs.train import prepare_data
+from vis_models.cards import read_card
 from vis_models.config import BadConfig
 from vis_models.data.holdout import HoldOut
 from vis_models.metrics.track_matching import Crowd

@@ -16,9 +16,10 @@ from safetensors.torch import load
 
 from jobs.descent import learning_rate
 from jobs.recipes import TrainJob, build
+from jobs.runs import resumable
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
-from jobs.train import check_gate, freeze, prepare_data, read_data, read_extra, resumable, samples_of, train
+from jobs.train import check_gate, freeze, prepare_data, read_data, read_extra, samples_of, train
 from vis_models.checkpoints import load_model
 from vis_models.config import BadConfig
 from vis_models.data.annotations import read_youtube_vis

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from flows.terminal import as_interrupt, open_closed_streams, print_table
+from flows.terminal import as_interrupt, open_closed_streams, print_table, unwritten
 
 MENDABLE_EXIT = 2
 """Exit code where the user can mend it, as for a wrong option. 1 is a result: no video could be read."""
@@ -60,12 +60,6 @@ DATA_SHOWN = 32
 """Letters of a data set's address in lists."""
 
 
-def _finite(value: float | None) -> float | None:
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is not a number that counts")
-    return value
-
-
 def _rate(value: float | None) -> float | None:
     if value is not None and not (math.isfinite(value) and value > 0):
         raise typer.BadParameter(f"expected frames per second over 0, got {value}")
@@ -96,6 +90,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, as_interrupt)
     try:
         app()
+    except SystemExit:
+        if lost := unwritten():
+            print(f"vis: the answer could not be written: {lost.strerror}", file=sys.stderr)
+            sys.exit(MENDABLE_EXIT)
+        raise
     except Exception as error:
         from vis_models.config import BadConfig  # brings pydantic, so not before something went wrong
 
@@ -252,9 +251,7 @@ def ablate(
 def segment(
     archive: Annotated[str, typer.Argument(help="Folder, glob, film, manifest, YouTube-VIS JSON, or s3:// of these.")],
     model: ModelOption = None,
-    min_score: Annotated[
-        float, typer.Option(help="Tracks under this score are counted only.", min=0, max=1, callback=_finite)
-    ] = 0.05,
+    min_score: Annotated[float, typer.Option(help="Tracks under this score are counted only.", min=0, max=1)] = 0.05,
     frame_folder_fps: Annotated[
         float | None, typer.Option(help="Frames per second of frame folders.", callback=_rate)
     ] = None,
@@ -319,10 +316,7 @@ def evaluate(
     ] = None,
     oracle: Annotated[Literal["identity", "frame", "clip", "image"] | None, typer.Option(help=ORACLE_HELP)] = None,
     tracking_min_score: Annotated[
-        float,
-        typer.Option(
-            help="Tracks below take no part in HOTA, IDF1, MOTA; AP counts them all.", min=0, max=1, callback=_finite
-        ),
+        float, typer.Option(help="Tracks below take no part in HOTA, IDF1, MOTA; AP counts them all.", min=0, max=1)
     ] = 0.3,
     accept: Annotated[bool, typer.Option("--accept", help="Later scores are held against this one.")] = False,
 ) -> None:
@@ -638,15 +632,12 @@ def up(
 
 def _check_training(given: dict[str, Any]) -> None:
     """What can be known without torch, Ray and Prefect; the flow asks again. Raises BadConfig."""
-    from jobs import recipes
     from jobs.runs import asked_for
     from jobs.settings import Settings
     from jobs.store import Store
 
     store = Store.open(Settings())
-    asked_for(store, **given | {"recipe": given["recipe"] or recipes.DEFAULT})
-    if given["recipe"] and given["resume"]:
-        raise typer.BadParameter(f"--resume {given['resume']} goes on with the recipe of that run: leave --recipe away")
+    asked_for(store, **given)
     store.check_writable()
 
 
@@ -662,7 +653,7 @@ def _check_evaluation(labels: str | None, model: str | None, holdout: str | None
     rule = HoldOut.named(holdout) if holdout else None
     if labels:
         data_file(store, labels, rule)
-    models.find(store, model)
+    models.find_to_score(store, model)
     if accepted_oracle:
         raise typer.BadParameter(f"the score of the {accepted_oracle} oracle is none of the model: not with --accept")
     store.check_writable()

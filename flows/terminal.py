@@ -35,6 +35,12 @@ def open_closed_streams() -> None:
         sys.stderr = _writer(2, sys.stderr)
 
 
+def unwritten() -> OSError | None:
+    """Why a part of the answer was lost, if it was."""
+    sys.stdout.flush()
+    return getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "failed", None)
+
+
 def _writer(number: int, stream: Any) -> io.TextIOWrapper:
     raw = _Outlet(number, "w", closefd=False)
     lines = raw.isatty() or number == 2
@@ -43,12 +49,16 @@ def _writer(number: int, stream: Any) -> io.TextIOWrapper:
 
 
 class _Outlet(io.FileIO):
-    """A file that takes everything once its reader is gone."""
+    """A file that takes everything once it cannot be written, as its reader is gone or its disk is full."""
+
+    failed: OSError | None = None
+    """What was lost, other than a reader."""
 
     def write(self, data: Any) -> int:  # type: ignore[override]
         try:
             return super().write(data)
-        except BrokenPipeError:
+        except OSError as error:
+            self.failed = None if isinstance(error, BrokenPipeError) else error
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)

@@ -38,8 +38,9 @@ def train_rgnn(
         name: Of the run and of the model that it registers; empty: made from the recipe.
     """
     store = Store.open(Settings())
-    given = {"data": data, "init": init, "detector": detector}
-    job = asked_for(store, recipe, resume=resume, name=name, changes=changes, **given)
+    given: dict[str, Any] = {"data": data, "init": init, "detector": detector, "changes": changes, "name": name}
+    given["recipe"] = None if resume and recipe == DEFAULT else recipe
+    job = asked_for(store, resume=resume, **given)
     run_id = resume or name or run_name(recipe)
     try:
         with says_why_it_ends(store, run_id):

@@ -53,6 +53,16 @@ def find(store: Store, model: str | None = None) -> str:
     if model in (wrong := damaged(store)):
         raise BadConfig(f"the registered model {model} cannot be used: {wrong[model]}")
     if meant := nearest(model, known):
-        raise BadConfig(f"no model {model!r}, did you mean {meant}? `vis models` lists all")
+        raise BadConfig(f"no model {model!r}, did you mean {meant}; `vis models` lists all")
     names = ", ".join(list(known)[-5:]) or "none"
     raise BadConfig(f"{model} is neither a registered model (newest last: {names}) nor a folder with {CARD}")
+
+
+def find_to_score(store: Store, model: str | None) -> str:
+    """`find`; where there is none, the error also says what else could be meant."""
+    try:
+        return find(store, model)
+    except BadConfig as error:
+        raise BadConfig(
+            f"{error}. To score the results of another program, name them: --results, or `results`"
+        ) from None

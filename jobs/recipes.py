@@ -6,12 +6,14 @@ What depends on the machine (workers, GPUs, where data lies) is not here but in 
 
 import csv
 import math
+import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -48,8 +50,21 @@ class ExtraData(Config):
     """What its categories are called in the main set, where the names differ by more than case, space, `_` and `-`."""
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """Fit for a folder, an object key and a command line."""
+
+
+def fit_name(name: str) -> str:
+    """`name`. Raises ValueError: it is no `NAME`."""
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"expected letters, digits, dots, dashes and underscores, 100 at most, the first a letter or digit, got "
+            f"{name!r}"
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(fit_name)]
 
 
 class Stage(Config):
@@ -366,8 +381,8 @@ def build(recipe: str, changes: dict[str, Any] | None = None) -> TrainJob:
     """
     if recipe not in RECIPES:
         meant = nearest(recipe, RECIPES)
-        hint = f"did you mean {meant}?" if meant else f"expected one of: {', '.join(_WHOLE)}"
-        raise BadConfig(f"unknown recipe {recipe!r}, {hint} `vis models --recipes` lists all")
+        hint = f"did you mean {meant}" if meant else f"expected one of: {', '.join(_WHOLE)}"
+        raise BadConfig(f"unknown recipe {recipe!r}, {hint}; `vis models --recipes` lists all")
     job = RECIPES[recipe]().model_dump()
     for path, value in (changes or {}).items():
         _set(job, path, value)

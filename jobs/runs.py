@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from jobs import models, recipes
 from jobs.recipes import TrainJob
@@ -22,13 +22,21 @@ RUNS = f"{LAYOUT}/runs"
 SPEC, ENDED, DONE, CHECKPOINTS = "spec.json", "ended.json", "done.json", "checkpoint_manager_snapshot.json"
 QUIET_S = 120
 """A run that wrote nothing for so long, nor why it ended, is taken for one that was killed."""
-OPTIONS = {"data": "--data", "init": "--init", "detector": "--detector", "name": "--name", "changes": "--set"}
+OPTIONS = {
+    "recipe": "--recipe",
+    "data": "--data",
+    "init": "--init",
+    "detector": "--detector",
+    "name": "--name",
+    "changes": "--set",
+}
+"""Parameters of a training that a resumed run has already, as the command line calls them."""
 
 
 def asked_for(
     store: Store,
-    recipe: str,
     *,
+    recipe: str | None = None,
     resume: str | None = None,
     name: str | None = None,
     changes: Mapping[str, Any] | None = None,
@@ -42,12 +50,12 @@ def asked_for(
         BadConfig: unknown recipe, field or model; a value out of range; no data set where one is needed or named; a
             name that is taken; no run to resume, or a field beside it, as a run keeps its own.
     """
-    given = {"data": data, "init": init, "detector": detector, "name": name, "changes": changes}
     if resume:
+        given = {"recipe": recipe, "data": data, "init": init, "detector": detector, "name": name, "changes": changes}
         job = resumable(store.settings, resume)
         beside = [option for field, option in OPTIONS.items() if given[field]]
-        if recipe not in (recipes.DEFAULT, job.recipe):
-            beside.append("--recipe")
+        if changes:
+            beside[-1] += f" ({', '.join(changes)})"
         if beside:
             raise BadConfig(
                 f"--resume {resume} goes on with the recipe, data and fields of that run: leave {', '.join(beside)} "
@@ -58,7 +66,7 @@ def asked_for(
         _check_name(store, name)
     places = {field: store.address(place) for field, place in {"data": data, "init": init}.items() if place}
     model = {"detector": models.find(store, detector)} if detector else {}
-    job = recipes.build(recipe, {**(changes or {}), **places, **model})
+    job = recipes.build(recipe or recipes.DEFAULT, {**(changes or {}), **places, **model})
     check_data(job, store)
     for place in filter(None, (job.init, *(part.labels for part in job.extra), *(part.frames for part in job.extra))):
         if not _is_there(store, place):
@@ -90,7 +98,7 @@ def resumable(settings: Settings, run_id: str) -> TrainJob:
     """The job of an earlier run. Raises BadConfig when there is none of this name."""
     store = Store.open(settings)
     key = f"{RUNS}/{run_id}/{SPEC}"
-    if not _is_name(run_id) or not store.exists(key):
+    if not recipes.NAME.fullmatch(run_id) or not store.exists(key):
         raise _no_run(store, run_id)
     try:
         return TrainJob.model_validate(store.read_json(key))
@@ -227,20 +235,11 @@ def _is_there(store: Store, uri: str) -> bool:
         return fs.exists(path)
 
 
-def _is_name(name: str) -> bool:
-    try:
-        TypeAdapter(recipes.Name).validate_python(name)
-    except ValidationError:
-        return False
-    return True
-
-
 def _check_name(store: Store, name: str) -> None:
-    if not _is_name(name):
-        raise BadConfig(
-            f"--name {name!r}: expected letters, digits, dots, dashes and underscores, 100 at most, beginning with a "
-            "letter or digit"
-        )
+    try:
+        recipes.fit_name(name)
+    except ValueError as error:
+        raise BadConfig(f"--name: {error}") from None
     if store.exists(f"{RUNS}/{name}/{SPEC}"):
         raise BadConfig(f"--name {name}: a run has it already; `vis train --resume {name}` goes on, or take another")
     if name in models.registered(store):
@@ -252,5 +251,5 @@ def _no_run(store: Store, name: str) -> BadConfig:
     if not names:
         return BadConfig(f"no run {name!r} in {store.uri(RUNS)}: there is none at all")
     meant = nearest(name, names)
-    hint = f"did you mean {meant}?" if meant else f"expected one of: {', '.join(names[-5:])}"
-    return BadConfig(f"no run {name!r} in {store.uri(RUNS)}, {hint} `vis runs` lists all")
+    hint = f"did you mean {meant}" if meant else f"expected one of: {', '.join(names[-5:])}"
+    return BadConfig(f"no run {name!r} in {store.uri(RUNS)}, {hint}; `vis runs` lists all")

@@ -163,7 +163,7 @@ def _sentence(error: Any, given: dict[str, Any]) -> str:
     if name not in Settings.model_fields:
         meant = nearest(name, Settings.model_fields)
         meant = PREFIX + meant.upper() if meant and variable else meant
-        return f"{where} is no setting{f', did you mean {meant}?' if meant else '.'} `vis settings` lists all"
+        return f"{where} is no setting{f', did you mean {meant}' if meant else ''}; `vis settings` lists all"
     if error["type"] == "value_error":  # ours: its text names the value where that is fit to be seen
         return f"{where}: {error['ctx']['error']}"
     return f"{where}: {error['msg']}" + ("" if _is_secret(name) else f", got {error['input']!r}")

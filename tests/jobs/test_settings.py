@@ -49,8 +49,8 @@ def test_an_empty_variable_is_none(monkeypatch):
     [
         ("store = lake", "Invalid value (at line 1, column 9); expected lines such as"),
         ("store", "(at end of document); expected lines such as"),
-        ('stroe = "lake"', "stroe is no setting, did you mean store?"),
-        ("[vis]\nworkers = 2", "vis is no setting. `vis settings` lists all"),
+        ('stroe = "lake"', "stroe is no setting, did you mean store;"),
+        ("[vis]\nworkers = 2", "vis is no setting; `vis settings` lists all"),
         ('workers = "two"', "workers: Input should be a valid integer"),
         ("workers = -1", "workers: Input should be greater than or equal to 0, got -1"),
         ('device = "tpu"', "device: Input should be 'auto', 'cpu' or 'cuda', got 'tpu'"),
@@ -75,7 +75,7 @@ def test_a_file_that_cannot_be_read_is_a_sentence(folder: Path):
 )
 def test_a_misspelt_variable_is_refused_with_the_right_name(monkeypatch, name: str, meant: str):
     monkeypatch.setenv(name, "hidden")
-    assert refusal() == f"{name} is no setting, did you mean {meant}? `vis settings` lists all"
+    assert refusal() == f"{name} is no setting, did you mean {meant}; `vis settings` lists all"
 
 
 def test_variables_like_no_setting_are_passed_over_and_named(monkeypatch):

@@ -732,3 +732,7 @@ def _run(module: str, flow: str, **parameters: Any) -> dict[str, Any]:
     if isinstance(result, BaseException):
         raise result
     return result
+
+
+if __name__ == "__main__":
+    main()

@@ -199,13 +199,14 @@ def _read(store: Store, name: str, files: Mapping[str, Any], finished: bool) -> 
     written_at = max(_time(info) for info in files.values())
     ended = ENDED in files and _time(files[ENDED]) == written_at  # a resumed run has written since
     running = not ended and (datetime.now(UTC) - written_at).total_seconds() < QUIET_S
-    world = spec["world"] and f"world {spec['world']['world']['level']}"
+    world = spec.get("world")
+    drawn = f"world {world['world']['level']}" if world else ""
     return Run(
         name=name,
         state="finished" if finished else "running" if running else "stopped" if iteration else "failed to start",
         reason=store.read_json(f"{RUNS}/{name}/{ENDED}")["reason"] if ended and not finished else "",
         recipe=spec["recipe"],
-        data=spec["data"] or world or "",
+        data=spec.get("data") or drawn,
         stage=stage,
         iteration=iteration,
         iterations=iterations,

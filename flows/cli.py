@@ -36,7 +36,12 @@ class Verbs(typer.Typer):
 
     def command(self, name: str | None = None, **kwargs: Any) -> Callable[[Callable], Callable]:  # type: ignore[override]
         register = super().command(name, **kwargs)
-        return lambda run: (register(_with_settings(run)), run)[1]
+
+        def add(run: Callable) -> Callable:
+            register(_with_settings(run))
+            return run
+
+        return add
 
 
 app = Verbs(
@@ -732,7 +737,3 @@ def _run(module: str, flow: str, **parameters: Any) -> dict[str, Any]:
     if isinstance(result, BaseException):
         raise result
     return result
-
-
-if __name__ == "__main__":
-    main()

@@ -17,9 +17,12 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def as_interrupt(*_: Any) -> None:
-    """SIGTERM ends a verb as Ctrl-C does, whoever listens to that by now."""
-    signal.raise_signal(signal.SIGINT)
+def as_interrupt(number: int, frame: Any) -> None:
+    """A handler for SIGTERM: a verb ends as it does after Ctrl-C, whoever listens to that by now."""
+    listener = signal.getsignal(signal.SIGINT)
+    if not callable(listener):  # a shell's background jobs begin with Ctrl-C ignored
+        raise KeyboardInterrupt
+    listener(number, frame)
 
 
 def open_closed_streams() -> None:
@@ -28,7 +31,7 @@ def open_closed_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
     if sys.stdout is sys.__stdout__:  # and not a test's
         sys.stdout = _writer(1, sys.stdout)
     if sys.stderr is sys.__stderr__:

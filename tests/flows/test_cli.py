@@ -23,7 +23,7 @@ from jobs.store import Store
 from jobs.train import freeze
 from tests.conftest import REPOSITORY
 from tests.drawn_results import Drawing, write
-from tests.flows.conftest import Program, Trained
+from tests.flows.conftest import PROGRAMS, Program, Trained
 from vis_models.config import BadConfig
 
 VERBS = [
@@ -178,14 +178,14 @@ def test_a_variable_that_is_no_setting_is_named_on_stderr(monkeypatch, capsys):
 
 @pytest.mark.parametrize("typed", ["models --recipes | head -1", "models --recipes >&-", "--help 2>&- | true"])
 def test_a_stream_that_nobody_reads_is_no_error(vis: Program, typed: str):
-    program = f"set -o pipefail; {sys.executable} -m flows.cli {typed}"
-    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, env=vis.environment, cwd=REPOSITORY)
+    program = f"set -o pipefail; {PROGRAMS / 'vis'} {typed}"
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, env=vis.environment)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_answer_that_finds_no_space_is_a_sentence(vis: Program):
-    program = f"{sys.executable} -m flows.cli models --recipes > /dev/full"
-    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, env=vis.environment, cwd=REPOSITORY)
+    program = f"{PROGRAMS / 'vis'} models --recipes > /dev/full"
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, env=vis.environment)
     assert (done.returncode, done.stderr) == (2, "vis: the answer could not be written: No space left on device\n")
 
 

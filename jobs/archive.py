@@ -152,6 +152,19 @@ def read_archive(archive: str, store: Store, frame_folder_fps: float | None = No
     return Archive(videos=tuple(sources), passed_over=counted.rows())
 
 
+def check_archive(archive: str, store: Store) -> None:
+    """Without listing it. Raises BadConfig: nothing is at this address."""
+    fs, path = store.open_source(archive)
+    store.check(archive)
+    with store.guard(archive):
+        if not fs.exists(path) and not glob.has_magic(path):
+            raise _absent(archive)
+
+
+def _absent(archive: str) -> BadConfig:
+    return BadConfig(f"archive {archive} does not exist; expected a folder, glob, manifest, S3 prefix or film")
+
+
 def _list(fs: AbstractFileSystem, path: str, archive: str, store: Store, counted: _Counted) -> Iterable[VideoSource]:
     if fs.isdir(path):
         return _group(fs, fs.find(path, detail=True), path, counted)
@@ -165,7 +178,7 @@ def _list(fs: AbstractFileSystem, path: str, archive: str, store: Store, counted
         return _glob(fs, path, counted)
     if fs.exists(path):
         raise BadConfig(f"archive {archive} is neither a file nor a folder but a pipe, socket or device; copy it first")
-    raise BadConfig(f"archive {archive} does not exist; expected a folder, glob, manifest, S3 prefix or film")
+    raise _absent(archive)
 
 
 def _glob(fs: AbstractFileSystem, pattern: str, counted: _Counted) -> Iterator[VideoSource]:

@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from pydantic import Field, NonNegativeInt
 
 from jobs.archive import DATA_SETS, Archive, VideoSource, read_archive
 from jobs.check_page import Sample, write_page
-from jobs.deadlines import Hung, decoders
+from jobs.deadlines import Hung, Task, decoders
 from jobs.frames import open_video, timed_out
 from jobs.recipes import TrainJob, build
 from jobs.settings import Settings
@@ -381,7 +382,7 @@ def _check_archive(archive: Archive, job: CheckJob, store: Store, seen: Seen, re
     errors: dict[str, list[str]] = defaultdict(list)
     skipped: list[str] = []
 
-    def look(source: VideoSource) -> None:
+    def look(source: VideoSource, _: Task[None]) -> None:
         if time.monotonic() > until:
             skipped.append(source.video_id)
             return
@@ -389,7 +390,7 @@ def _check_archive(archive: Archive, job: CheckJob, store: Store, seen: Seen, re
             opened[source.video_id] = (video.info.width, video.info.height, *video.promised())
 
     with decoders(_cores(), store.settings.decode_timeout_s) as pool:
-        looks = [(source, pool.submit(lambda _, source=source: look(source))) for source in _stirred(archive.videos)]
+        looks = [(source, pool.submit(partial(look, source))) for source in _stirred(archive.videos)]
         for done, (source, task) in enumerate(looks, start=1):
             try:
                 pool.result(task)

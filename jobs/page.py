@@ -1,13 +1,13 @@
 """Pages of HTML that need nothing beside them: no script, no outside address. What came from outside is escaped."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
 import jinja2
 
 
-def render(template: str, values: Mapping[str, Any], filters: Mapping[str, Callable[..., str]]) -> str:
+def render(template: str, values: Mapping[str, Any], filters: Mapping[str, Any]) -> str:
     """A template of this folder with its values filled in; `filters` come on top of `count`, `tail` and `moment`."""
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: files("jobs").joinpath(name).read_text(encoding="utf-8")),

@@ -38,7 +38,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import model_validator
 
-from jobs.settings import Settings
+from jobs.settings import Settings, without_keys
 from vis_models.config import BadConfig, Config
 
 LAYOUT = "vis/v1"
@@ -355,7 +355,10 @@ def _without_folders(found: Any) -> Any:
 
 
 def _resolve(uri: str, settings: Settings) -> tuple[fsspec.AbstractFileSystem, str]:
-    scheme, separator, rest = uri.partition("://")
+    try:
+        scheme, separator, rest = without_keys(uri).partition("://")
+    except ValueError as error:
+        raise BadConfig(str(error)) from None
     if not separator or scheme == "file":
         path = os.path.abspath(os.path.expanduser(unquote(rest, errors="surrogateescape") if separator else uri))
         return LocalFileSystem(auto_mkdir=True), path

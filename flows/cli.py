@@ -18,11 +18,6 @@ import typer
 MENDABLE_EXIT = 2
 """Exit code where the user can mend it, as for a wrong option. 1 is a result: no video could be read."""
 
-PREFECT = {  # how a flow runs inside `vis` where the user did not say otherwise
-    "SERVER_ANALYTICS_ENABLED": "false",
-    "LOGGING_LEVEL": "CRITICAL",  # what goes wrong is raised here, and told once
-}
-
 app = typer.Typer(
     help="Archives of video into queryable tables of objects: a class, a mask in each frame, one identity.",
     no_args_is_help=True,
@@ -64,15 +59,16 @@ def settings(
     workers: Annotated[int | None, typer.Option(help="Workers of a job; 0: as many as GPUs, or one.")] = None,
 ) -> None:
     """Settings that every verb takes; more of them in the environment (VIS_*) and in vis.toml."""
+    from flows.surroundings import check_working_folder, reach_loopback
     from jobs.settings import Settings
 
+    check_working_folder()
+    reach_loopback()
     for name, value in {"STORE": store, "DEVICE": device, "WORKERS": workers}.items():
         if value is not None:
             os.environ[f"VIS_{name}"] = str(value)  # where flows, jobs and their workers look
     with _given_by_user():
         Settings()
-    for name, value in PREFECT.items():
-        os.environ.setdefault(f"PREFECT_{name}", value)
 
 
 @app.command()

@@ -23,6 +23,10 @@ from jobs.settings import Settings
 
 READY = "ready"
 STOP_S = 10
+QUIET = {  # how a flow runs inside `vis` where the user did not say otherwise
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",  # what goes wrong is raised here, and told once
+}
 
 
 @contextmanager
@@ -32,6 +36,8 @@ def prefect_api() -> Iterator[Callable[[], None]]:
     Yields:
         a function that returns when the API answers.
     """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     from prefect.events.worker import EventsWorker
     from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 

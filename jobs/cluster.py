@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -46,8 +47,11 @@ def cluster(settings: Settings) -> Iterator[Workers]:
     if ours:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray Data's pools log a harmless error per actor
+        ends = signal.getsignal(signal.SIGTERM)
         with _silent():
             _connect(settings)
+        if ends is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ends)  # Ray's core aborts the process there, without last words
     try:
         yield _workers(settings)
     finally:

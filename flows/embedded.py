@@ -5,6 +5,7 @@ that commands never wait for each other, is not hit by the Ctrl-C that a termina
 has last words for the API), and does not outlive a command that was killed.
 """
 
+import io
 import os
 import shutil
 import socket
@@ -14,8 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
-from functools import partial
+from contextlib import closing, contextmanager, redirect_stderr, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,11 @@ def prefect_api() -> Iterator[Callable[[], None]]:
     """Inside, flows find an API: the one that PREFECT_API_URL or the Prefect profile names, else one started here.
 
     Yields:
-        a function that returns when the API answers; raises BadConfig where the one that the user names does not.
+        a function that returns when the API answers.
 
     Raises:
-        BadConfig: Prefect cannot read its settings, or there is no room for temporary files.
+        BadConfig: the API that the user names does not answer, Prefect cannot read its settings, or there is no room
+            for temporary files.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -51,7 +52,8 @@ def prefect_api() -> Iterator[Callable[[], None]]:
     from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
     if url := PREFECT_API_URL.value():
-        yield partial(_check_answer, url)
+        _check_answer(url)
+        yield lambda: None
         return
     _check_room()
     with socket.create_server(("127.0.0.1", 0)) as listener, tempfile.TemporaryFile() as log:
@@ -81,8 +83,13 @@ def prefect_api() -> Iterator[Callable[[], None]]:
 
 def _load_prefect() -> None:
     """Raises BadConfig: a variable PREFECT_*, a profile or a TOML file holds what Prefect does not take."""
+    said = io.StringIO()  # Prefect prints such an error and raises it later
     try:
-        import prefect  # noqa: F401
+        with redirect_stderr(said):
+            from prefect.settings import get_current_settings
+
+            get_current_settings()
+        print(said.getvalue(), end="", file=sys.stderr)
     except ValueError as error:
         at = getattr(error, "errors", list)()
         why = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r}" for one in at[:1])

@@ -52,7 +52,7 @@ def up(host: str, port: int, home: Path, settings: Settings, say: Say) -> None:
         raise BadConfig(f"there is no {DEPLOYMENTS}: `vis up` needs a checkout of vislake, installed with --editable")
     home = home.resolve()
     with _alone_in(home), _children(home, say) as children:
-        address = _free_address(host, port)
+        address = free_address(host, port)
         children.prepare(f"{address}/api")
         say(f"starting a Prefect server, database and logs in {home}")
         children.start("server", "server", "start", "--host", host, "--port", str(port))
@@ -79,7 +79,7 @@ def _program() -> str:
     return "prefect" if found and Path(found).resolve() == beside.resolve() else str(beside)
 
 
-def _free_address(host: str, port: int) -> str:
+def free_address(host: str, port: int) -> str:
     """Where the server will answer; raises BadConfig: not there."""
     try:
         (family, _, _, _, place), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

@@ -126,7 +126,7 @@ def test_the_usual_aws_variables_say_where_s3_is_until_a_setting_does(monkeypatc
 
 def test_an_aws_profile_that_there_is_not_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_PROFILE", "no-such-profile")
-    with pytest.raises(BadConfig, match="no-such-profile.*AWS_PROFILE"):
+    with pytest.raises(BadConfig, match=r"no-such-profile.*AWS_PROFILE"):
         Store.open(Settings(store="s3://lake/store"))
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 PROGRAMS = Path(sys.executable).parent
 PATIENCE_S = 400
+PROXIES = [name for lower in ("http_proxy", "https_proxy", "all_proxy") for name in (lower, lower.upper())]
 
 SMALL = {  # a training that runs every step and takes a minute
     "stages.0.iterations": 60,
@@ -149,10 +150,11 @@ class Server:
 
 
 def start_server(vis: Program, home: Path, folder: Path) -> Server:
+    """Behind a proxy that nobody answers at, as in a company whose proxy does not know this machine."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    started_by = {"STARTED_BY": str(home)}
-    process = Program("vis", vis.environment | started_by, folder).start("up", "--port", port, "--home", home)
+    around = {"STARTED_BY": str(home)} | dict.fromkeys(PROXIES, "http://127.0.0.1:9")
+    process = Program("vis", vis.environment | around, folder).start("up", "--port", port, "--home", home)
     said = ""
     for line in process.stdout:  # type: ignore[union-attr]
         said += line

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.flows.conftest import Server
+from tests.flows.conftest import PROXIES, Server
 
 
 def post(server: Server, path: str, body: dict) -> dict:
@@ -57,5 +57,5 @@ def test_where_plugins_are_not_switched_on_prefect_is_as_it_was(server):
 
 
 def test_the_server_is_reached_past_a_proxy_that_is_meant_for_the_world(server):
-    proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
+    proxies = dict.fromkeys(PROXIES, "http://127.0.0.1:9")
     assert "train-rgnn" in server.prefect("deployment", "inspect", "train-rgnn", **proxies).stdout

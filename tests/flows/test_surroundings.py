@@ -21,9 +21,7 @@ from flows.surroundings import reach_loopback
 from jobs.settings import Settings
 from jobs.store import Store
 from tests.drawn_results import Drawing, write
-from tests.flows.conftest import PROGRAMS, Program
-
-PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+from tests.flows.conftest import PROGRAMS, PROXIES, Program
 
 
 def dead_port() -> int:
@@ -32,7 +30,7 @@ def dead_port() -> int:
 
 
 def proxied(address: str) -> dict[str, str]:
-    return {name: address for lower in PROXIES for name in (lower, lower.upper())}
+    return dict.fromkeys(PROXIES, address)
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -60,10 +58,9 @@ def server() -> Iterator[int]:
 @pytest.fixture
 def surroundings(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """An environment without proxies; what the test's code sets there is undone as well."""
-    for name in [*PROXIES, "no_proxy"]:
-        for each in (name, name.upper()):
-            monkeypatch.setenv(each, "")
-            monkeypatch.delenv(each)
+    for name in [*PROXIES, "no_proxy", "NO_PROXY"]:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     return monkeypatch
 
 

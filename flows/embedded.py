@@ -20,6 +20,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from jobs.settings import Settings
 from vis_models.config import BadConfig
 
@@ -47,7 +49,7 @@ def prefect_api() -> Iterator[Callable[[], None]]:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    _load_prefect()
+    load_prefect()
     from prefect.events.worker import EventsWorker
     from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
@@ -81,7 +83,7 @@ def prefect_api() -> Iterator[Callable[[], None]]:
             _stop(server)
 
 
-def _load_prefect() -> None:
+def load_prefect() -> None:
     """Raises BadConfig: a variable PREFECT_*, a profile or a TOML file holds what Prefect does not take."""
     said = io.StringIO()  # Prefect prints such an error and raises it later
     try:
@@ -91,11 +93,13 @@ def _load_prefect() -> None:
             get_current_settings()
         print(said.getvalue(), end="", file=sys.stderr)
     except ValueError as error:
-        at = getattr(error, "errors", list)()
-        why = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r}" for one in at[:1])
+        why = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}"
         home = os.environ.get("PREFECT_HOME", "~/.prefect")
         raise BadConfig(
-            f"Prefect does not start with its settings ({why or error}): look for it in the variables PREFECT_*, in "
+            f"Prefect does not start with its settings ({why}): look for it in the variables PREFECT_*, in "
             f"{home}/profiles.toml, and in the prefect.toml or pyproject.toml of this folder"
         ) from None
 

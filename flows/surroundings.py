@@ -8,8 +8,11 @@ from vis_models.config import BadConfig
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-def reach_loopback() -> None:
+def reach_loopback(*also: str) -> None:
     """Nothing on this machine is asked through a proxy, by this process or its children; all else is, as before.
+
+    Args:
+        also: other addresses of this machine.
 
     Prefect's API, Ray and a local S3 server answer on the loopback, where no proxy can reach them. Programs disagree
     about upper and lower case, so both names are set. Without a proxy in the environment nothing is touched: on some
@@ -19,7 +22,7 @@ def reach_loopback() -> None:
     if not proxies.keys() - {"no"}:
         return
     given = [host.strip() for name in ("no_proxy", "NO_PROXY") for host in os.environ.get(name, "").split(",")]
-    hosts = list(dict.fromkeys([*filter(None, given), *LOOPBACK]))
+    hosts = list(dict.fromkeys([*filter(None, given), *LOOPBACK, *also]))
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = "*" if "*" in hosts else ",".join(hosts)
 
 

@@ -20,6 +20,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
+from flows.embedded import load_prefect
+from flows.surroundings import reach_loopback
 from jobs.settings import Settings
 from vis_models.config import BadConfig
 
@@ -45,7 +47,8 @@ def up(host: str, port: int, home: Path, settings: Settings, say: Say) -> None:
     """Starts everything, says where it is, and stops everything on Ctrl-C, SIGTERM or when the terminal closes.
 
     Raises:
-        BadConfig: the port or the home is taken or cannot be used, or this is no checkout.
+        BadConfig: the port or the home is taken or cannot be used, Prefect cannot read its settings, or this is no
+            checkout.
         RuntimeError: server or worker ended by itself; the message names its log.
     """
     if not DEPLOYMENTS.is_file():
@@ -53,7 +56,9 @@ def up(host: str, port: int, home: Path, settings: Settings, say: Say) -> None:
     home = home.resolve()
     with _alone_in(home), _children(home, say) as children:
         address = free_address(host, port)
+        reach_loopback(host)
         children.prepare(f"{address}/api")
+        load_prefect()
         say(f"starting a Prefect server, database and logs in {home}")
         children.start("server", "server", "start", "--host", host, "--port", str(port))
         children.wait_for(f"{address}/api/health")
@@ -187,13 +192,14 @@ class _Children:
 
     def __init__(self, home: Path, say: Say) -> None:
         self.home = home
-        self.say = say
+        self._say = say
         self.mark = f"VIS_UP={home}"  # inherited by every process that anything here starts
         self.running: dict[str, subprocess.Popen] = {}
 
     def prepare(self, api_url: str) -> None:
-        """This process and what it starts belong to the server; a profile of the user's says nothing about it."""
-        os.environ.pop("PREFECT_PROFILE", None)
+        """This process and what it starts belong to the server."""
+        if profile := os.environ.pop("PREFECT_PROFILE", None):
+            self.say(f"PREFECT_PROFILE={profile} is left aside: this server has its settings in {self.home}")
         os.environ |= {
             "PREFECT_HOME": str(self.home),
             "PREFECT_API_URL": api_url,
@@ -202,6 +208,10 @@ class _Children:
             "PYTHONSAFEPATH": "1",  # `-m prefect` must not take a folder `flows` of the user's for ours
             "VIS_UP": str(self.home),
         }
+
+    def say(self, line: str) -> None:
+        with suppress(OSError):  # the terminal may be closed, which is no reason to stop half-way
+            self._say(line)
 
     def start(self, name: str, *arguments: str) -> None:
         with self.log(name).open("ab") as log:
@@ -244,14 +254,17 @@ class _Children:
 
     def stop(self) -> None:
         """The runs first, then the worker, both while the server still takes their last words."""
-        begun = self._cancel_runs() if "worker" in self.running and self._runs("server") else []
-        self._end("worker")
-        self.kill_left(but=self.running.get("server"))
-        if self._runs("server"):
-            for run in begun:
-                self.say(f"ended       {_conclude(run, '`vis up` was stopped', 'Cancelled')}")
-        self._end("server")
-        self.kill_left()
+        try:
+            begun = self._cancel_runs() if "worker" in self.running and self._runs("server") else []
+            self._end("worker")
+            self.kill_left(but=self.running.get("server"))
+            if self._runs("server"):
+                for run in begun:
+                    self.say(f"ended       {_conclude(run, '`vis up` was stopped', 'Cancelled')}")
+        finally:
+            self._end("worker")
+            self._end("server")
+            self.kill_left()
 
     def _cancel_runs(self) -> list["FlowRun"]:
         """The worker ends a run that is to be cancelled with SIGTERM, and after STOP_S with SIGKILL."""
@@ -290,11 +303,18 @@ class _Children:
     def kill_left(self, but: subprocess.Popen | None = None) -> None:
         """Whatever was started below us, or below a `vis up` of this home that was killed, and still runs."""
         spared = {os.getpid(), but.pid if but else None}
+        deadline = time.monotonic() + STOP_S
+        while (left := [pid for pid in self._marked() if pid not in spared]) and time.monotonic() < deadline:
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.1)  # what it held, such as the port, is free when it is gone
+
+    def _marked(self) -> Iterator[int]:
         for environ in Path("/proc").glob("[0-9]*/environ"):
             with suppress(OSError):
-                pid = int(environ.parent.name)
-                if pid not in spared and self.mark.encode() in environ.read_bytes().split(b"\0"):
-                    os.kill(pid, signal.SIGKILL)
+                if self.mark.encode() in environ.read_bytes().split(b"\0"):
+                    yield int(environ.parent.name)
 
 
 @contextmanager

@@ -103,6 +103,7 @@ def test_nothing_changes_where_there_is_no_proxy_or_none_is_to_be_used(surroundi
 class Forwards(Answers):
     """A proxy: only it knows the way to the server behind it."""
 
+    protocol_version = "HTTP/1.1"  # S3 clients wait for `100 Continue` before they send a file
     behind = ""
     asked: tuple[str, ...] = ()
 
@@ -110,7 +111,7 @@ class Forwards(Answers):
         at = urlsplit(self.path)
         type(self).asked += (at.netloc,)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection")}
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in ("host", "expect")}
         url = f"{self.behind}{at.path}{'?' + at.query if at.query else ''}"
         with httpx.Client(trust_env=False, timeout=60) as client:
             answer = client.request(self.command, url, content=body, headers=headers)
@@ -118,7 +119,7 @@ class Forwards(Answers):
         for name, value in answer.headers.items():
             if name.lower() not in ("content-length", "transfer-encoding", "connection", "content-encoding"):
                 self.send_header(name, value)
-        length = answer.headers["Content-Length"] if self.command == "HEAD" else len(answer.content)
+        length = answer.headers.get("Content-Length", "0") if self.command == "HEAD" else len(answer.content)
         self.send_header("Content-Length", str(length))
         self.end_headers()
         self.wfile.write(answer.content)

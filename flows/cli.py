@@ -25,12 +25,6 @@ from flows.terminal import as_interrupt, open_closed_streams, print_table, unwri
 MENDABLE_EXIT = 2
 """Exit code where the user can mend it, as for a wrong option. 1 is a result: no video could be read."""
 
-PREFECT = {  # how a flow runs inside `vis` where the user did not say otherwise
-    "SERVER_ANALYTICS_ENABLED": "false",
-    "LOGGING_LEVEL": "CRITICAL",  # what goes wrong is raised here, and told once
-}
-
-
 class Verbs(typer.Typer):
     """Every verb takes the options of `vis` itself, too: people type them behind it."""
 
@@ -128,6 +122,10 @@ def every_verb(
     ] = False,
 ) -> None:
     """Settings that every verb takes; more of them in the environment (VIS_*) and in vis.toml."""
+    from flows.surroundings import check_working_folder, reach_loopback
+
+    check_working_folder()
+    reach_loopback()
     TYPED.clear()
     _set(store=store, device=device, workers=workers)
 
@@ -155,8 +153,6 @@ def _with_settings(run: Callable) -> Callable:
         Settings()
         for name in strangers():
             print(f"vis: {name} is no setting and not used; `vis settings` lists all", file=sys.stderr)
-        for name, value in PREFECT.items():
-            os.environ.setdefault(f"PREFECT_{name}", value)
         run(**given)
 
     parameters = [*inspect.signature(run).parameters.values(), *own.values()]

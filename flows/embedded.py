@@ -5,6 +5,7 @@ that commands never wait for each other, is not hit by the Ctrl-C that a termina
 has last words for the API), and does not outlive a command that was killed.
 """
 
+import io
 import os
 import shutil
 import socket
@@ -14,15 +15,25 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, redirect_stderr, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from jobs.settings import Settings
+from vis_models.config import BadConfig
 
 READY = "ready"
 STOP_S = 10
+ANSWER_S = 10
+ROOM_BYTES = 32 * 2**20
+"""What the database of one command may need."""
+QUIET = {  # how a flow runs inside `vis` where the user did not say otherwise
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",  # what goes wrong is raised here, and told once
+}
 
 
 @contextmanager
@@ -31,17 +42,26 @@ def prefect_api() -> Iterator[Callable[[], None]]:
 
     Yields:
         a function that returns when the API answers.
+
+    Raises:
+        BadConfig: the API that the user names does not answer, Prefect cannot read its settings, or there is no room
+            for temporary files.
     """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    load_prefect()
     from prefect.events.worker import EventsWorker
     from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
-    if PREFECT_API_URL.value():
+    if url := PREFECT_API_URL.value():
+        _check_answer(url)
         yield lambda: None
         return
+    _check_room()
     with socket.create_server(("127.0.0.1", 0)) as listener, tempfile.TemporaryFile() as log:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
         server = subprocess.Popen(
-            [sys.executable, "-m", "flows.embedded", str(listener.fileno())],
+            [sys.executable, "-P", "-m", "flows.embedded", str(listener.fileno())],
             pass_fds=[listener.fileno()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -63,6 +83,58 @@ def prefect_api() -> Iterator[Callable[[], None]]:
             _stop(server)
 
 
+def load_prefect() -> None:
+    """Raises BadConfig: a variable PREFECT_*, a profile or a TOML file holds what Prefect does not take."""
+    said = io.StringIO()  # Prefect prints such an error and raises it later
+    try:
+        with redirect_stderr(said):
+            from prefect.settings import get_current_settings
+
+            get_current_settings()
+        print(said.getvalue(), end="", file=sys.stderr)
+    except ValueError as error:
+        why = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}"
+        home = os.environ.get("PREFECT_HOME", "~/.prefect")
+        raise BadConfig(
+            f"Prefect does not start with its settings ({why}): look for it in the variables PREFECT_*, in "
+            f"{home}/profiles.toml, and in the prefect.toml or pyproject.toml of this folder"
+        ) from None
+
+
+def _check_answer(url: str) -> None:
+    """At once: Prefect itself tries for minutes."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    with (
+        temporary_settings({PREFECT_API_REQUEST_TIMEOUT: ANSWER_S, PREFECT_CLIENT_MAX_RETRIES: 0}),
+        get_client(sync_client=True) as client,
+    ):
+        if error := client.api_healthcheck():
+            raise BadConfig(
+                f"no Prefect API answers at {url} ({str(error).splitlines()[0] or type(error).__name__}): start it, or "
+                "correct PREFECT_API_URL or the Prefect profile; without them each command starts an API of its own"
+            )
+
+
+def _check_room() -> None:
+    try:
+        folder = tempfile.gettempdir()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise BadConfig(
+            f"no temporary file can be written ({error.strerror}): set TMPDIR to a folder with room"
+        ) from None
+    if free < ROOM_BYTES:
+        raise BadConfig(
+            f"{folder} has {free / 2**20:.0f} MB left for temporary files, expected {ROOM_BYTES / 2**20:.0f}: "
+            "make room, or set TMPDIR to another folder"
+        )
+
+
 def _stop(server: subprocess.Popen[bytes]) -> None:
     server.stdin.close()  # type: ignore[union-attr]
     try:
@@ -79,8 +151,7 @@ def serve(listener: socket.socket) -> None:
     """Answers on `listener` until stdin ends, which is when the command has ended, however it did."""
     with tempfile.TemporaryDirectory(prefix="vis-prefect-", ignore_cleanup_errors=True) as folder:
         database, template = Path(folder) / "prefect.db", _template()
-        if template.exists():  # an empty database; making one takes ten seconds
-            shutil.copy(template, database)
+        copied = _copy(template, database)
         os.environ["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{database}"
         import uvicorn
         from prefect.server.api.server import create_app
@@ -88,7 +159,7 @@ def serve(listener: socket.socket) -> None:
         class Server(uvicorn.Server):
             async def startup(self, sockets: list[socket.socket] | None = None) -> None:
                 await super().startup(sockets)
-                if not template.exists():
+                if not copied:
                     _keep(database, template)
                 print(READY, flush=True)
 
@@ -107,12 +178,31 @@ def _template() -> Path:
     return Settings().scratch.expanduser() / f"prefect-{version('prefect')}.db"
 
 
+def _copy(template: Path, database: Path) -> bool:
+    """An empty database; making one takes ten seconds. False: there is none, or none that can be used."""
+    try:
+        shutil.copy(template, database)
+        with closing(sqlite3.connect(database)) as copy:
+            whole = copy.execute("PRAGMA quick_check").fetchall() == [("ok",)]
+            if whole and copy.execute("SELECT count(*) FROM alembic_version").fetchone()[0]:
+                return True
+    except (OSError, sqlite3.Error):
+        pass
+    database.unlink(missing_ok=True)
+    return False
+
+
 def _keep(database: Path, template: Path) -> None:
-    template.parent.mkdir(parents=True, exist_ok=True)
+    """For the next command; where nothing can be kept, that one makes its own."""
     whole = template.with_suffix(f".{os.getpid()}")
-    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(whole)) as target:
-        source.backup(target)
-    os.replace(whole, template)
+    try:
+        template.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(whole)) as target:
+            source.backup(target)
+        os.replace(whole, template)
+    except (OSError, sqlite3.Error):
+        with suppress(OSError):
+            whole.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from prefect.runtime import flow_run
 from pydantic import Field, PositiveInt
 
 from flows.events import evaluation_regressed
-from flows.progress import of_flow
+from flows.progress import of_flow, shown
 from flows.steps import command, launch, mendable
 from jobs.acceptance import JudgeJob, alarm, judge
 from jobs.evaluate import EvaluateJob, evaluate
@@ -114,8 +114,9 @@ def evaluate_youtube_vis(
     said = JudgeJob(evaluation_id=done.evaluation_id, accept=accept, command=command())
     verdict = None if oracle else launch(judge, said)
     if verdict and verdict.regressed:
-        create_markdown_artifact(key=REGRESSION_KEY, markdown=alarm(verdict), description=str(verdict))
         evaluation_regressed(verdict, labels, subject)
+        with shown():
+            create_markdown_artifact(key=REGRESSION_KEY, markdown=alarm(verdict), description=str(verdict))
     figures = [
         {
             "figure": name,
@@ -125,14 +126,15 @@ def evaluate_youtube_vis(
         for name, value in done.figures.items()
     ]
     figures += [{"figure": name, "value": f"{done.tracking[name]:.4g}"} for name in TRACKING_SHOWN]
-    create_table_artifact(key="evaluate-youtube-vis", table=figures, description=f"{labels}, {subject}")
     ap = with_interval(done.figures["AP"], done.error)
     notes = "".join(f"- {note}\n" for note in done.notes)
-    create_markdown_artifact(
-        key="evaluate-youtube-vis-summary",
-        markdown=f"# AP {ap}\n\n`{labels}`, {subject}\n\n{verdict or ''}\n\n{notes}\n`{done.uri}`\n",
-        description=f"evaluation {done.evaluation_id}",
-    )
+    with shown():
+        create_table_artifact(key="evaluate-youtube-vis", table=figures, description=f"{labels}, {subject}")
+        create_markdown_artifact(
+            key="evaluate-youtube-vis-summary",
+            markdown=f"# AP {ap}\n\n`{labels}`, {subject}\n\n{verdict or ''}\n\n{notes}\n`{done.uri}`\n",
+            description=f"evaluation {done.evaluation_id}",
+        )
     return done.model_dump(mode="json") | {
         "data": labels,
         "subject": subject,

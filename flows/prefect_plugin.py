@@ -1,8 +1,9 @@
-"""Lets `prefect deployment run train-rgnn` find its deployment by the bare name.
+"""Lets `prefect deployment run train-rgnn` find its deployment by the bare name, and a local server past any proxy.
 
 Prefect wants `<flow>/<deployment>`. Its plugin system calls `setup_environment` while `prefect` is being imported,
 where plugins are switched on: `[tool.prefect.plugins] enabled = true` in the pyproject.toml of the working folder, or
-PREFECT_PLUGINS_ENABLED=1. Only the command `prefect deployment ...` is touched, and only a name without a slash.
+PREFECT_PLUGINS_ENABLED=1, which `vis up` prints. Only the command `prefect` is touched; of names, only those of
+`prefect deployment ...` without a slash.
 """
 
 import sys
@@ -11,12 +12,16 @@ from typing import Any
 
 from prefect.plugins import HookContext, register_hook
 
+from flows.surroundings import reach_loopback
+
 
 @register_hook  # `*`: Prefect specifies the hook with a `self`, and pluggy compares positional parameters
 def setup_environment(*, ctx: HookContext) -> None:
     program = "prefect" if sys.orig_argv[1:3] == ["-m", "prefect"] else Path(sys.argv[0]).name
-    if program == "prefect" and {"deployment", "deployments"} & set(sys.argv[1:]):
-        _accept_bare_names()
+    if program == "prefect":
+        reach_loopback()
+        if {"deployment", "deployments"} & set(sys.argv[1:]):
+            _accept_bare_names()
 
 
 def _accept_bare_names() -> None:

@@ -50,6 +50,28 @@ def of_flow(flow: str) -> Iterator[Progress]:
         yield lambda *report: (shown(*report), artifacts(*report))[0]
 
 
+def say(sentence: str) -> None:
+    """To whoever follows a flow run: a line in its log or, where a person started it, at the terminal."""
+    from prefect import get_run_logger, runtime
+
+    if runtime.deployment.id is not None:
+        get_run_logger().warning(sentence)
+    else:
+        print(sentence, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def shown() -> Iterator[None]:
+    """Around artifacts: what is done stays done, also where Prefect's API does not take a picture of it."""
+    from httpx import HTTPError
+    from prefect.exceptions import PrefectException
+
+    try:
+        yield
+    except (HTTPError, PrefectException) as error:
+        say(f"the result is whole, but its artifact was not recorded: {error}")
+
+
 def _serial(report: Progress) -> Progress:
     """Calls from several threads, one after the other."""
     lock = threading.Lock()
@@ -118,6 +140,7 @@ class _Artifacts:
     def _record(self, stage: str, done: int, total: int, info: dict[str, Any]) -> None:
         from httpx import HTTPError
         from prefect.artifacts import create_progress_artifact, update_progress_artifact
+        from prefect.exceptions import PrefectException
 
         percent = 100.0 * done / max(total, 1)
         description = _sentence(stage, done, total, info)
@@ -127,8 +150,8 @@ class _Artifacts:
             else:
                 key = re.sub(r"[^a-z0-9]+", "-", f"{self.flow}-{stage}".lower()).strip("-")
                 self.ids[stage] = cast(UUID, create_progress_artifact(percent, key, description))
-        except HTTPError as error:
-            print(f"progress of {stage} was not recorded: {error}", file=sys.stderr)
+        except (HTTPError, PrefectException) as error:
+            say(f"progress of {stage} was not recorded: {error}")
 
 
 def _sentence(stage: str, done: int, total: int, info: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
+from flows.progress import shown
 from flows.steps import command, launch, mendable
 from jobs import evaluations
 from jobs.report import ReportJob, write_report
@@ -38,11 +39,12 @@ def report(
     page = launch(write_report, job)
     figures = _figures(page.evaluation_id) if page.evaluation_id else {}
     score = "".join(f"| {name} | {value:.3f} |\n" for name, value in figures.items())
-    create_markdown_artifact(
-        key="report",
-        markdown=f"# Report\n\n`{page.uri}`\n\n| figure | value |\n|---|---|\n{score}",
-        description=f"plan {page.plan_id}, evaluation {page.evaluation_id}",
-    )
+    with shown():
+        create_markdown_artifact(
+            key="report",
+            markdown=f"# Report\n\n`{page.uri}`\n\n| figure | value |\n|---|---|\n{score}",
+            description=f"plan {page.plan_id}, evaluation {page.evaluation_id}",
+        )
     return page.model_dump(mode="json") | {"figures": figures}
 
 

@@ -7,6 +7,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.states import Failed
 from pydantic import Field
 
+from flows.progress import shown
 from flows.steps import command, launch, mendable
 from jobs import tables
 from jobs.segment import SegmentJob, segment
@@ -50,9 +51,11 @@ def segment_archive(
         command=command(),
     )
     summary = launch(segment, job)
-    create_markdown_artifact(key="segment-archive", markdown=str(summary), description=f"plan {summary.plan_id}")
-    if errors := _errors(summary.plan_id):
-        create_table_artifact(key="segment-archive-errors", table=errors, description=f"errors, plan {summary.plan_id}")
+    plan = f"plan {summary.plan_id}"
+    with shown():
+        create_markdown_artifact(key="segment-archive", markdown=str(summary), description=plan)
+        if errors := _errors(summary.plan_id):
+            create_table_artifact(key="segment-archive-errors", table=errors, description=f"errors, {plan}")
     result = summary.model_dump(mode="json") | {"text": str(summary)}
     if summary.exit_code:
         return Failed(message=f"no video of {archive} could be read", data=result)

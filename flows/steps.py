@@ -69,6 +69,14 @@ def command() -> str:
     return shlex.join(["prefect", "deployment", "run", runtime.deployment.name, *parameters])
 
 
-def run_name(recipe: str) -> str:
+def run_name(recipe: str, flow_run_id: str | None = None) -> str:
     """The same in every attempt of a flow run, so that a retry continues; new in a new one."""
-    return f"{recipe}-{runtime.flow_run.id.replace('-', '')[:8]}"
+    return f"{recipe}-{(flow_run_id or runtime.flow_run.id).replace('-', '')[:8]}"
+
+
+def goes_on(name: str, parameters: dict[str, Any], flow_run_id: str) -> str:
+    """How to continue a flow run that was stopped; `name`: of the run."""
+    if not name.startswith("train-"):
+        return "run it again: what is done is kept"
+    run = parameters.get("resume") or run_name(parameters["recipe"], flow_run_id)
+    return f"`prefect deployment run train-rgnn --param resume={run}` goes on"

@@ -1,12 +1,13 @@
 """`train-rgnn`: a recipe and its data in, a registered model out, and an event that says so."""
 
-import sys
 from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
+from prefect.exceptions import TerminationSignal
 
 from flows.events import model_registered
+from flows.progress import say, shown
 from flows.steps import command, launch, mendable, run_name
 from jobs.recipes import DEFAULT
 from jobs.runs import asked_for, says_why_it_ends
@@ -45,16 +46,17 @@ def train_rgnn(
     try:
         with says_why_it_ends(store, run_id):
             card = launch(train, job, run_id=run_id, command=command())
-    except (KeyboardInterrupt, SystemExit):
-        print(f"stopped; `vis train --resume {run_id}` goes on", file=sys.stderr)
+    except (KeyboardInterrupt, SystemExit, TerminationSignal):
+        say(f"stopped; `vis train --resume {run_id}` goes on")
         raise
     model = store.uri(f"{LAYOUT}/models/{card.name}")
     model_registered(card, model)
     figures = "".join(f"| {name} | {value:.3f} |\n" for name, value in card.metrics.items())
-    create_markdown_artifact(
-        key="train-rgnn",
-        markdown=f"# {card.name}\n\n`{model}`\n\n| at the end of training | |\n|---|---|\n{figures}\n"
-        f"recipe {card.recipe}, data {card.data}, commit {card.commit}, sha256 {card.sha256}\n",
-        description=f"model {card.name}",
-    )
+    with shown():
+        create_markdown_artifact(
+            key="train-rgnn",
+            markdown=f"# {card.name}\n\n`{model}`\n\n| at the end of training | |\n|---|---|\n{figures}\n"
+            f"recipe {card.recipe}, data {card.data}, commit {card.commit}, sha256 {card.sha256}\n",
+            description=f"model {card.name}",
+        )
     return {"model": card.name, "uri": model, "metrics": card.metrics}

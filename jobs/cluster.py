@@ -146,10 +146,15 @@ def listening(hear: Callable[[dict[str, Any]], None]) -> Iterator[Any]:
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
+    interrupted = False
     try:
         yield board
+    except BaseException as error:
+        interrupted = not isinstance(error, Exception)
+        raise
     finally:
         over.set()
-        listener.join()
-        take()
-        ray.kill(board)
+        if not interrupted:  # else Ray may have got the same signal and be gone: asking it takes a minute, then aborts
+            listener.join()
+            take()
+            ray.kill(board)

@@ -37,6 +37,10 @@ class Environment(EnvSettingsSource):
         return super().__call__() | misspelt
 
 
+def _first_of(*names: str) -> str | None:
+    return next((os.environ[name] for name in names if os.environ.get(name)), None)
+
+
 class Settings(BaseSettings):
     """Settings of this machine. `VIS_STORE=s3://bucket/prefix` and the like override each field."""
 
@@ -52,9 +56,10 @@ class Settings(BaseSettings):
 
     store: str = ".vis"
     """Root of everything written: a folder or `s3://bucket/prefix`."""
-    s3_endpoint: str | None = None
-    """URL of an S3-compatible server; None for AWS."""
-    s3_region: str = "us-east-1"
+    s3_endpoint: str | None = Field(default_factory=lambda: _first_of("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
+    """URL of an S3-compatible server, as AWS_ENDPOINT_URL says where nothing else does; None for AWS."""
+    s3_region: str = Field(default_factory=lambda: _first_of("AWS_REGION", "AWS_DEFAULT_REGION") or "us-east-1")
+    """As AWS_REGION says where nothing else does."""
     s3_access_key: SecretStr | None = None
     """None: the usual AWS sources (environment, profile, instance role)."""
     s3_secret_key: SecretStr | None = None

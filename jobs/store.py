@@ -34,7 +34,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError, ConfigParseError, NoCredentialsError, ProfileNotFound
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import model_validator
 
@@ -437,6 +437,11 @@ def _refusals(uri: str, settings: Settings) -> Iterator[None]:
         if _reason(error) != "NoSuchBucket":
             raise
         raise BadConfig(f"{uri}: {server} has no bucket of this name; create it, or correct the name") from None
+    except (ProfileNotFound, ConfigParseError) as error:
+        raise BadConfig(
+            f"{uri}: {str(error).rstrip('.')}; correct AWS_PROFILE and ~/.aws, or set VIS_S3_ACCESS_KEY and "
+            "VIS_S3_SECRET_KEY and unset AWS_PROFILE"
+        ) from None
     except BotoCoreError as error:
         raise BadConfig(
             f"{uri}: no answer from {server} ({type(error).__name__}); check VIS_S3_ENDPOINT and the network"

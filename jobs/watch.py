@@ -89,5 +89,6 @@ def relay(stage: Stage, progress: Progress) -> Iterator[Any]:
             info = {key: value for key, value in note.items() if key != "done"}
             progress(f"train {stage.name}", note.get("done", 0), stage.iterations, info)
 
+    progress(f"train {stage.name}", 0, stage.iterations, {})  # the workers take their time until they say a word
     with listening(hear) as board:
         yield board

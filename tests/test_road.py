@@ -20,7 +20,6 @@ from vis_models import masks
 from vis_models.config import BadConfig
 from vis_models.data.world import WorldConfig, write_archive
 
-from .conftest import REPOSITORY
 from .s3 import S3, swift
 
 PROGRAMS = Path(sys.executable).parent
@@ -40,7 +39,7 @@ class Lake:
 
     settings: Settings
     run: Callable[..., subprocess.CompletedProcess[str]]
-    """Runs `prefect ...` against the server, in the checkout."""
+    """Runs `prefect ...` against the server, far from the checkout."""
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +51,14 @@ def lake(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
     environment |= {
         "VIS_SCRATCH": str(home / "scratch"),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_PLUGINS_ENABLED": "1",
         "PREFECT_HOME": str(home / "prefect-home"),
         "PATH": os.pathsep.join([str(PROGRAMS), os.environ["PATH"]]),
     }
     up = subprocess.Popen(
         [PROGRAMS / "vis", "up", "--port", str(port), "--home", str(home / "prefect")],
         env=environment,
-        cwd=REPOSITORY,
+        cwd=home,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -74,7 +74,7 @@ def lake(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
         return subprocess.run(
             [PROGRAMS / "prefect", *arguments],
             env=environment,
-            cwd=REPOSITORY,
+            cwd=home,
             capture_output=True,
             text=True,
             timeout=400,

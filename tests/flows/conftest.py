@@ -15,10 +15,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.conftest import REPOSITORY
-
 PROGRAMS = Path(sys.executable).parent
 PATIENCE_S = 400
+PROXIES = [name for lower in ("http_proxy", "https_proxy", "all_proxy") for name in (lower, lower.upper())]
 
 SMALL = {  # a training that runs every step and takes a minute
     "stages.0.iterations": 60,
@@ -145,25 +144,43 @@ class Server:
     process: subprocess.Popen[str]
     said: str
     prefect: Program
-    """The command `prefect` in the checkout, talking to it."""
+    """The command `prefect` in a folder of no meaning, with the environment that `vis up` said is needed."""
     mark: str
     """Stands in the environment of every process that it started, directly or not."""
+    home: Path
+    folder: Path
+    """Where it was started."""
 
 
-@pytest.fixture(scope="session")
-def server(vis: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    home = tmp_path_factory.mktemp("server")
+def start_server(vis: Program, home: Path, folder: Path) -> Server:
+    """Behind a proxy that nobody answers at, as in a company whose proxy does not know this machine."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = vis.start("up", "--port", port, "--home", home, STARTED_BY=str(home))
+    around = {"STARTED_BY": str(home)} | dict.fromkeys(PROXIES, "http://127.0.0.1:9")
+    process = Program("vis", vis.environment | around, folder).start("up", "--port", port, "--home", home)
     said = ""
     for line in process.stdout:  # type: ignore[union-attr]
         said += line
         if "Ctrl-C" in line:
             break
     assert "Ctrl-C" in said, said + process.communicate()[1]
-    api_url = f"http://127.0.0.1:{port}/api"
-    prefect = Program("prefect", vis.environment | {"PREFECT_API_URL": api_url}, REPOSITORY)
-    yield Server(api_url, process, said, prefect, f"STARTED_BY={home}")
-    process.send_signal(signal.SIGINT)
-    process.wait(PATIENCE_S)
+    exported = re.search(r"export (.*)", said)
+    assert exported, said
+    given = dict(each.split("=", 1) for each in exported[1].split())
+    elsewhere = home.with_name(f"{home.name}-elsewhere")
+    elsewhere.mkdir(exist_ok=True)
+    prefect = Program("prefect", vis.environment | given, elsewhere)
+    return Server(given["PREFECT_API_URL"], process, said, prefect, f"STARTED_BY={home}", home, folder)
+
+
+@pytest.fixture(scope="session")
+def server(vis: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Far from the checkout, with a vis.toml beside it and a folder that is called as one of ours."""
+    folder = tmp_path_factory.mktemp("up")
+    (folder / "vis.toml").write_text('s3_endpoint = "http://127.0.0.1:9"\n')
+    (folder / "flows").mkdir()
+    (folder / "flows/__init__.py").write_text("raise SystemExit('this is another house')")
+    server = start_server(vis, tmp_path_factory.mktemp("server"), folder)
+    yield server
+    server.process.send_signal(signal.SIGINT)
+    server.process.wait(PATIENCE_S)

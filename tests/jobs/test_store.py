@@ -114,6 +114,22 @@ def test_a_server_that_does_not_answer_is_named(s3_settings: Settings):
         Store.open(s3_settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:9"}))
 
 
+def test_the_usual_aws_variables_say_where_s3_is_until_a_setting_does(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    usual = Settings(s3_access_key="any", s3_secret_key="any")
+    assert (usual.s3_endpoint, usual.s3_region) == ("http://127.0.0.1:9", "eu-central-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:8")
+    monkeypatch.setenv("VIS_S3_REGION", "mars-1")
+    assert (Settings().s3_endpoint, Settings().s3_region) == ("http://127.0.0.1:8", "mars-1")
+
+
+def test_an_aws_profile_that_there_is_not_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_PROFILE", "no-such-profile")
+    with pytest.raises(BadConfig, match=r"no-such-profile.*AWS_PROFILE"):
+        Store.open(Settings(store="s3://lake/store"))
+
+
 @pytest.mark.parametrize("code", ["InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"])
 def test_refused_credentials_are_a_clear_error_without_the_secret(refusing_server: str, code: str):
     settings = Settings(

@@ -1,0 +1,36 @@
+"""What a command finds around it and was not meant for it: proxies of a company, a working folder that is gone."""
+
+import os
+import urllib.request
+
+from vis_models.config import BadConfig
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def reach_loopback(*also: str) -> None:
+    """Nothing on this machine is asked through a proxy, by this process or its children; all else is, as before.
+
+    Args:
+        also: other addresses of this machine.
+
+    Prefect's API, Ray and a local S3 server answer on the loopback, where no proxy can reach them. Programs disagree
+    about upper and lower case, so both names are set. Without a proxy in the environment nothing is touched: on some
+    systems these names would hide the proxy of the system itself.
+    """
+    proxies = urllib.request.getproxies_environment()
+    if not proxies.keys() - {"no"}:
+        return
+    given = [host.strip() for name in ("no_proxy", "NO_PROXY") for host in os.environ.get(name, "").split(",")]
+    hosts = list(dict.fromkeys([*filter(None, given), *LOOPBACK, *also]))
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = "*" if "*" in hosts else ",".join(hosts)
+
+
+def check_working_folder() -> None:
+    """Raises BadConfig: the working folder was deleted or cannot be entered, and nothing can be found from there."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise BadConfig(
+            f"the working folder {os.environ.get('PWD', '')} is gone ({error.strerror}): change to one that is there"
+        ) from None

@@ -111,7 +111,7 @@ class TrainJob(Config):
     gate_frames: PositiveInt = 500
     """Validation frames that decide, spread evenly."""
     unreadable_share: float = Field(0.01, ge=0, le=1)
-    """Frames of a data set that may be unreadable: so many are left out and named, more stop the run before it starts."""
+    """Frames of a data set that may be unreadable. They are left out and named; more stop the run before it starts."""
     seed: NonNegativeInt = 0
 
     @model_validator(mode="after")

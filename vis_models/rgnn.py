@@ -32,6 +32,12 @@ FREE, SEEN, KEPT = 0, 1, 2  # a slot is free; its track has a detection in this 
 BACKGROUND_LOGIT = 10.0  # of every pixel, against which detections and tracks compete
 NO_MASK_LOGIT = -20.0
 INITIAL_VARIANCES = ("initial_variance_logit", "empty_initial_variance_logit")
+SWITCHES = (
+    "embedding", "bottleneck", "bottleneck_layers", "gnn", "gnn_blocks", "gnn_residual", "node_update", "association",
+    "gating", "scoring", "appearance", "mask_pooling", "appearance_channels", "variance_cross_term", "birth_appearance",
+    "inactive_box",
+)  # fmt: skip
+"""Fields of `RgnnConfig` under which alone weights mean what they were trained for."""
 
 
 class RgnnConfig(Config):
@@ -118,6 +124,11 @@ class RgnnConfig(Config):
         """Every field that decides what `Rgnn.encode_clips` returns, besides the weights."""
         names = {"detector", "detections", "min_score", "nms_iou", "mask_pooling", "loss_stride"}
         return self.model_dump(mode="json", include=names)
+
+    @property
+    def switches(self) -> dict[str, Any]:
+        """Every field that decides which graph network this is; thresholds and what only the loss reads are none."""
+        return self.model_dump(mode="json", include=set(SWITCHES))
 
     @property
     def has_gaussian(self) -> bool:

@@ -8,7 +8,7 @@ Axes: F frames, P priors, C classes with background at 0, K prototypes, N detect
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,11 @@ MEAN_RGB = (123.68, 116.78, 103.94)
 STD_RGB = (58.40, 57.12, 57.38)
 NmsRule = Literal["fast", "greedy"]
 CENTRE_VARIANCE, SIZE_VARIANCE = 0.1, 0.2  # of the SSD box coding
+LOSS_FIELDS = (
+    "dropout", "negatives_per_positive", "positive_iou", "negative_iou", "crowd_iou", "masks_per_image", "soft_masks",
+    "class_weight", "box_weight", "mask_weight", "semantic_weight",
+)  # fmt: skip
+"""Fields of `YolactConfig` that only training reads."""
 
 
 class YolactConfig(Config):
@@ -71,6 +76,11 @@ class YolactConfig(Config):
     box_weight: PositiveFloat = 1.5
     mask_weight: PositiveFloat = 6.125
     semantic_weight: PositiveFloat = 1.0
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        """Every field that decides what a trained detector says; the others are read by the loss alone."""
+        return self.model_dump(mode="json", exclude=set(LOSS_FIELDS))
 
     @classmethod
     def released(cls, depth: Literal[50, 101] = 50) -> "YolactConfig":

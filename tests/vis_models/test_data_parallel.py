@@ -122,7 +122,7 @@ def test_two_workers_with_two_clips_learn_what_one_learns_from_the_four(answers:
     for worker in answers[f"same {part}"]:
         assert worker.keys() == alone.keys()
         errors = [float((worker[name] - value).norm() / value.norm().clamp(min=1e-6)) for name, value in alone.items()]
-        print(sorted(zip(errors,alone))[-10:], sorted(errors)[len(errors)//2])
+        print(sorted(zip(errors, alone, strict=True))[-10:], sorted(errors)[len(errors) // 2])
         assert max(errors) < 0.03
 
 

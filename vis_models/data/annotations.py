@@ -5,6 +5,7 @@ iscrowd, segmentations[T]}`, T = len(file_names). A segmentation is null where t
 compressed RLE, RLE with a list of counts, or polygons. Sizes come from the video, never from the annotation.
 """
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -198,3 +199,13 @@ def hold_out(videos: VideoSet, rule: HoldOut) -> tuple[VideoSet, VideoSet]:
 def split_hash(*parts: VideoSet) -> str:
     """Names a split: equal when and only when every part has the same videos, in whatever order."""
     return split_name(*(part.videos for part in parts))
+
+
+def digest(videos: VideoSet) -> str:
+    """Names what a data set says and shows: labels, categories, and the frame files by size and time."""
+    content = hashlib.sha256(repr(videos.categories).encode())
+    for video in videos.videos:
+        files = [(video.frames_dir / name).stat() for name in video.file_names]
+        content.update(repr(video).encode())
+        content.update(repr([(file.st_size, file.st_mtime_ns) for file in files]).encode())
+    return content.hexdigest()[:16]

@@ -43,7 +43,8 @@ def unreadable_frames(
         return []
     absent = [place for place in places if not _is_there(*place)]
     if len(absent) > share * len(places):  # a wrong folder is seen at once
-        _refuse(videos, [_try(place) or _vanished(place) for place in absent[:SHOWN]], len(absent), len(places), share)
+        named = [one for place in absent[:SHOWN] if (one := _try(place))]
+        _refuse(videos, named, len(absent), len(places), share)
     found: list[Unreadable] = []
     with ThreadPoolExecutor(os.cpu_count()) as readers:
         for done, one in enumerate(readers.map(_try, places), start=1):
@@ -51,7 +52,7 @@ def unreadable_frames(
                 found.append(one)
                 if len(found) > share * len(places):
                     readers.shutdown(cancel_futures=True)
-                    _refuse(videos, found, len(found), len(places), share, f"{done} of ")
+                    _refuse(videos, found, len(found), len(places), share)
             if done % 100 == 0 or done == len(places):
                 tell(done, len(places))
     return found
@@ -92,17 +93,12 @@ def _try(place: tuple[AnnotatedVideo, int]) -> Unreadable | None:
     return None
 
 
-def _vanished(place: tuple[AnnotatedVideo, int]) -> Unreadable:
-    return Unreadable(place[0].file_names[place[1]], "came and went while it was looked at")
-
-
 def _first(found: list[Unreadable]) -> str:
     return "; ".join(one.reason.removesuffix(".") for one in found[:SHOWN])
 
 
-def _refuse(videos: VideoSet, found: list[Unreadable], count: int, total: int, share: float, seen: str = "") -> None:
+def _refuse(videos: VideoSet, found: list[Unreadable], count: int, total: int, share: float) -> None:
     raise BadConfig(
-        f"{videos.source}: {count} of {seen}{total} frames cannot be read, {share:.1%} may be left out: "
-        f"{_first(found)}. Copy the frames again, name the folder that has them, or allow a larger share "
-        "(--set unreadable_share=...)."
+        f"{videos.source}: {count} of {total} frames at least cannot be read, {share:.1%} may be left out: "
+        f"{_first(found)}. Or allow a larger share (--set unreadable_share=...)."
     )

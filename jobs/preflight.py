@@ -8,6 +8,7 @@ stage on the real data, where its workers will run. Each returns, or raises BadC
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,8 @@ def _write_and_read(store: Store, folder: str, model: Any, optimizer: torch.opti
                 store.write_bytes(f"{folder}/{name}", (Path(scratch) / name).read_bytes())
                 (Path(scratch) / name).write_bytes(store.read_bytes(f"{folder}/{name}"))
         finally:
-            store.fs.rm(store.path(folder), recursive=True)
+            with suppress(OSError):  # what went wrong before is what counts
+                store.fs.rm(store.path(folder), recursive=True)
         if load_state(Path(scratch), model, optimizer) != 1 or weights_hash(model) != before:
             raise BadConfig(f"{store.uri(folder)}: a checkpoint came back with other bytes than were written")
 

@@ -96,14 +96,14 @@ def train(
     todo = [stage for stage in stages_of(job) if not store.exists(f"{_folder(run_id, stage)}/done.json")]
     preflight.check_files(job, store)
     data = prepare_data(job, settings, report)
-    sets = prepare_run(job, todo, data, settings, run_id, report)
+    prepare_run(job, todo, data, settings, run_id, report)
     metrics: dict[str, float] = {}
     weights = None
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # how long a checkpoint waits for its answer
     with cluster(settings) as workers:
         preflight.check_batches(todo, workers.count)
         if todo and not _workers_here(settings):
-            rehearse_there(job, todo, sets, settings, run_id, workers)
+            rehearse_there(job, todo, data, settings, run_id, workers)
         for stage in stages_of(job):
             done = train_stage(job, stage, data, settings, workers, run_id, weights, report)
             weights, metrics = done["weights"], metrics | done["metrics"]
@@ -115,12 +115,16 @@ def train(
 
 def prepare_run(
     job: TrainJob, todo: Sequence[Stage], data: Data, settings: Settings, run_id: str, report: Progress
-) -> Sets:
-    """Everything that can be known before Ray is started and a GPU taken, for all stages. Returns the run's data."""
+) -> None:
+    """Everything that can be known before Ray is started and a GPU taken, for all stages that are left.
+
+    Raises:
+        BadConfig: what would stop the run later.
+    """
+    if not todo:
+        return
     store, folder = Store.open(settings), f"{LAYOUT}/runs/{run_id}"
     sets, found = read_sets(job, data, store, run_id)
-    if not todo:
-        return sets
     preflight.check_batches(todo, _workers_here(settings) or 1)
     preflight.check_clips(job, todo, sets)
     model, _ = starting_model(job, sets.train, store)
@@ -136,20 +140,22 @@ def prepare_run(
     if workers := _workers_here(settings):
         rehearsed = f"{folder}/rehearsal"
         preflight.rehearse(job, todo, sets, settings, rehearsed, "cpu", workers, partial(check_gate, job))
-    return sets
 
 
 def rehearse_there(
-    job: TrainJob, todo: Sequence[Stage], sets: Sets, settings: Settings, run_id: str, workers: Workers
+    job: TrainJob, todo: Sequence[Stage], data: Data, settings: Settings, run_id: str, workers: Workers
 ) -> None:
-    """The rehearsal where the workers will be: on a GPU, or on another machine."""
+    """The rehearsal where the workers will be: on a GPU, or on another machine, which reads the data by itself."""
+
+    def rehearse() -> None:
+        sets, _ = read_sets(job, data, Store.open(settings), run_id)
+        folder = f"{LAYOUT}/runs/{run_id}/rehearsal"
+        gate = partial(check_gate, job)
+        preflight.rehearse(job, todo, sets, settings, folder, workers.device, workers.count, gate)
+
     gpu = workers.device == "cuda"
-    rehearse = ray.remote(num_cpus=0 if gpu else 1, num_gpus=int(gpu), max_calls=1)(preflight.rehearse)
-    folder = f"{LAYOUT}/runs/{run_id}/rehearsal"
     try:
-        ray.get(rehearse.remote(
-            job, todo, sets, settings, folder, workers.device, workers.count, partial(check_gate, job)
-        ))  # fmt: skip
+        ray.get(ray.remote(num_cpus=0 if gpu else 1, num_gpus=int(gpu), max_calls=1)(rehearse).remote())
     except RayTaskError as error:
         raise error.cause from None
 
@@ -248,10 +254,14 @@ def read_extra(job: TrainJob, main: VideoSet, store: Store) -> tuple[tuple[Video
     return tuple(sets), "; ".join(words)
 
 
-def read_sets(job: TrainJob, data: Data, store: Store, run_id: str) -> tuple[Sets, str]:
-    """The run's data without the frames that its preflight left out, and what was found in the extra sets, in words."""
+def read_sets(job: TrainJob, data: Data, store: Store, run_id: str, mixes: bool = True) -> tuple[Sets, str]:
+    """The run's data without the frames that its preflight left out, and what was found in the extra sets, in words.
+
+    Args:
+        mixes: whether the extra sets are needed.
+    """
     train_set, val_set = read_data(job, data, store)
-    extra, found = read_extra(job, train_set, store)
+    extra, found = read_extra(job, train_set, store) if mixes else ((), "")
     key = f"{LAYOUT}/runs/{run_id}/left_out.json"
     sets = Sets(train_set, val_set, extra)
     return sets.without(store.read_json(key)) if store.exists(key) else sets, found
@@ -412,7 +422,7 @@ def train_on_worker(
     rank = ray.train.get_context().get_world_rank()
     torch.set_num_threads(workers.cpus)
     device = get_device()
-    sets, _ = read_sets(job, data, store, run_id)
+    sets, _ = read_sets(job, data, store, run_id, bool(stage.mixture_epoch))
     model, origin = _model(job, sets, store, start)
     model.to(device, memory_format=torch.channels_last)
     part = trained_part(model, stage)

@@ -25,6 +25,7 @@ from flows.terminal import as_interrupt, open_closed_streams, print_table, unwri
 MENDABLE_EXIT = 2
 """Exit code where the user can mend it, as for a wrong option. 1 is a result: no video could be read."""
 
+
 class Verbs(typer.Typer):
     """Every verb takes the options of `vis` itself, too: people type them behind it."""
 

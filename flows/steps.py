@@ -19,6 +19,8 @@ from vis_models.config import BadConfig, Config
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
+RETRIES = 2
+"""How often a run that lost its workers is continued from the start, with a new Ray."""
 
 
 def mendable(run: Callable[P, Result]) -> Callable[P, Result | State]:
@@ -50,7 +52,9 @@ def _was_lost(task: Any, run: TaskRun, state: State) -> bool:
     return isinstance(state.result(raise_on_failure=False), LostWorker)
 
 
-@task(retries=2, retry_delay_seconds=10, retry_condition_fn=_was_lost, cache_policy=NO_CACHE, persist_result=False)
+@task(
+    retries=RETRIES, retry_delay_seconds=10, retry_condition_fn=_was_lost, cache_policy=NO_CACHE, persist_result=False
+)
 def _launch(function: Callable[..., Any], job: Config, more: dict[str, Any]) -> Any:
     settings = Settings()
     with of_flow(runtime.flow_run.flow_name) as progress:
@@ -58,6 +62,11 @@ def _launch(function: Callable[..., Any], job: Config, more: dict[str, Any]) -> 
             return launcher(settings).launch(function, job, settings, progress=progress, **more)
         except BadConfig as error:
             return error  # a result, as for the task there is nothing to try again
+        except LostWorker as error:
+            attempt = runtime.task_run.run_count
+            note = f"{error}. Tried again, {attempt} of {RETRIES} times" if attempt <= RETRIES else str(error)
+            progress(function.__name__, 0, 1, {"note": note})
+            raise
 
 
 def command() -> str:

@@ -25,18 +25,20 @@ from jobs.descent import descend, optimizer_of
 from jobs.models import find
 from jobs.recipes import TrainJob, with_row
 from jobs.settings import Settings
+from jobs.stages import WEIGHTS, starting_model
 from jobs.store import LAYOUT, Store, code_version, now
-from jobs.train import WEIGHTS, encodings_folder, prepare_data, read_data
+from jobs.train import check_gate, encodings_folder, prepare_data, read_data
 from jobs.watch import Stopwatch, say
 from vis_models import masks as mask_ops
 from vis_models.checkpoints import build, config_hash, initialise
 from vis_models.config import Config
 from vis_models.configs import ROWS
-from vis_models.data.annotations import AnnotatedVideo, VideoSet, as_youtube_vis, split_hash
-from vis_models.data.clips import ClipSet
+from vis_models.data.annotations import AnnotatedVideo, VideoSet, as_youtube_vis
+from vis_models.data.clips import ClipSet, collate
 from vis_models.data.encoded import UNCHANGED, EncodedClips, encode_copies
+from vis_models.data.readable import unreadable_frames, without
 from vis_models.metrics.average_precision import accumulate
-from vis_models.metrics.detector import detected_masks, identity_oracle
+from vis_models.metrics.detector import detected_masks, frame_mask_ap, identity_oracle
 from vis_models.metrics.scenes import scenes
 from vis_models.metrics.track_matching import Matches, match_video
 from vis_models.metrics.uncertainty import Outcome, outcomes, paired_difference
@@ -144,9 +146,13 @@ def ablate(job: AblationJob, settings: Settings, progress: Progress | None = Non
     folder = f"{LAYOUT}/ablations/{job.recipe}-{config_hash(job.model_dump(mode='json', exclude={'rows', 'seeds'}))}"
     data = prepare_data(base, settings, report)
     train_set, val_set = read_data(base, data, store)
+    train_set = without(train_set, [one.file_name for one in unreadable_frames(train_set, base.unreadable_share)])
+    unreadable_frames(val_set, 0.0)  # every row is scored on the same frames
     with cluster(settings):
-        shared = _encode(job, base, settings, store, data.name, train_set, val_set, report)
+        shared, model = _encode(job, base, settings, store, train_set, val_set, report)
         if not store.exists(f"{folder}/detector.json"):
+            if base.gate_ap50:
+                check_gate(base, frame_mask_ap(model.detector, val_set, base.gate_frames, "cpu"))
             store.write_json(f"{folder}/detector.json", _detector_figures(shared))
         results = read_results(store, folder)
         waiting = [run for run in job.runs if run not in {(result.row, result.seed) for result in results}]
@@ -273,7 +279,8 @@ class Shared:
     image_size: tuple[int, int]
     """(height, width) of the detector's input."""
     classes: int
-    train: EncodedClips
+    train: EncodedClips | ClipSet
+    """Encoded copies where the recipe asks for them, else clips that are drawn and encoded anew each time."""
     val: EncodedClips
     val_set: VideoSet
     videos: list[AnnotatedVideo]
@@ -285,28 +292,30 @@ def _encode(
     base: TrainJob,
     settings: Settings,
     store: Store,
-    data_name: str,
     train_set: VideoSet,
     val_set: VideoSet,
     report: Progress,
-) -> Shared:
-    """The detector's outputs for the training copies and the validation videos, computed where they are missing."""
-    detector = store.local_copy(find(store, job.detector)) / WEIGHTS
-    model: Any = _model(base, detector, len(train_set.categories))
+) -> tuple["Shared", Any]:
+    """The detector's outputs for the training copies and the validation videos, computed where they are missing, and
+    the model that gave them.
+
+    Raises:
+        BadConfig: the detector is of another config or of other classes.
+    """
+    model: Any = starting_model(base, train_set, store)[0].eval()
     size, stage = base.config.detector.image_size, base.stages[-1]
 
     def encode(part: str, clips: ClipSet, copies: int) -> EncodedClips:
-        name = f"{data_name} {split_hash(train_set, val_set)}" + (" val" if part == "val" else "")
-        folder = encodings_folder(settings, model, name, clips.augmentation)
+        folder = encodings_folder(settings, model, clips)
         tell = lambda done, total: report(f"encode {part}", done, total, {})  # noqa: E731
         return encode_copies(clips, copies, model.encoded, model.encode_clips, folder, (0, 1), tell)
 
-    train = encode(
-        "train", ClipSet(train_set, stage.clip_length, size, stage.augmentation, 0), stage.cached_copies or 1
-    )
+    clips = ClipSet(train_set, stage.clip_length, size, stage.augmentation, 0)
+    train = encode("train", clips, stage.cached_copies) if stage.cached_copies else clips
     val_clips = ClipSet(val_set, 1, size, UNCHANGED, 0)
     val = encode("val", val_clips, 1)
-    return Shared(detector, size, len(train_set.categories), train, val, val_set, val_clips.usable)
+    detector = store.local_copy(find(store, job.detector)) / WEIGHTS
+    return Shared(detector, size, len(train_set.categories), train, val, val_set, val_clips.usable), model
 
 
 def _model(job: TrainJob, detector: Path, classes: int) -> Any:
@@ -346,11 +355,16 @@ def run_row(job: TrainJob, shared: Shared, board: Any) -> tuple[dict[str, Any], 
     torch.manual_seed(job.seed)
     model = _model(job, shared.detector, shared.classes)
     stage, started, losses = job.stages[-1], time.perf_counter(), []
-    cached, size = replace(shared.train, length=stage.clip_length, seed=job.seed), stage.batch_size
-    batches = (cached.batch(range(n * size, (n + 1) * size)) for n in range(stage.iterations))
+    numbers = [range(n * stage.batch_size, (n + 1) * stage.batch_size) for n in range(stage.iterations)]
+    samples, loss = replace(shared.train, length=stage.clip_length, seed=job.seed), model.loss
+    batches: Iterator[tuple]
+    if isinstance(samples, EncodedClips):
+        batches, loss = (samples.batch(each) for each in numbers), model.encoded_loss
+    else:
+        batches = ((collate([samples[n] for n in each]),) for each in numbers)
     model.train()
     watch = Stopwatch()
-    for done, terms in descend(stage, (job.seed, 0), model.encoded_loss, optimizer_of(stage, model), batches):
+    for done, terms in descend(stage, (job.seed, 0), loss, optimizer_of(stage, model), batches):
         losses.append(float(torch.stack(list(terms.values())).sum()))
         if watch.due() or done == stage.iterations:
             run = f"{job.recipe} seed {job.seed}"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from jobs.recipes import Stage
+from vis_models.config import BadConfig
 from vis_models.data.clips import collate
 from vis_models.types import Clips
 
@@ -102,6 +103,39 @@ def descend(
             nn.utils.clip_grad_norm_(trained, stage.clip_gradient)
         optimizer.step()
         yield iteration + 1, {name: term.detach() for name, term in terms.items()}
+
+
+class FiniteTerms:
+    """Which loss term was no finite number first: noted on the device in every iteration, read when asked for."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.first: Tensor | None = None
+        """The iteration in which each term broke, -1 where it did not."""
+
+    def see(self, done: int, terms: dict[str, Tensor]) -> None:
+        values = torch.stack(list(terms.values())).detach()
+        if self.first is None:
+            self.names, self.first = list(terms), torch.full_like(values, -1, dtype=torch.long)
+        self.first = self.first.where((self.first >= 0) | values.isfinite(), done)
+
+    def require(self, stage: Stage) -> None:
+        """Raises BadConfig when a term has broken."""
+        first = [] if self.first is None else self.first.tolist()
+        broken = {name: at for name, at in zip(self.names, first, strict=True) if at >= 0}
+        if broken:
+            at = min(broken.values())
+            names = " and ".join(name for name in broken if broken[name] == at)
+            raise diverged(stage, f"the loss term {names} was no finite number in iteration {at}")
+
+
+def diverged(stage: Stage, what: str) -> BadConfig:
+    """What to say when training has left the finite numbers: trying again would end in the same place."""
+    return BadConfig(
+        f"stage {stage.name} diverged: {what}. Nothing of it was saved: the last checkpoint is from before. Start anew "
+        f"with other fields of the stage (--set): a lower learning_rate (now {stage.learning_rate:g}), a limit on the "
+        'gradient (clip_gradient), or precision="fp32".'
+    )
 
 
 def compile_convolutions(detector: Any) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -29,7 +30,7 @@ from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
 from jobs.archive import VideoSource
-from jobs.deadlines import Hung, decoders
+from jobs.deadlines import Hung, Task, decoders
 from jobs.frame_clocks import exact_rate, gaps, stamps_s
 from jobs.store import Store
 from vis_models.config import BadVideo
@@ -177,7 +178,7 @@ def frames_in_time(source: VideoSource, store: Store, size: tuple[int, int]) -> 
             opening = pool.submit(lambda _: closing.enter_context(open_video(source, store)).frames(size))
             frames = pool.result(opening)
             # a thread that hangs holds `closing`, so that nobody closes the video under it
-            while frame := pool.result(pool.submit(lambda _, held=closing: next(frames, None))):
+            while frame := pool.result(pool.submit(partial(_next_of, frames, closing))):
                 kept += 1
                 yield frame
         except Hung as hung:
@@ -186,6 +187,10 @@ def frames_in_time(source: VideoSource, store: Store, size: tuple[int, int]) -> 
             closing.close()
             raise
         closing.close()
+
+
+def _next_of(frames: Iterator[DecodedFrame], held: ExitStack, _: Task[DecodedFrame | None]) -> DecodedFrame | None:
+    return next(frames, None)
 
 
 def _open(source: VideoSource, store: Store, closing: ExitStack) -> Video:

@@ -94,6 +94,9 @@ class Stage(Config):
     """Largest L2 norm of the gradient; None leaves it."""
     augmentation: Augmentation = Augmentation()
     precision: Literal["bf16", "fp32"] = "bf16"
+    batch_norm: Literal["synchronised", "frozen"] = "synchronised"
+    """Statistics of the detector's batch norms, where it is trained: those of the global batch, whatever the number of
+    workers, or the ones it started with, scale and shift included."""
     compile: bool = False
     """Let `torch.compile` fuse the convolutional parts. On a GPU; without one it is not used."""
     cached_copies: NonNegativeInt = 0
@@ -139,6 +142,8 @@ class TrainJob(Config):
     """Mask AP50 on single validation frames that the detector must reach before stage 2 is worth its cost."""
     gate_frames: PositiveInt = 500
     """Validation frames that decide, spread evenly."""
+    unreadable_share: float = Field(0.01, ge=0, le=1)
+    """Frames of a data set that may be unreadable. They are left out and named; more stop the run before it starts."""
     seed: NonNegativeInt = 0
 
     @model_validator(mode="after")

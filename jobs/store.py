@@ -12,9 +12,11 @@ No step needs a rename or a conditional put. An attempt writes under keys of its
 another complete attempt, and whichever it names is whole; two publishers of a plan each write a complete snapshot.
 """
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 import urllib.parse
@@ -242,19 +244,9 @@ class Store:
         content = json.dumps([uri, [(name, info["ETag"]) for name, info in sorted(files.items())]])
         digest = hashlib.sha256(content.encode()).hexdigest()[:16]
         target = self.settings.scratch.expanduser() / digest / os.path.basename(path)
-        if target.exists():
-            return target
-        arriving = target.parent.with_name(f"{digest}.{uuid.uuid4().hex}")
-        with self.guard(uri):
-            for file in files:
-                local = arriving / os.path.basename(path) / os.path.relpath(file, path)
-                local.parent.mkdir(parents=True, exist_ok=True)
-                fs.get_file(file, str(local.resolve()))
-        try:
-            os.rename(arriving, target.parent)
-        except OSError:  # another process brought the same copy first
-            if not target.exists():
-                raise
+        if not target.exists():
+            with self.guard(uri):
+                _bring(fs, path, list(files), target)
         return target
 
     # What is committed and published
@@ -285,6 +277,25 @@ class Store:
 
     def publish(self, snapshot: Snapshot) -> None:
         self.write_bytes(snapshot_key(snapshot.plan_id), snapshot.model_dump_json(indent=1).encode())
+
+
+def _bring(fs: fsspec.AbstractFileSystem, path: str, files: list[str], target: Path) -> None:
+    """Copy a remote folder or file to `target`, whole or not at all; of a machine's processes one does it."""
+    arriving = target.parent.with_suffix(".arriving")
+    arriving.parent.mkdir(parents=True, exist_ok=True)
+    with target.parent.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it when its process ends, however that ends
+        if target.exists():
+            return
+        try:
+            shutil.rmtree(arriving, ignore_errors=True)  # of a process that was killed here
+            for file in files:
+                local = arriving / target.name / os.path.relpath(file, path)
+                local.parent.mkdir(parents=True, exist_ok=True)
+                fs.get_file(file, str(local.resolve()))
+            os.rename(arriving, target.parent)
+        finally:
+            shutil.rmtree(arriving, ignore_errors=True)
 
 
 def plan_key(plan_id: str, name: str) -> str:

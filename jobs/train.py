@@ -1,48 +1,76 @@
 """Frames and labels in, a registered model out: two stages of gradient descent on Ray Train.
 
-One road: `prepare_data` -> `train_stage` (detector) -> `check_gate` -> `train_stage` (tracker) -> `register`.
+One road: `prepare_data` -> `prepare_run` -> `train_stage` (detector) -> `check_gate` -> `train_stage` (tracker) ->
+`register`. What can go wrong is looked for before the first stage, for all of them (`preflight.py`).
 Everything of a run lies under `vis/v1/runs/<run_id>/`; running the same id again goes on where it stopped:
 a finished stage is read from its `done.json`, an unfinished one continues from its last checkpoint.
 """
 
 import json
-import math
 import os
+import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 import torch
+from ray.exceptions import RayTaskError
 from ray.train.torch import TorchTrainer, get_device, prepare_model
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import Tensor
 
+from jobs import preflight
 from jobs.cluster import Workers, cluster
-from jobs.descent import Losses, compile_convolutions, descend, learning_rate, load_batches, optimizer_of
-from jobs.models import find
+from jobs.descent import (
+    FiniteTerms,
+    Losses,
+    compile_convolutions,
+    descend,
+    diverged,
+    learning_rate,
+    load_batches,
+    optimizer_of,
+)
+from jobs.launch import LostWorker
 from jobs.recipes import Stage, TrainJob
 from jobs.runs import check_data
 from jobs.settings import Settings
+from jobs.stages import (
+    WEIGHTS,
+    Sets,
+    broken_tensors,
+    load_state,
+    samples_of,
+    save_state,
+    sized,
+    stages_of,
+    starting_model,
+    trained_part,
+)
 from jobs.store import LAYOUT, Store, code_version
 from jobs.watch import Events, Stopwatch, relay, say
-from vis_models.checkpoints import ModelCard, build, config_hash, initialise, save_model, weights_hash
+from vis_models.checkpoints import ModelCard, build, config_hash, save_model, weights_hash
 from vis_models.config import BadConfig
-from vis_models.data.annotations import VideoSet, hold_out, read_youtube_vis, split_hash
+from vis_models.data.annotations import VideoSet, digest, hold_out, read_youtube_vis, split_hash
 from vis_models.data.categories import counterparts
-from vis_models.data.clips import Augmentation, ClipSet
+from vis_models.data.clips import ClipSet
 from vis_models.data.coco import read_labels, translate
 from vis_models.data.encoded import encode_copies
 from vis_models.data.mixture import Mixture
 from vis_models.data.world import write_youtube_vis
+from vis_models.losses import worker_count
 from vis_models.metrics.detector import frame_mask_ap
 from vis_models.progress import Progress
 
-WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.pt"
+LOSSES = 8
+"""How often a stage goes on after its workers were lost; then the flow starts anew."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +95,18 @@ def train(
     report = progress or (lambda *_: None)
     store = Store.open(settings)
     freeze(job, store, run_id)
+    todo = [stage for stage in stages_of(job) if not store.exists(f"{_folder(run_id, stage)}/done.json")]
+    preflight.check_files(job, store)
     data = prepare_data(job, settings, report)
+    prepare_run(job, todo, data, settings, run_id, report)
     metrics: dict[str, float] = {}
     weights = None
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # how long a checkpoint waits for its answer
     with cluster(settings) as workers:
-        for stage in stages(job):
+        preflight.check_batches(todo, workers.count)
+        if todo and not _workers_here(settings):
+            rehearse_there(job, todo, data, settings, run_id, workers)
+        for stage in stages_of(job):
             done = train_stage(job, stage, data, settings, workers, run_id, weights, report)
             weights, metrics = done["weights"], metrics | done["metrics"]
             if stage.part == "detector":
@@ -81,9 +115,61 @@ def train(
     return register(job, settings, run_id, data, weights, metrics, command)
 
 
-def stages(job: TrainJob) -> tuple[Stage, ...]:
-    """What is left to train: with another run's detector everything but the detector."""
-    return tuple(stage for stage in job.stages if stage.part != "detector" or not job.detector)
+def prepare_run(
+    job: TrainJob, todo: Sequence[Stage], data: Data, settings: Settings, run_id: str, report: Progress
+) -> None:
+    """Everything that can be known before Ray is started and a GPU taken, for all stages that are left.
+
+    Raises:
+        BadConfig: what would stop the run later.
+    """
+    if not todo:
+        return
+    store, folder = Store.open(settings), f"{LAYOUT}/runs/{run_id}"
+    sets, found = read_sets(job, data, store, run_id)
+    preflight.check_batches(todo, _workers_here(settings) or 1)
+    preflight.check_clips(job, todo, sets)
+    model, _ = starting_model(job, sets.train, store)
+    preflight.check_space(job, model, store)
+    if found:
+        report("read labels", 1, 1, {"note": found})
+    key = f"{folder}/left_out.json"
+    if not store.exists(key):
+        left_out = preflight.leave_out_unreadable(job, sets, report)
+        sets = sets.without(left_out)
+        preflight.check_clips(job, todo, sets)
+        store.write_json(key, left_out)
+    if workers := _workers_here(settings):
+        rehearsed = f"{folder}/rehearsal"
+        preflight.rehearse(job, todo, sets, settings, rehearsed, "cpu", workers, partial(check_gate, job))
+
+
+def rehearse_there(
+    job: TrainJob, todo: Sequence[Stage], data: Data, settings: Settings, run_id: str, workers: Workers
+) -> None:
+    """The rehearsal where the workers will be: on a GPU, or on another machine, which reads the data by itself."""
+
+    def rehearse() -> None:
+        sets, _ = read_sets(job, data, Store.open(settings), run_id)
+        folder = f"{LAYOUT}/runs/{run_id}/rehearsal"
+        gate = partial(check_gate, job)
+        preflight.rehearse(job, todo, sets, settings, folder, workers.device, workers.count, gate)
+
+    gpu = workers.device == "cuda"
+    try:
+        ray.get(ray.remote(num_cpus=0 if gpu else 1, num_gpus=int(gpu), max_calls=1)(rehearse).remote())
+    except RayTaskError as error:
+        raise error.cause from None
+
+
+def _workers_here(settings: Settings) -> int | None:
+    """How many workers there will be where that is known without Ray: on the CPU of this machine."""
+    on_gpus = settings.device != "cpu" and torch.cuda.is_available()
+    return None if settings.ray_address or on_gpus else settings.workers or 1
+
+
+def _folder(run_id: str, stage: Stage) -> str:
+    return f"{LAYOUT}/runs/{run_id}/{stage.name}"
 
 
 def freeze(job: TrainJob, store: Store, run_id: str) -> None:
@@ -162,14 +248,17 @@ def read_extra(job: TrainJob, main: VideoSet, store: Store) -> tuple[tuple[Video
     return tuple(sets), "; ".join(words)
 
 
-def samples_of(job: TrainJob, stage: Stage, train_set: VideoSet, extra: tuple[VideoSet, ...]) -> ClipSet | Mixture:
-    """The stream of clips of a stage: of the main set, or of all sets where the stage mixes them."""
-    size = job.config.detector.image_size
-    sets = [ClipSet(part, stage.clip_length, size, stage.augmentation, job.seed) for part in (train_set, *extra)]
-    if not extra or not stage.mixture_epoch:
-        return sets[0]
-    chances = [part.chance for part in job.extra]
-    return Mixture(tuple(sets), (1 - sum(chances), *chances), stage.mixture_epoch, job.seed)
+def read_sets(job: TrainJob, data: Data, store: Store, run_id: str, mixes: bool = True) -> tuple[Sets, str]:
+    """The run's data without the frames that its preflight left out, and what was found in the extra sets, in words.
+
+    Args:
+        mixes: whether the extra sets are needed.
+    """
+    train_set, val_set = read_data(job, data, store)
+    extra, found = read_extra(job, train_set, store) if mixes else ((), "")
+    key = f"{LAYOUT}/runs/{run_id}/left_out.json"
+    sets = Sets(train_set, val_set, extra)
+    return sets.without(store.read_json(key)) if store.exists(key) else sets, found
 
 
 def train_stage(
@@ -187,28 +276,15 @@ def train_stage(
     Returns:
         `weights`, the key of its final weights in the store, and `metrics` of its end.
     """
-    store = Store.open(settings)
-    folder = f"{LAYOUT}/runs/{run_id}/{stage.name}"
+    store, folder = Store.open(settings), _folder(run_id, stage)
     if store.exists(f"{folder}/done.json"):
         return store.read_json(f"{folder}/done.json")
-    if stage.batch_size % workers.count:
-        raise BadConfig(
-            f"stage {stage.name} has batch_size {stage.batch_size}, which {workers.count} workers cannot share evenly: "
-            "choose another number of workers (VIS_WORKERS)"
-        )
-    train_set, val_set = read_data(job, data, store)  # complains here, before a worker starts
-    extra, found = read_extra(job, train_set, store) if stage.mixture_epoch else ((), "")
-    for part in (train_set, *extra):
-        part.check_frames()
-    samples_of(job, stage, train_set, extra)
-    if said := "; ".join(filter(None, dict.fromkeys((*train_set.notes, *val_set.notes, found)))):
-        progress(f"train {stage.name}", 0, stage.iterations, {"note": said})
     with relay(stage, progress) as board:
 
         def work() -> None:
-            train_on_worker(job, stage, data, settings, workers, folder, start, board)
+            train_on_worker(job, stage, data, settings, workers, run_id, start, board)
 
-        result = _trainer(work, stage, store, workers, run_id).fit()
+        result = _fit(work, stage, store, workers, run_id, progress)
     if result.checkpoint is None or result.metrics is None:
         raise RuntimeError(f"stage {stage.name} of run {run_id} ended without a checkpoint")
     weights = f"{folder}/{WEIGHTS}"
@@ -217,6 +293,46 @@ def train_stage(
     done = {"weights": weights, "metrics": result.metrics}
     store.write_json(f"{folder}/done.json", done)
     return done
+
+
+def _fit(
+    work: Callable[[], None], stage: Stage, store: Store, workers: Workers, run_id: str, progress: Progress
+) -> ray.train.Result:
+    """The work done by all workers. Lost ones are replaced and go on at the last checkpoint, each time with a note.
+
+    Raises:
+        LostWorker: they were lost too often.
+        Exception: what our own code raised on a worker; trying that again would end in the same place.
+    """
+    for losses in count(1):
+        try:
+            return _trainer(work, stage, store, workers, run_id).fit()
+        except ray.train.TrainingFailedError as error:
+            reason = why_lost(error)
+            if losses > LOSSES:
+                raise LostWorker(f"stage {stage.name} lost its workers {losses} times, at last: {reason}") from error
+            note = f"lost a worker ({reason}); goes on from the last checkpoint, {losses} of at most {LOSSES} times"
+            progress(f"train {stage.name}", 0, stage.iterations, {"note": note})
+    raise AssertionError
+
+
+def why_lost(error: ray.train.TrainingFailedError) -> str:
+    """In words, how a process or a machine was lost. Raises what our own code raised, if that is what happened."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for failure in failures.values():
+        if not _of_surroundings(failure):
+            raise failure from error
+    reasons = {str(rank): failure for rank, failure in failures.items()} or {"all": error}
+    return "; ".join(
+        f"{rank}: {type(each).__name__}: {str(each).splitlines()[0][:200]}" for rank, each in reasons.items()
+    )
+
+
+def _of_surroundings(failure: BaseException) -> bool:
+    """Did Ray raise it, or the network between the workers, which breaks when one of them is gone?"""
+    from_ray = type(failure).__module__.startswith("ray.") and not isinstance(failure, RayTaskError)
+    gone = isinstance(failure, torch.distributed.DistError)
+    return from_ray or gone or (isinstance(failure, RuntimeError) and bool(re.search(r"\bgloo\b|NCCL", str(failure))))
 
 
 def _trainer(work: Callable[[], None], stage: Stage, store: Store, workers: Workers, run_id: str) -> TorchTrainer:
@@ -231,8 +347,8 @@ def _trainer(work: Callable[[], None], stage: Stage, store: Store, workers: Work
             name=stage.name,
             storage_path=store.path(f"{LAYOUT}/runs/{run_id}"),
             storage_filesystem=store.arrow,
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            failure_config=ray.train.FailureConfig(max_failures=8),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=preflight.KEPT_CHECKPOINTS),
+            failure_config=ray.train.FailureConfig(max_failures=0),  # of Ray's; `_fit` knows which to try again
         ),
     )
 
@@ -282,13 +398,6 @@ def register(
     return card
 
 
-def sized(job: TrainJob, videos: VideoSet) -> dict[str, Any]:
-    """The model's config with as many classes as the data set has."""
-    config = job.config.model_dump(mode="json")
-    config["detector"]["num_classes"] = len(videos.categories)
-    return config
-
-
 # ---- on a worker ---------------------------------------------------------------------------------------------------
 
 
@@ -298,7 +407,7 @@ def train_on_worker(
     data: Data,
     settings: Settings,
     workers: Workers,
-    folder: str,
+    run_id: str,
     start: str | None,
     board: Any,
 ) -> None:
@@ -307,63 +416,70 @@ def train_on_worker(
     rank = ray.train.get_context().get_world_rank()
     torch.set_num_threads(workers.cpus)
     device = get_device()
-    train_set, val_set = read_data(job, data, store)
-    extra = read_extra(job, train_set, store)[0] if stage.mixture_epoch else ()
-    torch.manual_seed(job.seed)
-    model: Any = build(job.model, sized(job, train_set))
-    if start:
-        model.load_state_dict(_tensors(store, start))
-    elif job.detector:
-        folder_of_model = store.local_copy(find(store, job.detector))
-        say(board, rank, {"note": f"detector: {initialise(model.detector, folder_of_model / WEIGHTS)}"})
-    elif job.init:
-        say(board, rank, {"note": str(initialise(model, store.local_copy(job.init)))})
-    else:
-        say(board, rank, {"note": f"no --init: {job.recipe} starts from random weights"})
+    sets, _ = read_sets(job, data, store, run_id, bool(stage.mixture_epoch))
+    model, origin = _model(job, sets, store, start)
     model.to(device, memory_format=torch.channels_last)
-    part = model.detector if stage.part == "detector" else model
-    part.train()
-    if stage.part == "detector":
-        part.requires_grad_(True)
+    part = trained_part(model, stage)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # every batch has the same shapes
         if stage.compile:
             compile_convolutions(model.detector)
     optimizer = optimizer_of(stage, part)
     first = _restore(model, optimizer)
-    if first:
-        say(board, rank, {"note": f"goes on after iteration {first}"})
-    share = (rank, workers.count)
-    videos = f"{data.name} {split_hash(train_set, val_set)}"
-    clips = samples_of(job, stage, train_set, extra)
-    batches, losses = _batches(job, stage, model, part, clips, share, device, first, board, settings, videos)
+    for note in (f"goes on after iteration {first}" if first else origin, _about_norms(stage, workers)):
+        if note:
+            say(board, rank, {"note": note})
+    clips = samples_of(job, stage, sets.train, sets.extra)
+    batches, losses = _batches(job, stage, model, part, clips, device, first, board, settings)
     module = prepare_model(losses, parallel_strategy="ddp" if workers.count > 1 else None)
-    events = Events(store, folder, rank)
-    watch = Stopwatch()
+    events = Events(store, _folder(run_id, stage), rank)
+    watch, finite = Stopwatch(), FiniteTerms()
     for done, terms in descend(stage, (job.seed, rank), module, optimizer, watch.waits_for(batches), first):
-        if watch.due() or done == stage.iterations:
+        finite.see(done, terms)
+        last = done == stage.iterations
+        if watch.due() or last:
+            finite.require(stage)
             values = {name: float(term) for name, term in terms.items()}
-            if not math.isfinite(sum(values.values())):
-                raise FloatingPointError(f"loss of {job.recipe}, stage {stage.name}, iteration {done}: {values}")
             speed = {"it_per_s": watch.rate(done - first), "waiting": watch.waiting()}
             say(board, rank, {"done": done, "loss": sum(values.values())} | speed)
             events.write(done, values | speed | {"learning_rate": learning_rate(stage, done - 1)})
-        if done % stage.checkpoint_every == 0 or done == stage.iterations:
+        if done % stage.checkpoint_every == 0 or last:
+            finite.require(stage)
+            if broken := broken_tensors(model, optimizer):
+                raise diverged(stage, f"iteration {done} left no finite numbers in {len(broken)} tensors: {broken[0]}")
             metrics: dict[str, float] = {"iteration": done, "loss": float(sum(terms.values()))}
-            if done == stage.iterations and stage.part == "detector" and rank == 0:
+            if last and stage.part == "detector" and rank == 0:
                 say(board, rank, {"note": f"scoring the detector on {job.gate_frames} validation frames"})
-                metrics |= frame_mask_ap(model.detector, val_set, job.gate_frames, device)
+                metrics |= frame_mask_ap(model.detector, sets.val, job.gate_frames, device)
                 events.write(done, metrics)
-            events.save(last=done == stage.iterations)
+            events.save(last)
             _checkpoint(model, optimizer, done, metrics, rank)
 
 
-def encodings_folder(settings: Settings, model: Any, videos: str, augmentation: Augmentation) -> Path:
-    """Where encoded copies lie on this machine: the same folder for the same detector, videos and augmentation."""
+def _model(job: TrainJob, sets: Sets, store: Store, start: str | None) -> tuple[Any, str]:
+    """The model as this stage finds it, and where its weights come from where that was not said before."""
+    if start:
+        model = build(job.model, sized(job, sets.train))
+        model.load_state_dict(_tensors(store, start))
+        return model, ""
+    return starting_model(job, sets.train, store)
+
+
+def _about_norms(stage: Stage, workers: Workers) -> str:
+    """Said where somebody may wonder."""
+    if stage.part != "detector" or (workers.count == 1 and stage.batch_norm == "synchronised"):
+        return ""
+    return f"batch norms are {stage.batch_norm}" + (f" over {workers.count} workers" if workers.count > 1 else "")
+
+
+def encodings_folder(settings: Settings, model: Any, clips: ClipSet) -> Path:
+    """Where encoded copies lie on this machine: the same folder for all that makes the same files."""
     what = model.config.encoding | {
         "weights": weights_hash(model.detector),
-        "videos": videos,
-        "augmentation": augmentation.model_dump(mode="json", exclude_none=True),
+        "data": digest(clips.videos),
+        "videos": [video.video_id for video in clips.usable],
+        "clip_length": clips.length,
+        "augmentation": clips.augmentation.model_dump(mode="json", exclude_none=True),
     }
     return settings.scratch.expanduser() / "encodings" / config_hash(what)
 
@@ -374,19 +490,21 @@ def _batches(
     model: Any,
     part: Any,
     clips: ClipSet | Mixture,
-    share: tuple[int, int],
     device: torch.device,
     first: int,
     board: Any,
     settings: Settings,
-    videos: str,
 ) -> tuple[Iterator[tuple], Losses]:
     """This worker's share of every global batch from iteration `first` on, and the loss that takes it.
 
-    Without cached copies sample n of a run is the same for any number of workers.
+    Sample n of a run is the same for any number of workers.
     """
-    rank, workers = share
-    each = stage.batch_size // workers
+    context = ray.train.get_context()
+    rank, each = context.get_world_rank(), stage.batch_size // context.get_world_size()
+    samples = [
+        list(range(iteration * stage.batch_size + rank * each, iteration * stage.batch_size + (rank + 1) * each))
+        for iteration in range(first, stage.iterations)
+    ]
     if stage.cached_copies:
         assert isinstance(clips, ClipSet)  # a stage cannot have both
         model.eval()
@@ -395,49 +513,41 @@ def _batches(
             stage.cached_copies,
             model.encoded,
             lambda one: model.encode_clips(one.to(device)),
-            encodings_folder(settings, model, videos, stage.augmentation),
-            share,
+            encodings_folder(settings, model, clips),
+            (context.get_local_rank(), context.get_local_world_size()),
             lambda done, total: say(board, rank, {"encoded": done, "of": total}),
         )
-        part.train()
+        if worker_count() > 1:
+            torch.distributed.barrier()  # any sample can need any copy
+        trained_part(model, stage)
 
         def from_cache() -> Iterator[tuple]:
-            for iteration in range(first, stage.iterations):
-                encoded, objects = cached.batch(range(iteration * each, (iteration + 1) * each))
+            for numbers in samples:
+                encoded, objects = cached.batch(numbers)
                 yield encoded.to(device), objects.to(device)
 
         return from_cache(), Losses(part, part.encoded_loss)
-
-    samples = [
-        list(range(iteration * stage.batch_size + rank * each, iteration * stage.batch_size + (rank + 1) * each))
-        for iteration in range(first, stage.iterations)
-    ]
     processes = max(torch.get_num_threads() - 1, 1) if device.type == "cuda" else 0
     return ((clip,) for clip in load_batches(clips, samples, device, processes)), Losses(part, part.loss)
 
 
-def _restore(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def _restore(model: Any, optimizer: torch.optim.Optimizer) -> int:
     """Go on from this stage's last checkpoint, if there is one. Returns the next iteration."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return 0
     with checkpoint.as_directory() as folder:
-        model.load_state_dict(load_file(Path(folder) / WEIGHTS))
-        saved = torch.load(Path(folder) / OPTIMIZER, weights_only=True)
-    optimizer.load_state_dict(saved["optimizer"])
-    return saved["iteration"]
+        return load_state(Path(folder), model, optimizer)
 
 
 def _checkpoint(
-    model: nn.Module, optimizer: torch.optim.Optimizer, iteration: int, metrics: dict[str, float], rank: int
+    model: Any, optimizer: torch.optim.Optimizer, iteration: int, metrics: dict[str, float], rank: int
 ) -> None:
     """Report to Ray Train, which waits for all workers; the first one brings the files."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = None
         if rank == 0:
-            state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-            save_file(state, Path(folder) / WEIGHTS)
-            torch.save({"optimizer": optimizer.state_dict(), "iteration": iteration}, Path(folder) / OPTIMIZER)
+            save_state(Path(folder), model, optimizer, iteration)
             checkpoint = ray.train.Checkpoint.from_directory(folder)
         ray.train.report(metrics, checkpoint=checkpoint)
 

@@ -19,7 +19,13 @@ from torch import Tensor, nn
 
 from vis_models.cards import CARD, WEIGHTS, ModelCard, read_card
 from vis_models.config import BadConfig
+from vis_models.data.annotations import Category
+from vis_models.rgnn import INITIAL_VARIANCES
 from vis_models.zoo import MODELS
+
+OURS = "vislake"
+"""Layout of our own files."""
+
 
 # The authors' RGNN, beginnings of their keys -> of ours; "bkg" is tau_0, "eta" the trust in a new appearance
 RGNN_NAMES = {
@@ -140,16 +146,20 @@ class LoadReport:
         ).rstrip()
 
 
-def initialise(model: nn.Module, path: Path) -> LoadReport:
-    """Start a `Yolact` or a whole `Rgnn` from a published file or a model folder's weights.
+def initialise(model: nn.Module, path: Path, classes: tuple[Category, ...] = ()) -> LoadReport:
+    """Start a `Yolact` or a whole `Rgnn` from a published file, a model folder, or a folder's weights.
 
     Known are torchvision's ResNet, YOLACT, and RGNN, its detector alone or all of it. A `Yolact` takes the detector
-    out of any of them; an `Rgnn` takes all that there is.
+    out of any of them; an `Rgnn` takes all that there is. A graph network is taken whole or not at all.
+
+    Args:
+        classes: of the model, in the order of its outputs; a model folder must have the same ones by name.
 
     Raises:
         BadConfig: the file is missing, holds code instead of tensors, no key of a known layout, or weights of a model
-            that was built with other switches than this one.
+            that was built with other switches than this one; a model folder of another detector or other classes.
     """
+    path = weights_of(path)
     state = read_tensors(path)
     layout, renamed = _rename(state)
     if layout is None:
@@ -158,6 +168,8 @@ def initialise(model: nn.Module, path: Path) -> LoadReport:
             "Known: torchvision ResNet (layer1.0.conv1.weight), YOLACT (backbone.layers.0...), "
             "RGNN (backbone.layer1... and detector...), ours (detector.backbone...)."
         )
+    if layout == OURS and (path.parent / CARD).is_file():
+        _refuse_other_card(path.parent, model, classes)
     if hasattr(model, "detector"):
         _refuse_other_switches(path, renamed, model)
     else:
@@ -176,9 +188,77 @@ def initialise(model: nn.Module, path: Path) -> LoadReport:
             fitting[key] = tensor
     if not any("conv" in key or "weight" in key for key in fitting):
         raise BadConfig(f"{path}: no tensor fits this model. {report}")
+    if hasattr(model, "detector"):
+        _refuse_a_part(path, renamed, report)
     model.load_state_dict(fitting, strict=False)
     report.loaded = len(fitting)
     return report
+
+
+def take_detector(detector: nn.Module, folder: Path, classes: tuple[Category, ...]) -> LoadReport:
+    """Give a `Yolact` the weights of a model folder's detector, which is as this one is in every respect.
+
+    Args:
+        classes: that it is to know, in the order of its outputs; compared by name.
+
+    Raises:
+        BadConfig: no model folder, other classes, another config, or weights that leave a gap.
+    """
+    read_card(folder)  # says what is wrong with a folder that is no model
+    report = initialise(detector, folder, classes)
+    if report.missing or report.reshaped:
+        raise BadConfig(
+            f"{folder}: not the weights of the detector that its card describes, {report}: "
+            f"{', '.join((report.missing + report.reshaped)[:3])}. Copy the folder again."
+        )
+    return report
+
+
+def _refuse_other_card(folder: Path, model: nn.Module, classes: tuple[Category, ...]) -> None:
+    """Weights that fit say something else under other priors, classes or switches: the card has to say the same."""
+    card = read_card(folder)
+    theirs, ours = [category.name for category in card.classes], [category.name for category in classes]
+    if classes and theirs != ours:
+        differing = [f"{a} for {b}" for a, b in zip(theirs, ours, strict=False) if a != b]
+        what = "order" if sorted(theirs) == sorted(ours) else "list"
+        raise BadConfig(
+            f"{folder}: its classes are another {what}: {len(theirs)} for {len(ours)}"
+            + (f", {', '.join(differing[:3])}" if differing else "")
+            + ". Take a model that was trained on these classes, or write the labels with its categories."
+        )
+    whole: Any = getattr(model, "config", None)
+    detector = getattr(whole, "detector", whole)
+    found = MODELS[card.model][0].model_validate(card.config) if card.model in MODELS else None
+    if found is None:
+        raise BadConfig(f"{folder / CARD}: unknown model {card.model!r}, expected one of {', '.join(sorted(MODELS))}")
+    pairs = [("detector.", found.detector.seen, detector.seen)]  # type: ignore[attr-defined]
+    if hasattr(model, "detector"):
+        pairs.append(("", found.switches, whole.switches))  # type: ignore[attr-defined]
+    for prefix, got, expected in pairs:
+        for name, value in expected.items():
+            if got[name] != value:
+                raise BadConfig(
+                    f"{folder}: its config has {prefix}{name} {got[name]}, this run {value}. Weights mean the same "
+                    f"under the same config only: change it (--set config.{prefix}{name}=...), or take another model."
+                )
+
+
+def _refuse_a_part(path: Path, renamed: dict[str, Tensor], report: LoadReport) -> None:
+    """A graph network of which a part is new would pass for a trained one."""
+    if not any(not key.startswith("detector.") for key in renamed):
+        return  # a detector alone
+    odd = {
+        "not in it": [key for key in report.missing if key not in INITIAL_VARIANCES],
+        "of it unknown here": report.unexpected,
+        "of another shape": report.reshaped,
+    }
+    odd = {why: [key for key in keys if not key.startswith("detector.")] for why, keys in odd.items()}
+    if any(odd.values()):
+        what = "; ".join(f"{len(keys)} {why}, such as {keys[0]}" for why, keys in odd.items() if keys)
+        raise BadConfig(
+            f"{path} is an RGNN of other switches, classes or sizes than this model: {what}. Build the model as that "
+            "one was; RgnnConfig.released() is what the authors' weights run with."
+        )
 
 
 def _refuse_other_switches(path: Path, renamed: dict[str, Tensor], model: nn.Module) -> None:
@@ -209,25 +289,80 @@ def _graph_switches(state: dict[str, Tensor]) -> dict[str, int | str]:
     return switches
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by key, wrappers such as `state_dict` and `module.` taken off."""
+def weights_of(path: Path) -> Path:
+    """The file of weights at a path, which may be a model folder. Raises BadConfig: there is none."""
+    if path.is_dir():
+        if not (path / WEIGHTS).is_file():
+            raise BadConfig(
+                f"{path} is a folder without {WEIGHTS}: name a model folder, or a .pth or .safetensors file"
+            )
+        return path / WEIGHTS
     if not path.is_file():
-        raise BadConfig(f"no checkpoint at {path}: give the path of a .pth or .safetensors file")
+        raise BadConfig(f"no checkpoint at {path}: give the path of a .pth or .safetensors file, or of a model folder")
+    return path
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by key, wrappers such as `state_dict` and `module.` taken off.
+
+    Raises:
+        BadConfig: no such file, or one that holds something else, with what it is.
+    """
+    path = weights_of(path)
+    with path.open("rb") as file:
+        beginning = file.read(64)
+    kind = _kind_of_file(beginning)
+    if kind in NO_CHECKPOINTS:
+        raise BadConfig(f"{path} is {kind}, expected a checkpoint of tensors: {NO_CHECKPOINTS[kind]}")
     content: Any
     try:
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_file(path) if kind == "safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files fail in many ways; none of them may run code
-        raise BadConfig(f"{path} cannot be read as a checkpoint of tensors: {str(error)[:200]}") from None
+        if found := re.search(r"GLOBAL (\S+) was not an allowed global", str(error)):
+            raise BadConfig(
+                f"{path} cannot be read as a checkpoint of tensors: it was pickled with code ({found[1]}), which is "
+                "never run here. Save its tensors alone, where it was made: torch.save(model.state_dict(), PATH)."
+            ) from None
+        why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise BadConfig(
+            f"{path} cannot be read as a checkpoint of tensors: {why}. It may be cut off: copy it again."
+        ) from None
     for wrapper in ("state_dict", "model", "net"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    tensors = {key.removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not isinstance(content, dict):
+        raise BadConfig(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors by name")
+    tensors = {str(key).removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise BadConfig(f"{path} holds no tensors")
+        keys = ", ".join(str(key) for key in list(content)[:3]) or "nothing"
+        raise BadConfig(f"{path} holds no tensors, only {keys}: save the model's state_dict()")
     return tensors
+
+
+NO_CHECKPOINTS = {
+    "empty": "copy or download it again",
+    "a pointer of Git LFS": "fetch the file itself (git lfs pull)",
+    "a web page": "the download was refused; open its address in a browser",
+    "text": "give a .pth or .safetensors file",
+    "a picture or film": "give a .pth or .safetensors file",
+}
+"""What is taken for a checkpoint by mistake, and what to do."""
+
+
+def _kind_of_file(beginning: bytes) -> str:
+    """By the first bytes of a file, never by its name: `safetensors`, a key of `NO_CHECKPOINTS`, else `pickle`."""
+    if not beginning:
+        return "empty"
+    if beginning[8:9] == b"{":
+        return "safetensors"
+    if beginning.startswith((b"\xff\xd8\xff", b"\x89PNG", b"RIFF")) or beginning[4:8] == b"ftyp":
+        return "a picture or film"
+    if beginning.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS"
+    if beginning.lstrip()[:1] == b"<":
+        return "a web page"
+    is_text = all(byte in b"\t\n\r\f" or byte >= 32 for byte in beginning) and not beginning.startswith(b"PK")
+    return "text" if is_text else "pickle"
 
 
 def _rename(state: dict[str, Tensor]) -> tuple[str | None, dict[str, Tensor]]:
@@ -244,7 +379,7 @@ def _rename(state: dict[str, Tensor]) -> tuple[str | None, dict[str, Tensor]]:
                 renamed[key] = renamed[key].flatten(1)
         return "RGNN", renamed
     if any(key.startswith("detector.backbone.") for key in state):
-        return "vislake", state
+        return OURS, state
     return None, {}
 
 

@@ -31,6 +31,13 @@ class ResNetConfig(Config):
         return 8 if self.stem_pool else 4
 
 
+LOSS_FIELDS = (
+    "dropout", "negatives_per_positive", "positive_iou", "negative_iou", "crowd_iou", "masks_per_image", "soft_masks",
+    "class_weight", "box_weight", "mask_weight", "semantic_weight",
+)  # fmt: skip
+"""Fields of `YolactConfig` that only training reads."""
+
+
 class YolactConfig(Config):
     """YOLACT; defaults are RGNN's variant at 480x864 (its released code), sizes can shrink for CPUs."""
 
@@ -73,6 +80,11 @@ class YolactConfig(Config):
     mask_weight: PositiveFloat = 6.125
     semantic_weight: PositiveFloat = 1.0
 
+    @property
+    def seen(self) -> dict[str, Any]:
+        """Every field that decides what a trained detector says; the others are read by the loss alone."""
+        return self.model_dump(mode="json", exclude=set(LOSS_FIELDS))
+
     @classmethod
     def released(cls, depth: Literal[50, 101] = 50) -> "YolactConfig":
         """The authors' models of COCO's 80 classes at 550x550: what their published weights run with unchanged."""
@@ -84,6 +96,14 @@ class YolactConfig(Config):
             prior_denominator=550.0,
             square_priors=True,
         )
+
+
+SWITCHES = (
+    "embedding", "bottleneck", "bottleneck_layers", "gnn", "gnn_blocks", "gnn_residual", "node_update", "association",
+    "gating", "scoring", "appearance", "mask_pooling", "appearance_channels", "variance_cross_term", "birth_appearance",
+    "inactive_box",
+)  # fmt: skip
+"""Fields of `RgnnConfig` under which alone weights mean what they were trained for."""
 
 
 class RgnnConfig(Config):
@@ -170,6 +190,11 @@ class RgnnConfig(Config):
         """Every field that decides what `Rgnn.encode_clips` returns, besides the weights."""
         names = {"detector", "detections", "min_score", "nms_iou", "mask_pooling", "loss_stride"}
         return self.model_dump(mode="json", include=names)
+
+    @property
+    def switches(self) -> dict[str, Any]:
+        """Every field that decides which graph network this is; thresholds and what only the loss reads are none."""
+        return self.model_dump(mode="json", include=set(SWITCHES))
 
     @property
     def has_gaussian(self) -> bool:

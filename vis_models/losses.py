@@ -61,10 +61,16 @@ def lovasz_gradient(sorted_truth: Float[Tensor, "*S P"]) -> Float[Tensor, "*S P"
     return torch.cat([jaccard[..., :1], jaccard[..., 1:] - jaccard[..., :-1]], -1)
 
 
+def worker_count() -> int:
+    """Workers that share the global batch; 1 outside of data-parallel training."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if distributed else 1
+
+
 def mean_over_workers(count: Int[Tensor, ""]) -> Float[Tensor, ""]:
     """A count of this worker's batch, averaged over all workers: the same normaliser whatever their number."""
     count = count.float()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if (workers := worker_count()) > 1:
         torch.distributed.all_reduce(count)
-        count = count / torch.distributed.get_world_size()
+        count = count / workers
     return count

@@ -11,7 +11,7 @@ D channels of an embedding, A channels of an appearance, C classes with backgrou
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from math import log, pi
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -136,6 +136,25 @@ class Rgnn(nn.Module):
             self.register_buffer(name, torch.full((A,), config.initial_variance_logit))
         self.register_load_state_dict_pre_hook(_fill_initial_variances)
         self.detector.requires_grad_(False)
+        for part in self._unused():
+            part.requires_grad_(False)
+
+    def _unused(self) -> list[nn.Module]:
+        """Parts that no loss of this config reaches: they keep their place among the weights and are not trained."""
+        config, unused = self.config, list[nn.Module]()
+        if config.gnn == "limited":
+            unused.append(self.empty_gate)
+        if config.scoring != "learned":
+            unused.append(self.class_head)
+        if config.association == "masktrack" or config.appearance not in ("gaussian", "constant_variance"):
+            unused += [self.kappa_head, self.nu_head, self.variance_head]
+        if config.appearance == "constant_variance":
+            unused += [self.nu_head, self.variance_head]
+        if config.association == "masktrack":  # no decision reads the last edges, and masks stay as they were found
+            unused += [self.match_head, self.init_head, self.mask_embedding, self.mask_net]
+            last: Any = self.blocks[-1]
+            unused += [stage for part, stage in last.residuals.items() if part in ("edges", "empty_edges")]
+        return unused
 
     def train(self, mode: bool = True) -> "Rgnn":
         """The frozen detector stays in evaluation mode: its batch statistics do not move."""

@@ -269,7 +269,7 @@ class Yolact(nn.Module):
         per_frame = positive.sum(1)
         slots = min(int(per_frame.max()), self.config.masks_per_image)
         if not slots:
-            return output.prototypes.sum() * 0
+            return (output.prototypes.sum() + output.coefficients.sum()) * 0  # nothing to learn, for all that learns
         lottery = torch.rand_like(positive, dtype=torch.float32).masked_fill(~positive, -1.0)
         ticket, prior = lottery.topk(slots, dim=1)  # (F, slots): a random subset where there are too many
         drawn = ticket >= 0

@@ -8,7 +8,7 @@ from safetensors.torch import load
 
 from jobs.ablation import AblationJob, Comparison, ablate, labels_of, read_results
 from jobs.evaluate import EvaluateJob, evaluate
-from jobs.recipes import RECIPES, build, measured, published_ap
+from jobs.recipes import RECIPES, TrainJob, build, measured, published_ap
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
 from jobs.train import train
@@ -71,6 +71,23 @@ def test_the_evaluator_gives_the_score_in_the_table_to_the_results_of_a_row(give
     again = evaluate(EvaluateJob(data=labels, results=results), given)
     assert again.figures["AP"] == pytest.approx(said.ap, abs=1e-12)
     assert json.loads(Path(labels).read_text())["videos"]
+
+
+def test_a_recipe_without_cached_copies_is_trained_on_clips_that_are_drawn_anew(
+    given: Settings, local_ray: None, monkeypatch: pytest.MonkeyPatch
+):
+    tiny = RECIPES["rgnn_r18_world_tiny"]
+
+    def uncached() -> TrainJob:
+        whole = tiny()
+        tracker = whole.stages[1].model_copy(update={"cached_copies": 0, "batch_size": 2})
+        return whole.model_copy(update={"recipe": "uncached", "stages": (whole.stages[0], tracker)})
+
+    monkeypatch.setitem(RECIPES, "uncached", uncached)
+    encoded = set((given.scratch / "encodings").glob("*")) if (given.scratch / "encodings").exists() else set()
+    ablate(job(recipe="uncached", rows=("proposed",), seeds=(0,), iterations=1), given)
+    new = set((given.scratch / "encodings").glob("*")) - encoded
+    assert len(new) <= 1  # of the validation videos
 
 
 def test_a_tracker_is_trained_alone_on_the_detector_of_another_model(given: Settings, local_ray: None):

@@ -1,13 +1,16 @@
 """What the two stages move, and what they leave as it is."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-from jobs.descent import Losses, compile_convolutions, descend, load_batches, optimizer_of
+from jobs.descent import FiniteTerms, Losses, compile_convolutions, descend, load_batches, optimizer_of
 from jobs.recipes import Stage
+from jobs.stages import broken_tensors, load_state, save_state, trained_part
 from jobs.watch import Stopwatch
+from vis_models.config import BadConfig
 from vis_models.rgnn import Rgnn
 from vis_models.types import Clips
 
@@ -140,3 +143,51 @@ def test_waiting_is_the_share_of_time_until_the_next_item_comes(monkeypatch: pyt
     assert seen == [0, 1, 2]
     assert watch.waiting() == pytest.approx(9 / 12)
     assert watch.rate(3) == pytest.approx(3 / 12)
+
+
+def test_the_term_that_broke_first_is_named_with_its_iteration_however_late_it_is_asked():
+    watched = FiniteTerms()
+    for done, box in enumerate([0.5, float("nan"), float("nan")], start=1):
+        mask = float("inf") if done == 3 else 0.1
+        watched.see(done, {"class": torch.tensor(1.0), "box": torch.tensor(box), "mask": torch.tensor(mask)})
+        if done == 1:
+            watched.require(stage())
+    with pytest.raises(BadConfig, match=r"stage s diverged: the loss term box was no finite number in iteration 2\."):
+        watched.require(stage())
+
+
+def test_weights_that_a_step_broke_are_found_and_named_before_they_are_saved():
+    model = Rgnn(small_config(init_train_logit=-3.0))
+    part = trained_part(model, stage())
+    optimizer = optimizer_of(stage(), part)
+    for _ in descend(stage(), (0, 0), Losses(part, part.loss), optimizer, [(moving_squares(),)]):
+        assert broken_tensors(model, optimizer) == []
+    model.gate.x.bias.data[3] = torch.nan
+    optimizer.state[model.class_head.bias]["exp_avg"][0] = torch.inf
+    assert broken_tensors(model, optimizer) == ["gate.x.bias", "class_head.bias (in the optimizer)"]
+
+
+def test_frozen_norms_keep_their_statistics_scale_and_shift():
+    model = Rgnn(small_config())
+    given = stage(part="detector", batch_norm="frozen")
+    part, before = trained_part(model, given), state(model)
+    for _ in descend(given, (0, 0), Losses(part, part.loss), optimizer_of(given, part), [(moving_squares(),)] * 2):
+        pass
+    changed = moved(before, state(model))
+    assert "detector.backbone.conv1.weight" in changed
+    assert not [name for name in changed if ".bn" in name or "running" in name or ".downsample.1" in name]
+
+
+def test_a_checkpoint_brings_weights_and_optimizer_back(tmp_path: Path):
+    given, model = stage(), Rgnn(small_config(init_train_logit=-3.0))
+    part = trained_part(model, given)
+    optimizer = optimizer_of(given, part)
+    for _ in descend(given, (0, 0), Losses(part, part.loss), optimizer, [(moving_squares(),)]):
+        pass
+    save_state(tmp_path, model, optimizer, 7)
+    other = Rgnn(small_config())
+    fresh = optimizer_of(given, trained_part(other, given))
+    assert load_state(tmp_path, other, fresh) == 7
+    assert not moved(state(model), state(other))
+    moments = [memory["exp_avg"] for memory in optimizer.state.values()]
+    assert all(torch.equal(a, b["exp_avg"]) for a, b in zip(moments, fresh.state.values(), strict=True))

@@ -1,8 +1,11 @@
 import contextlib
 import http.server
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,6 +159,48 @@ def test_a_remote_folder_is_copied_once_and_again_when_it_changes(s3_settings: S
     assert store.local_copy(uri) == copy
     store.write_bytes("vis/v1/models/m/deep/weights", b"2")
     assert (store.local_copy(uri) / "deep/weights").read_bytes() == b"2"
+
+
+def test_a_copy_that_broke_off_leaves_nothing_behind_and_the_next_one_is_whole(
+    s3_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store = Store.open(s3_settings.model_copy(update={"scratch": tmp_path}))
+    for name in "abc":
+        store.write_bytes(f"vis/v1/models/m/{name}", name.encode())
+    fs, _ = store.open_source(store.uri("vis/v1/models/m"))
+    get = type(fs).get_file
+
+    def breaks(self: Any, source: str, target: str, **more: Any) -> None:
+        if source.endswith("c"):
+            raise OSError("the network is gone")
+        get(self, source, target, **more)
+
+    monkeypatch.setattr(type(fs), "get_file", breaks)
+    with pytest.raises(OSError, match="the network is gone"):
+        store.local_copy(store.uri("vis/v1/models/m"))
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+    monkeypatch.undo()
+    assert sorted(path.name for path in store.local_copy(store.uri("vis/v1/models/m")).iterdir()) == ["a", "b", "c"]
+
+
+def test_of_several_that_need_a_copy_at_once_one_brings_it(
+    s3_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store = Store.open(s3_settings.model_copy(update={"scratch": tmp_path}))
+    store.write_bytes("vis/v1/models/m/card.json", b"{}")
+    uri = store.uri("vis/v1/models/m")
+    fs, _ = store.open_source(uri)
+    get, brought = type(fs).get_file, []
+
+    def counts(self: Any, source: str, target: str, **more: Any) -> None:
+        brought.append(source)
+        time.sleep(0.2)  # long enough for the others to find nothing there yet
+        get(self, source, target, **more)
+
+    monkeypatch.setattr(type(fs), "get_file", counts)
+    with ThreadPoolExecutor(4) as pool:
+        copies = set(pool.map(lambda _: store.local_copy(uri), range(4)))
+    assert len(copies) == len(brought) == 1
 
 
 def test_a_local_folder_needs_no_copy(tmp_path: Path):

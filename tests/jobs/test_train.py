@@ -11,22 +11,39 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray.train
 import torch
 from PIL import Image
+from ray.exceptions import ActorDiedError
+from ray.train import WorkerGroupError
 from safetensors.torch import load
 
 from jobs.descent import learning_rate
 from jobs.recipes import TrainJob, build
 from jobs.runs import resumable
 from jobs.settings import Settings
+from jobs.stages import samples_of
 from jobs.store import LAYOUT, Store
-from jobs.train import Data, check_gate, freeze, prepare_data, read_data, read_extra, samples_of, train
+from jobs.train import (
+    Data,
+    check_gate,
+    encodings_folder,
+    freeze,
+    prepare_data,
+    read_data,
+    read_extra,
+    train,
+    why_lost,
+)
 from vis_models.checkpoints import load_model
 from vis_models.config import BadConfig
 from vis_models.data.annotations import read_youtube_vis
-from vis_models.data.clips import ClipSet
+from vis_models.data.clips import Augmentation, ClipSet
 from vis_models.data.mixture import Mixture
 from vis_models.data.world import WorldConfig, write_youtube_vis
+from vis_models.rgnn import Rgnn
+
+from ..vis_models.drawn import small_config
 
 
 def job(stages: tuple[int, ...], **changes: Any) -> TrainJob:
@@ -48,10 +65,10 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
 
 
 def test_one_and_two_workers_with_the_same_global_batch_learn_the_same(tmp_path: Path, local_ray: None):
-    tracker = job((1,), **{"stages.1.iterations": 4})
+    tracker = job((1,), **{"stages.1.iterations": 4, "stages.1.cached_copies": 1})
     losses = {}
     for workers in (1, 2):
-        given = settings(tmp_path, workers=workers)
+        given = settings(tmp_path, workers=workers, scratch=tmp_path / f"scratch-{workers}")
         losses[workers] = train(tracker, given, f"with-{workers}").metrics["loss"]
     one, two = (weights(settings(tmp_path), f"with-{workers}") for workers in (1, 2))
     assert largest_difference(one, two) < 1e-4
@@ -77,10 +94,44 @@ def test_a_killed_worker_costs_time_and_nothing_else(tmp_path: Path, local_ray: 
 
     killer = threading.Thread(target=kill_after_the_first_checkpoint)
     killer.start()
-    train(detector, settings(tmp_path), "rough")
+    notes: list[str] = []
+    train(detector, settings(tmp_path), "rough", lambda stage, done, total, info: notes.append(info.get("note", "")))
     killer.join()
     assert killed
+    (why,) = (note for note in notes if "lost a worker" in note)
+    assert re.fullmatch(r"lost a worker \(.+\); goes on from the last checkpoint, 1 of at most 8 times", why)
+    assert any(re.fullmatch(r"goes on after iteration [1-6]0", note) for note in notes)
+    assert len([note for note in notes if "random weights" in note]) == 1  # said at the start, not when it goes on
     assert largest_difference(weights(settings(tmp_path), "quiet"), weights(settings(tmp_path), "rough")) < 1e-4
+
+
+def test_what_our_own_code_raises_on_a_worker_ends_the_run_at_once_with_its_own_type(tmp_path: Path, local_ray: None):
+    world = tmp_path / "world"
+    write_youtube_vis(WorldConfig(frames=3), world, 4, 2)
+    detector = job((0,), **{"data": str(world), "stages.0.iterations": 40, "stages.0.checkpoint_every": 5})
+    told: list[str] = []
+
+    def when_training_begins(stage: str, done: int, total: int, info: dict[str, Any]) -> None:
+        told.append(info.get("note", ""))
+        if "random weights" in told[-1]:
+            for file in (world / "train" / "JPEGImages").rglob("*.jpg"):
+                file.write_bytes(file.read_bytes()[:300])
+
+    with pytest.raises(BadConfig, match=r"\(video \d+, frame \d\): expected a picture") as stopped:
+        train(detector, settings(tmp_path / "lake"), "frail", when_training_begins)
+    assert isinstance(stopped.value.__cause__, ray.train.WorkerGroupError)
+    assert not [note for note in told if "lost a worker" in note]
+    assert len([note for note in told if "random weights" in note]) == 1
+
+
+@pytest.mark.unit
+def test_only_what_ray_or_the_network_between_workers_raised_is_a_lost_worker():
+    reset = RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer")
+    assert why_lost(WorkerGroupError("", {1: reset})).startswith("1: RuntimeError: [gloo/transport")
+    died = ActorDiedError("The actor died unexpectedly before finishing this task.")
+    assert "ActorDiedError" in why_lost(WorkerGroupError("", {0: died, 1: reset}))
+    with pytest.raises(ValueError, match="ours"):  # the other worker only lost its partner
+        why_lost(WorkerGroupError("", {0: reset, 1: ValueError("ours")}))
 
 
 def is_train_worker(process: Path) -> bool:
@@ -241,3 +292,32 @@ def test_validation_videos_have_the_classes_of_training_by_name_in_whatever_orde
     dropped, missing = val_set.notes
     assert re.search(r"left out \d objects of hexagon, which .*train\.json does not know", dropped)
     assert f"lacks 1 categories of training: {known[first]}" in missing
+
+
+def test_encoded_copies_lie_elsewhere_when_labels_frames_clips_or_the_detector_change(tmp_path: Path):
+    write_youtube_vis(WorldConfig(height=48, width=72, frames=4), tmp_path / "world", 3, 1)
+    labels = tmp_path / "world" / "train.json"
+    content = labels.read_text()
+    torch.manual_seed(0)
+    model = Rgnn(small_config())
+
+    def folder(length: int = 2, model: Rgnn = model, **augmentation: Any) -> Path:
+        clips = ClipSet(read_youtube_vis(labels), length, (64, 96), Augmentation(**augmentation), seed=0)
+        return encodings_folder(settings(tmp_path), model, clips)
+
+    first = folder()
+    assert folder() == first
+    others = [folder(length=3), folder(vertical_flip=0.5), folder(model=Rgnn(small_config()))]
+    mended = json.loads(content)
+    mended["annotations"][0]["category_id"] = mended["annotations"][0]["category_id"] % 6 + 1
+    labels.write_text(json.dumps(mended))
+    others.append(folder())
+    mended = json.loads(content)
+    mended["videos"] = mended["videos"][::-1]
+    labels.write_text(json.dumps(mended))
+    others.append(folder())
+    labels.write_text(content)
+    frame = next((tmp_path / "world" / "train").rglob("*.jpg"))
+    Image.fromarray(np.zeros((48, 72, 3), np.uint8)).save(frame)
+    others.append(folder())
+    assert len({first, *others}) == 7

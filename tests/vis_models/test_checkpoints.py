@@ -1,16 +1,29 @@
 import pickle
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from vis_models.checkpoints import ModelCard, build, initialise, load_model, read_card, save_model
+from vis_models.checkpoints import (
+    RGNN_BLOCK,
+    RGNN_NAMES,
+    RGNN_RESIDUAL,
+    ModelCard,
+    build,
+    initialise,
+    load_model,
+    read_card,
+    read_tensors,
+    save_model,
+    take_detector,
+)
 from vis_models.config import BadConfig
 from vis_models.data.annotations import Category
 from vis_models.layers.backbones import ResNetConfig
-from vis_models.rgnn import Rgnn
+from vis_models.rgnn import Rgnn, RgnnConfig
 from vis_models.yolact import Yolact, YolactConfig
 
 from ..parity.layouts import resnet_shapes, yolact_shapes
@@ -145,36 +158,58 @@ def test_every_key_of_torchvision_s_resnet_but_its_classifier_has_a_place(tmp_pa
     assert not [key for key in report.missing if key.startswith("backbone.")]
 
 
-def published_rgnn(linears: int = 2) -> dict[str, torch.Tensor]:
-    """Small tensors under the keys of the authors' RGNN, each filled with a number of its own."""
-    state = {"backbone.layer1.0.conv1.weight": (16, 16, 3, 3), "detector.prediction_layers.0.upfeature.0.bias": (32,)}
-    state |= {"appnet.feat_nets.bb_feats_s8.0.weight": (16, 64, 1, 1), "track_descriptor.init_var": (32,)}
-    state |= {"track_detection_matcher.layers.2.det.bkgdet_sigmoid.2.bias": (32,)}
-    shapes = [(8, 32), (8, 8), (32, 8)] if linears == 3 else [(8, 32), (32, 8)]
-    for index, shape in enumerate(shapes):
-        state[f"track_detection_matcher.layers.1.trk.out.layers.{2 * index}.weight"] = shape
-    return {key: torch.full(shape, float(number)) for number, (key, shape) in enumerate(state.items(), start=1)}
+def their_name(key: str) -> str:
+    """What the authors' RGNN calls one of our tensors: `rgnn_name` backwards."""
+
+    def backwards(names: dict[str, str], key: str) -> str | None:
+        found = [(theirs, ours) for theirs, ours in names.items() if key.startswith(ours)]
+        return found[0][0] + key.removeprefix(found[0][1]) if found else None
+
+    if block := re.match(r"blocks\.(\d+)\.", key):
+        rest, number = key[block.end() :], 2 * int(block[1])
+        residual = backwards(RGNN_RESIDUAL, rest)
+        theirs = f"track_detection_matcher.layers.{number + bool(residual)}.{residual or backwards(RGNN_BLOCK, rest)}"
+    else:
+        theirs = backwards(RGNN_NAMES, key) or key
+    twice = re.sub(r"(?<=\.layers\.)\d+(?=\.(weight|bias)$)", lambda index: str(2 * int(index[0])), theirs)
+    return twice if "layers" in key else theirs
+
+
+def published_rgnn(**changes) -> tuple[Rgnn, dict[str, torch.Tensor]]:
+    """A small RGNN as the authors built theirs, and its weights under their keys."""
+    model = Rgnn(small_config(**{"bottleneck_layers": 2} | changes))
+    state = {their_name(key): value for key, value in model.state_dict().items()}
+    for key in ("appnet.feat_nets.bb_feats_s8.0.weight", "appnet.feat_nets.bb_feats_s16.0.weight"):
+        state[key] = state[key][..., None, None]  # a 1x1 convolution
+    return model, state
 
 
 def test_weights_of_the_released_rgnn_find_their_places(tmp_path: Path):
-    torch.save({"net": published_rgnn()}, tmp_path / "rgnn.pth")
+    donor, state = published_rgnn()
+    torch.save({"net": state}, tmp_path / "rgnn.pth")
     model = Rgnn(small_config(bottleneck_layers=2))
     report = initialise(model, tmp_path / "rgnn.pth")
-    assert (report.layout, report.loaded, report.unexpected, report.reshaped) == ("RGNN", 7, [], [])
-    assert "match_head.weight" in report.missing
-    places = [
-        model.detector.backbone.layer1[0].conv1.weight, model.detector.head.upfeature[0].bias,
-        model.appearance_c4.weight, model.initial_variance_logit,
-        model.blocks[1].gates["detection_from_empty"].net[2].bias,
-        *(linear.weight for linear in model.blocks[0].residuals["tracks"].layers),
-    ]  # fmt: skip
-    assert [(place == number).all().item() for number, place in enumerate(places, start=1)] == [True] * 7
+    assert (report.layout, report.loaded) == ("RGNN", len(state))
+    assert report.missing == report.unexpected == report.reshaped == []
+    assert all(torch.equal(a, b) for a, b in zip(donor.state_dict().values(), model.state_dict().values(), strict=True))
 
 
 def test_a_detector_takes_its_part_of_the_released_rgnn(tmp_path: Path):
-    torch.save({"net": published_rgnn()}, tmp_path / "rgnn.pth")
+    donor, state = published_rgnn()
+    torch.save({"net": state}, tmp_path / "rgnn.pth")
     report = initialise(Yolact(small_config().detector), tmp_path / "rgnn.pth")
-    assert (report.layout, report.loaded, report.unexpected) == ("RGNN", 2, [])
+    assert (report.layout, report.loaded, report.unexpected) == ("RGNN", len(donor.detector.state_dict()), [])
+
+
+def test_the_initial_variances_are_the_only_gap_that_a_graph_network_may_have(tmp_path: Path):
+    _, state = published_rgnn()
+    old = {key: value for key, value in state.items() if "init_var" not in key}
+    torch.save(old, tmp_path / "rgnn.pth")
+    assert len(initialise(Rgnn(small_config(bottleneck_layers=2)), tmp_path / "rgnn.pth").missing) == 2
+    lost = "track_descriptor.out_layers.lbscores.bias"
+    torch.save({key: value for key, value in old.items() if key != lost}, tmp_path / "rgnn.pth")
+    with pytest.raises(BadConfig, match=r"other switches.*1 not in it, such as class_head\.bias"):
+        initialise(Rgnn(small_config(bottleneck_layers=2)), tmp_path / "rgnn.pth")
 
 
 @pytest.mark.parametrize(
@@ -186,9 +221,110 @@ def test_a_detector_takes_its_part_of_the_released_rgnn(tmp_path: Path):
     ],
 )
 def test_weights_of_an_rgnn_of_other_switches_are_refused_with_the_ones_to_set(tmp_path: Path, switches, named):
-    torch.save({"net": published_rgnn()}, tmp_path / "rgnn.pth")
+    torch.save({"net": published_rgnn()[1]}, tmp_path / "rgnn.pth")
     with pytest.raises(BadConfig, match=named + r"\. Build the model with .*RgnnConfig\.released\(\)"):
         initialise(Rgnn(small_config(**switches)), tmp_path / "rgnn.pth")
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"gating": "simple"}, {"gating": "none"}, {"node_update": "mlp"}, {"appearance": "lstm"},
+        {"appearance": "embedding"}, {"appearance": "none"}, {"appearance_channels": 16},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_no_graph_network_is_taken_in_part(tmp_path: Path, switches):
+    save_file(Rgnn(small_config()).state_dict(), tmp_path / "model.safetensors")
+    model = Rgnn(small_config(**switches))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(BadConfig, match=r"is an RGNN of other switches, classes or sizes"):
+        initialise(model, tmp_path / "model.safetensors")
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+CLASSES = card().classes
+
+
+def changed(**detector) -> RgnnConfig:
+    config = small_config()
+    return config.model_copy(update={"detector": config.detector.model_copy(update=detector)})
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        (changed(prior_denominator=100.0), r"detector\.prior_denominator 78\.\d+, this run 100"),
+        (changed(image_size=(64, 64)), r"detector\.image_size"),
+        (changed(channels=16), r"detector\.channels 32, this run 16"),
+        (small_config(association="masktrack"), "config has association gnn, this run masktrack"),
+        (small_config(scoring="majority"), "config has scoring learned, this run majority"),
+    ],
+)
+def test_a_model_to_start_from_of_another_config_is_refused_with_the_field(
+    folder: Path, config: RgnnConfig, field: str
+):
+    with pytest.raises(BadConfig, match=field):
+        initialise(Rgnn(config), folder, CLASSES)
+
+
+def test_dropout_and_the_weights_of_the_loss_may_differ_and_a_folder_stands_for_its_weights(folder: Path):
+    report = initialise(Rgnn(changed(dropout=0.3, mask_weight=1.0)), folder, CLASSES)
+    assert report.missing == report.unexpected == report.reshaped == []
+    assert take_detector(Yolact(changed(dropout=0.3).detector), folder, CLASSES).missing == []
+
+
+@pytest.mark.parametrize("names", [["class 1", "class 0", "class 2"], ["class 0", "class 1", "owl"], ["class 0"]])
+def test_a_model_of_other_classes_is_refused_even_if_there_are_as_many(folder: Path, names: list[str]):
+    classes = tuple(Category(id=n, name=name) for n, name in enumerate(names))
+    with pytest.raises(BadConfig, match=r"its classes are another (order|list): 3 for \d"):
+        take_detector(Yolact(small_config().detector), folder, classes)
+
+
+def test_a_detector_with_a_gap_is_refused(folder: Path):
+    state = load_file(folder / "model.safetensors")
+    del state["detector.head.bbox_layer.bias"]
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(BadConfig, match=r"1 of ours not in it.*head\.bbox_layer\.bias"):
+        take_detector(Yolact(small_config().detector), folder, CLASSES)
+
+
+class Foreign:
+    """Of a model that somebody pickled whole."""
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty, expected a checkpoint of tensors: copy or download it again"),
+        (b"epoch,loss\n1,0.3\n", "is text, expected a checkpoint"),
+        (b"<!DOCTYPE html><html>Sign in</html>", "is a web page.*the download was refused"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:12", "is a pointer of Git LFS.*git lfs pull"),
+        (b"\xff\xd8\xff\xe0 and so on", "is a picture or film"),
+        ([torch.zeros(2)], "holds a list, expected a dictionary of tensors by name"),
+        ({"epoch": 3}, "holds no tensors, only epoch"),
+        ({"model": Foreign()}, r"pickled with code \(.*Foreign\), which is never run here.*state_dict"),
+    ],
+    ids=str,
+)
+def test_every_file_that_is_no_checkpoint_is_called_what_it_is(tmp_path: Path, content, said: str):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(BadConfig, match=said):
+        read_tensors(path)
+
+
+def test_a_checkpoint_that_is_cut_off_is_said_to_be(tmp_path: Path):
+    for name, save in (("a.pth", torch.save), ("a.safetensors", save_file)):
+        save({"weight": torch.zeros(1000)}, tmp_path / name)
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:2000])
+        with pytest.raises(BadConfig, match="It may be cut off"):
+            read_tensors(tmp_path / name)
+
+
+def test_a_folder_without_weights_is_named(tmp_path: Path):
+    with pytest.raises(BadConfig, match=r"is a folder without model\.safetensors"):
+        read_tensors(tmp_path)
 
 
 def test_a_whole_model_starts_from_the_weights_of_another(tmp_path: Path):

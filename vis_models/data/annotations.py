@@ -6,6 +6,7 @@ compressed RLE, RLE with a list of counts, or polygons. Sizes come from the vide
 other tools write for it is brought to this form first, see `dialects.py`.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -227,3 +228,13 @@ def hold_out(videos: VideoSet, rule: HoldOut) -> tuple[VideoSet, VideoSet]:
 def split_hash(*parts: VideoSet) -> str:
     """Names a split: equal when and only when every part has the same videos, in whatever order."""
     return split_name(*(part.videos for part in parts))
+
+
+def digest(videos: VideoSet) -> str:
+    """Names what a data set says and shows: labels, categories, and the frame files by size and time."""
+    content = hashlib.sha256(repr(videos.categories).encode())
+    for video in videos.videos:
+        files = [(video.frames_dir / name).stat() for name in video.file_names]
+        content.update(repr(video).encode())
+        content.update(repr([(file.st_size, file.st_mtime_ns) for file in files]).encode())
+    return content.hexdigest()[:16]

@@ -1,13 +1,15 @@
 """Clips whose frozen half was computed once: stage 2 then trains on what it costs alone.
 
 The frozen detector says the same about the same picture in every epoch. K augmented copies of each video are
-encoded before training, one file each; a sample then takes one copy and a random stretch of its frames. The copies
-depend on the detector and the data alone, so every run on them, whatever its seed, can share one folder.
+encoded before training, one file each; sample n of a run then takes one copy and a random stretch of its frames, on
+whatever worker. The copies depend on the detector and the data alone, so every run on them, whatever its seed, can
+share one folder.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from urllib.parse import quote
 from uuid import uuid4
 
 import numpy as np
@@ -36,7 +38,7 @@ class EncodedClips:
     """L, frames of a clip."""
     seed: int
 
-    def batch(self, samples: range) -> tuple[Rows, Objects]:
+    def batch(self, samples: Sequence[int]) -> tuple[Rows, Objects]:
         """Samples of the run side by side: encoded frames, those of a clip in a row, and their objects."""
         drawn = [self._draw(n) for n in samples]
         return self.kind.join([rows for rows, _ in drawn]), join_objects([objects for _, objects in drawn])
@@ -66,20 +68,23 @@ def encode_copies(
         kind: what `encode` returns.
         encode: a model's `encode_clips`.
         folder: where the files lie; its name must tell detectors and data apart.
-        share: (rank, workers): each worker encodes, and later draws from, its own part.
+        share: (rank, workers) among those that write to the folder: each encodes its part, and the copies of the
+            others may not be there yet.
         progress: called with copies done and copies in all.
     """
     rank, workers = share
-    numbers = range(rank, len(clips.usable) * copies, workers)
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{n:07d}.safetensors" for n in numbers]
-    for done, (n, file) in enumerate(zip(numbers, files, strict=True), start=1):
-        if not file.exists():
-            video = clips.usable[n % len(clips.usable)]
+    total = len(clips.usable) * copies
+    places = [divmod(n, len(clips.usable)) for n in range(total)]
+    files = [folder / f"{quote(str(clips.usable[at].video_id), safe='')}-{copy}.safetensors" for copy, at in places]
+    own = range(rank, total, workers)
+    for done, n in enumerate(own, start=1):
+        if not files[n].exists():
+            video = clips.usable[places[n][1]]
             rng = np.random.default_rng([4, n])
             change = draw_change(rng, clips.augmentation, (video.height, video.width), clips.size)
-            _write(file, *encode(load_clip(clips.videos, video, range(len(video.file_names)), change)))
-        progress(done, len(numbers))
+            _write(files[n], *encode(load_clip(clips.videos, video, range(len(video.file_names)), change)))
+        progress(done, len(own))
     return EncodedClips(files, kind, clips.length, clips.seed)
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vis_models.configs import ResNetConfig
+from vis_models.layers.norm import BatchNorm
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -20,9 +21,9 @@ class BasicBlock(nn.Module):
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
         self.conv1 = _conv(in_channels, channels, 3, stride)
-        self.bn1 = nn.BatchNorm2d(channels)
+        self.bn1 = BatchNorm(channels)
         self.conv2 = _conv(channels, channels, 3)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.bn2 = BatchNorm(channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(in_channels, channels, stride)
 
@@ -40,11 +41,11 @@ class Bottleneck(nn.Module):
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
         self.conv1 = _conv(in_channels, channels, 1)
-        self.bn1 = nn.BatchNorm2d(channels)
+        self.bn1 = BatchNorm(channels)
         self.conv2 = _conv(channels, channels, 3, stride)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.bn2 = BatchNorm(channels)
         self.conv3 = _conv(channels, 4 * channels, 1)
-        self.bn3 = nn.BatchNorm2d(4 * channels)
+        self.bn3 = BatchNorm(4 * channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(in_channels, 4 * channels, stride)
 
@@ -63,7 +64,7 @@ class ResNet(nn.Module):
         block = BasicBlock if config.depth in (18, 34) else Bottleneck
         width = config.width
         self.conv1 = _conv(3, width, 7, stride=2)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = BatchNorm(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if config.stem_pool else nn.Identity()
         self.layer1: nn.Sequential
@@ -99,4 +100,4 @@ def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
     if stride == 1 and in_channels == out_channels:
         return None
-    return nn.Sequential(_conv(in_channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels))
+    return nn.Sequential(_conv(in_channels, out_channels, 1, stride), BatchNorm(out_channels))

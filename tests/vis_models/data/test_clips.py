@@ -159,12 +159,26 @@ def test_a_cached_clip_is_a_stretch_of_what_the_model_says_about_the_video(video
     assert torch.allclose(whole[0].boxes_px, direct.boxes_px, atol=0.05)  # half precision
 
 
-def test_workers_share_the_copies_without_overlap(videos, tmp_path: Path):
+def test_workers_share_the_work_of_encoding_and_then_draw_what_one_alone_draws(videos, tmp_path: Path):
+    model = Rgnn(small_config()).eval()
+    clips = clip_set(videos, length=6, vertical_flip=0.5)
+    alone = encode(model, clips, 2, tmp_path / "alone")
+    written: list[set[Path]] = []
+    for rank in (0, 1):
+        parts = encode(model, clips, 2, tmp_path / "both", (rank, 2))
+        written.append(set((tmp_path / "both").iterdir()) - set().union(*written))
+    assert [len(own) for own in written] == [len(clips.usable)] * 2
+    assert [file.name for file in parts.files] == [file.name for file in alone.files]
+    for n in range(6):  # sample n of a run
+        assert torch.equal(parts.batch([n])[0].boxes_px, alone.batch([n])[0].boxes_px)
+
+
+def test_the_file_of_a_copy_has_the_name_of_its_video(videos, tmp_path: Path):
     model = Rgnn(small_config()).eval()
     clips = clip_set(videos, length=6)
-    parts = [encode(model, clips, 2, tmp_path, (rank, 2)) for rank in (0, 1)]
-    assert [len(part.files) for part in parts] == [len(clips.usable)] * 2
-    assert not set(parts[0].files) & set(parts[1].files)
+    cached = encode(model, clips, 2, tmp_path)
+    ids = [video.video_id for video in clips.usable]
+    assert [file.stem for file in cached.files] == [f"{name}-{copy}" for copy in (0, 1) for name in ids]
 
 
 def test_copies_that_were_encoded_before_are_not_encoded_again(videos, tmp_path: Path):

@@ -16,13 +16,10 @@ from typing import Any, BinaryIO
 
 from jobs.store import Store
 from vis_models.config import BadConfig
-from vis_models.data.relatives import not_results
+from vis_models.data.relatives import not_json, not_results
 
 CHUNK = 2**20
 BETWEEN = re.compile(r"[\s,]*")
-MOTS = re.compile(r"(?:\d+ ){5}\S+\s*$", re.MULTILINE)
-"""A line of KITTI MOTS: frame, object, class, height, width, RLE."""
-MOTS_FOUND = "This is the text format of MOTS, one line per mask: write it as one entry per track"
 
 
 class Digest(io.RawIOBase):
@@ -88,8 +85,9 @@ def _entries(text: io.TextIOBase, uri: str) -> Iterator[Any]:
         told = not_results(json.loads(buffer + text.read()))
         raise BadConfig(f"{uri}: {told or 'expected a list with one entry per track, got an object'}")
     if not buffer.startswith("["):
-        what = MOTS_FOUND if MOTS.match(buffer) else "Is it a JSON file?"
-        raise BadConfig(f"{uri} begins with {buffer[:20]!r}, expected a list with one entry per track. {what}")
+        raise BadConfig(
+            f"{uri} begins with {buffer[:20]!r}, expected a list with one entry per track. Is it a JSON file?"
+        )
     at, wanted = 1, CHUNK
     while True:
         at = BETWEEN.match(buffer, at).end()  # type: ignore[union-attr]  # it matches nothing, too
@@ -116,6 +114,8 @@ def _text(store: Store, uri: str) -> Iterator[tuple[io.TextIOBase, Digest]]:
         with store.guard(uri), fs.open(path, "rb") as file:
             digest = Digest(file)
             raw = io.BufferedReader(digest)
+            if other := not_json(raw.peek(2)):
+                raise BadConfig(f"{uri}: expected a JSON file (plain or .gz), {other}")
             unpacked: Any = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw
             yield io.TextIOWrapper(unpacked, "utf-8-sig"), digest
     except FileNotFoundError:

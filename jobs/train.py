@@ -225,11 +225,18 @@ def in_categories_of(train_set: VideoSet, val_set: VideoSet) -> VideoSet:
     if val_set.categories == train_set.categories:
         return val_set
     joined, dropped = translate(val_set, train_set.categories)
-    pairs = counterparts((c.name for c in train_set.categories), {c.name for c in val_set.categories})
-    said = [f"{count} objects of {name}, which {train_set.source} does not know" for name, count in dropped.items()]
-    notes = [f"{val_set.source}: left out {' and '.join(said)}"] if said else []
-    if missing := [name for name, other in pairs.items() if other is None]:
-        notes.append(f"{val_set.source} lacks {len(missing)} categories of training: {', '.join(missing[:5])}")
+    ours, theirs = ([c.name for c in part.categories] for part in (train_set, val_set))
+    notes = []
+    for where, other, names in (
+        (val_set, train_set, [name for name, pair in counterparts(theirs, ours).items() if pair is None]),
+        (train_set, val_set, [name for name, pair in counterparts(ours, theirs).items() if pair is None]),
+    ):
+        if names:
+            notes.append(f"only {where.source} has the categories {', '.join(names[:5])}, {other.source} has not")
+    if dropped:
+        notes.append(f"{sum(dropped.values())} objects of {val_set.source} are left out: {', '.join(dropped)}")
+    if not joined.has_labels:
+        raise BadConfig(f"{val_set.source} has no object of a category to train on: {'; '.join(notes)}")
     return replace(joined, notes=(*joined.notes, *notes))
 
 

@@ -151,7 +151,7 @@ def test_only_the_held_out_videos_are_scored_and_the_split_is_recorded(labelled_
 
 
 def test_a_rule_that_holds_nothing_out_and_a_word_that_is_no_rule_are_refused(labelled_lake):
-    with pytest.raises(BadConfig, match=r"the hold-out rule rgnn leaves none of 4 videos"):
+    with pytest.raises(BadConfig, match=r"the hold-out rule rgnn leaves none to score of 4 videos"):
         score(labelled_lake, holdout=HoldOut.named("rgnn"))
     for word in ("rgn", "1.5", "0", "nan"):
         with pytest.raises(BadConfig, match=f"hold-out rule '{word}': expected rgnn"):

@@ -57,6 +57,7 @@ def test_an_empty_list_has_no_entries(lake, tmp_path):
         ('{"annotations": []}', "expected a list with one entry per track"),
         ('{"videos": [], "categories": [], "annotations": []}', "these are labels: they go where the labels are named"),
         ("1 1001 1 375 1242 WSV:2d;1O10000O\n2 1001 1 375 1242 WSV\n", "the text format of MOTS"),
+        ("PK\x03\x04", "this is a zip archive: unpack it and name the JSON"),
         ("[1, 2]", r"results\[0\] is '1', expected an object"),
         ("", "expected a list"),
         ("\udcff", "expected a list|not a whole"),

@@ -65,9 +65,18 @@ def one_form(content: Entry, name: str) -> OneForm:
 
 
 def single_images(content: Entry, name: str) -> tuple[Entry, tuple[str, ...]]:
-    """(the content of a COCO file with its ids in one form, notes). Raises BadConfig: ids of categories are names."""
+    """(the content of a COCO file with its ids in one form, notes). Raises BadConfig: ids of categories are names.
+
+    LVIS names an image by its address at COCO (`coco_url`): the last two parts, such as `train2017/000000391895.jpg`.
+    """
     notes: list[str] = []
     content = {**content}
+    images = _objects(content, "images")
+    urls = [image.get("coco_url") if "file_name" not in image else None for image in images]
+    if any(isinstance(url, str) for url in urls):
+        named = ["/".join(url.split("/")[-2:]) if isinstance(url, str) else None for url in urls]
+        _rewrite(content, "images", "file_name", [n or i.get("file_name") for n, i in zip(named, images, strict=True)])
+        notes.append("images without file_name are named by the end of their coco_url")
     _ids(content, name, notes, {"images": "image_id", "categories": "category_id"})
     return content, tuple(notes)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import posixpath
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -99,14 +100,15 @@ def require_sides(videos: Sequence[Video], rule: HoldOut, name: str, *, training
     empty = ["none to score"] * (not sides[1]) + ["none to train on"] * (training and not sides[0])
     if not empty:
         return
-    rules = [HoldOut(rule="rgnn"), *(HoldOut(share=share) for share in SHARES_SHOWN)]
-    gives = ", ".join(f"{each}: {len(held)}" for each, (_, held) in ((each, split(videos, each)) for each in rules))
-    sized = sum((video.width, video.height) == RGNN_SIZE for video in videos)
+    gives = ", ".join(f"{share}: {len(split(videos, HoldOut(share=share))[1])}" for share in SHARES_SHOWN)
+    sized = [video for video in videos if (video.width, video.height) == RGNN_SIZE]
+    late = sum(str(video.video_id).isdecimal() and int(video.video_id) >= RGNN_FIRST_HELD_ID for video in sized)
+    least = math.ceil(1000 * min(map(_place, scenes(videos)), default=1) + 1e-9) / 1000
     raise BadConfig(
-        f"{name}: the hold-out rule {rule} leaves {' and '.join(empty)} of {len(videos)} videos. Held out by each "
-        f"rule: {gives}. rgnn is made for train.json of YouTube-VIS 2019: it takes videos of 1280x720 only, which "
-        f"{sized} of these are, and holds out ids from {RGNN_FIRST_HELD_ID}; a share holds out whole scenes "
-        f"({len({*scenes(videos)})} here), about so many of them"
+        f"{name}: the hold-out rule {rule} leaves {' and '.join(empty)} of {len(videos)} videos. rgnn is made for "
+        f"train.json of YouTube-VIS 2019 and takes videos of {RGNN_SIZE[0]}x{RGNN_SIZE[1]} only, which {len(sized)} of "
+        f"these are, and of them holds out ids from {RGNN_FIRST_HELD_ID}: {late}. A share holds out whole scenes by "
+        f"their names ({gives}); the least that holds out one here is {least:g}"
     )
 
 

@@ -10,6 +10,7 @@ from types import UnionType
 from typing import Any
 
 from vis_models.config import BadConfig
+from vis_models.data.relatives import not_json
 
 FORMAT_REMEDY = "The YouTube-VIS format is described at the top of vis_models/data/annotations.py."
 
@@ -25,13 +26,16 @@ def load_json(path: Path, kind: str, parts: str) -> dict[str, Any]:
         kind: what is expected, such as `a COCO JSON`.
         parts: what such an object holds.
     """
-    again = "Copy the file again; it may be cut off."
+    again, start = "Copy the file again; it may be cut off.", b""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = json.load(file)
+            start = file.read(256)
+            content = json.loads(start + file.read())
     except FileNotFoundError as error:
         raise complaint(str(path), kind, "no such file", "Check the path.") from error
     except (ValueError, OSError, EOFError, zlib.error) as error:
+        if other := not_json(start):
+            raise BadConfig(f"{path}: expected {kind}, {other}") from error
         raise complaint(str(path), kind, f"{type(error).__name__}: {error}", again) from error
     if not isinstance(content, dict):
         remedy = "A list is how results are written: give the annotation file."

@@ -1,5 +1,6 @@
 """What a JSON from elsewhere is, told by its keys: neighbours of YouTube-VIS that are given in its place."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +24,20 @@ def not_results(content: Any) -> str | None:
         return f"these are results on single images (image_id), without a track. {RESULTS_MEANT}"
     told = (says for is_it, says in RELATIVES if is_it is not _results and is_it(content))
     return next((f"{says}. {RESULTS_MEANT}" for says in told), None)
+
+
+def not_json(start: bytes) -> str | None:
+    """What a file is that begins so, and is no JSON; None: it may be one, plain or gzip."""
+    return next((says for begins, says in OTHER_FILES if begins.match(start)), None)
+
+
+OTHER_FILES: tuple[tuple[re.Pattern[bytes], str], ...] = (
+    (re.compile(rb"PK\x03\x04"), "this is a zip archive: unpack it and name the JSON that is in it"),
+    (re.compile(rb"version https://git-lfs"), "this is a pointer of Git LFS: `git lfs pull` fetches the file itself"),
+    (re.compile(rb"\x89PNG|\xff\xd8\xff"), "this is a picture: masks in pictures (DAVIS, MOTS) are converted first"),
+    (re.compile(rb"(?:\d+ ){5}\S+\s"), "this is the text format of MOTS, a line per mask: convert it to CocoVID first"),
+    (re.compile(rb"\s*<"), "this is XML (CVAT, VOC): export it as COCO"),
+)
 
 
 def _has(content: Any, *keys: str) -> bool:
@@ -60,7 +75,7 @@ def _names_only(content: Any) -> bool:
         return False
     inside = [*content.values()]
     return all(isinstance(each, Mapping) and each for each in inside) and all(
-        isinstance(name, str) for each in inside for name in each.values()
+        number.isdecimal() and isinstance(name, str) for each in inside for number, name in each.items()
     )
 
 

@@ -118,6 +118,15 @@ def test_ids_may_be_text_or_whole_floats_on_either_side(tmp_path: Path):
     assert [note.split(":")[1] for note in images.notes] == [" ids with the same text are taken as the same"]
 
 
+def test_images_of_lvis_are_named_by_their_address_at_coco(tmp_path: Path):
+    document = copy.deepcopy(DOCUMENT)
+    for image in document["images"]:
+        del image["file_name"]
+        image["coco_url"] = f"http://images.cocodataset.org/train2017/{image['id']:012d}.jpg"
+    first, second = read_coco(written(tmp_path, document)).videos
+    assert first.file_names + second.file_names == ("train2017/000000000003.jpg", "train2017/000000000008.jpg")
+
+
 # ------------------------------------------------------------------------------------------------------ categories
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import duckdb
 import pyarrow as pa
 
-from jobs import evaluations, tables, tracking
+from jobs import evaluations, switches, tables
 from jobs.store import Snapshot, Store
 from vis_models.config import BadConfig
 
@@ -287,10 +287,10 @@ def _make_views(connection: duckdb.DuckDBPyConnection, store: Store, scope: Scop
         _join(connection, store, name, file)
     allowed = []
     if named & {"evaluations", "switches"}:
-        scored, switched = store.list(evaluations.FOLDER), store.list(tracking.FOLDER)
+        scored, switched = store.list(evaluations.FOLDER), store.list(switches.FOLDER)
         oracle = f"coalesce(oracle, nullif(regexp_extract(rules, '{evaluations.ORACLE_IN_RULES}', 1), '')) AS oracle"
         _view(connection, store, "evaluations", evaluations.EVALUATIONS, scored, f"* REPLACE ({oracle})")
-        _view(connection, store, "switches", tracking.SWITCHES, switched)
+        _view(connection, store, "switches", switches.SWITCHES, switched)
         allowed += [*scored, *switched]
     read: tuple[str, ...] = ()
     if named & {"plans", *tables.SCHEMAS}:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 from urllib.parse import quote, unquote
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from pydantic import ValidationError
@@ -317,7 +318,7 @@ def _rows(fs: AbstractFileSystem, path: str, archive: str) -> Iterator[tuple[str
     kind = _suffix(path)
     try:
         if kind == "parquet":
-            rows = pq.read_table(io.BytesIO(data)).to_pylist()
+            rows = pq.read_table(pa.BufferReader(data)).to_pylist()
             yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
         elif kind == "csv":
             table = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))

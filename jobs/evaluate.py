@@ -9,11 +9,12 @@ from itertools import chain
 
 from pydantic import Field, PositiveInt
 
-from jobs import evaluations, oracles, outcomes
+from jobs import evaluations, oracles, outcomes, switches
+from jobs.figures import rows as figures_of
 from jobs.predictions import Check, Predictions, data_file, from_plan, from_results, labels
 from jobs.settings import Settings
 from jobs.store import Store, code_version, now
-from jobs.tracking import TrackingScore, write_switches
+from jobs.tracking import TrackingScore
 from vis_models.config import BadConfig, Config
 from vis_models.data.dialects import VideoId
 from vis_models.data.holdout import HoldOut
@@ -134,9 +135,9 @@ def evaluate(job: EvaluateJob, settings: Settings, progress: Progress | None = N
         "command": job.command or None,
         **predictions.provenance,
     }
-    rows = evaluations.rows(score, {} if job.class_agnostic else truth.categories, matches)
+    rows = figures_of(score, {} if job.class_agnostic else truth.categories, matches)
     outcomes.write(store, evaluation_id, found)
-    switches_uri = write_switches(store, evaluation_id, tracking.switches)
+    switches_uri = switches.write(store, evaluation_id, tracking.switches)
     spread = [] if error is None else [{"metric": "AP_error", "value": error}]
     uri = evaluations.write(store, provenance, notes, chain(rows, spread, tracking.rows()))
     before = evaluations.find(store, before=evaluation_id, data_sha256=digest, rules=rules, oracle=job.oracle)

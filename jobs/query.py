@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import duckdb
 import pyarrow as pa
 
-from jobs import evaluations, tables, tracking
+from jobs import evaluations, switches, tables
 from jobs.store import Snapshot, Store
 from vis_models.config import BadConfig
 
@@ -287,10 +287,10 @@ def _make_views(connection: duckdb.DuckDBPyConnection, store: Store, scope: Scop
         _join(connection, store, name, file)
     allowed = []
     if named & {"evaluations", "switches"}:
-        scored, switched = store.list(evaluations.FOLDER), store.list(tracking.FOLDER)
+        scored, switched = store.list(evaluations.FOLDER), store.list(switches.FOLDER)
         oracle = f"coalesce(oracle, nullif(regexp_extract(rules, '{evaluations.ORACLE_IN_RULES}', 1), '')) AS oracle"
         _view(connection, store, "evaluations", evaluations.EVALUATIONS, scored, f"* REPLACE ({oracle})")
-        _view(connection, store, "switches", tracking.SWITCHES, switched)
+        _view(connection, store, "switches", switches.SWITCHES, switched)
         allowed += [*scored, *switched]
     read: tuple[str, ...] = ()
     if named & {"plans", "passed_over", *tables.SCHEMAS}:
@@ -334,6 +334,7 @@ def _plans(
             raise
         return (), [], (f"no plan: {error}",)  # scores can be asked without any table
     hidden = {} if scope.plan else tables.replaced(store, plans)
+    plans = [plan for plan in plans if plan.plan_id not in hidden or len(hidden[plan.plan_id]) < _videos(plan)]
     replaced = [(plan, video) for plan, videos in hidden.items() for video in videos]
     return plans, replaced, _said(plans, hidden)
 
@@ -342,12 +343,11 @@ def _said(plans: Sequence[Snapshot], hidden: Mapping[str, set[str]]) -> tuple[st
     lines = []
     for plan in plans[::-1]:
         videos, older = _videos(plan), len(hidden.get(plan.plan_id, ()))
-        count = f"{videos - older} of its {videos} videos, newer plans cover the rest" if older else f"{videos} videos"
+        count = f"{videos} video{'s' if videos != 1 else ''}"
+        if older:
+            count = f"{videos - older} of its {count}, newer plans cover the rest"
         purpose = "" if plan.purpose == "archive" else f" for an {plan.purpose}"
-        if older < videos or not older:
-            lines.append(
-                f"plan {plan.plan_id}: {plan.archive} by {_model(plan)}, {plan.created_at[:16]}{purpose}, {count}"
-            )
+        lines.append(f"plan {plan.plan_id}: {plan.archive} by {_model(plan)}, {plan.created_at[:16]}{purpose}, {count}")
     if len(lines) > PLANS_SHOWN:
         more = f'and {len(lines) - PLANS_SHOWN} more plans, see `vis query "FROM plans WHERE read"`'
         return (*lines[:PLANS_SHOWN], more)
@@ -359,7 +359,7 @@ def _model(plan: Snapshot) -> str:
 
 
 def _videos(plan: Snapshot) -> int:
-    return sum(plan.counts.get(status, 0) for status in ("done", "partial", "failed"))
+    return sum(ref.rows for ref in plan.tables["videos"])
 
 
 def _plans_view(connection: duckdb.DuckDBPyConnection, store: Store, read: Sequence[Snapshot]) -> None:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pydantic import Field, PositiveInt
 
-from jobs import evaluations, outcomes, query, tables
+from jobs import evaluations, outcomes, query, switches, tables
 from jobs.compare import Compared, CompareJob, compare_two
 from jobs.evaluate import change
 from jobs.page import render
@@ -21,7 +21,7 @@ from jobs.results_files import read_json
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Snapshot, Store, code_version, now, plan_key
 from jobs.strips import Strip, draw_strips
-from jobs.tracking import MIN_SCORE, worst_switches
+from jobs.tracking import MIN_SCORE
 from vis_models.config import BadConfig, Config
 from vis_models.metrics.uncertainty import with_interval
 from vis_models.metrics.youtube_vis import GroundTruth
@@ -150,7 +150,7 @@ def _tracking(store: Store, rows: pa.Table, evaluation_id: str) -> dict[str, Any
         "pooled": figures,
         "mean": means,
         "categories": sorted(categories.items(), key=lambda item: (-item[1]["HOTA"], item[0])),
-        "switches": worst_switches(store, evaluation_id, SWITCHES_SHOWN),
+        "switches": switches.worst(store, evaluation_id, SWITCHES_SHOWN),
     }
 
 

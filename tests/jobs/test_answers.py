@@ -163,7 +163,7 @@ def test_a_file_is_there_when_it_is_whole_and_the_old_one_until_then(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    for place, message in ((tmp_path, "is a folder"), (tmp_path / "file" / "out.csv", "Not a directory")):
+    for place, message in ((tmp_path, "is a folder"), (tmp_path / "file" / "out.csv", "cannot be written")):
         with pytest.raises(BadConfig, match=message), create(place):
             pytest.fail("nothing was opened")
     with pytest.raises(BadConfig, match="cannot be written to its end"), create(Path("/dev/full")) as target:

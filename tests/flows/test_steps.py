@@ -8,6 +8,7 @@ import pytest
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from ray.exceptions import ActorDiedError
 
 from flows import steps
@@ -99,8 +100,9 @@ def test_a_picture_that_the_api_does_not_take_leaves_the_result_whole(api, capfd
     @flow
     def draws() -> str:
         result = "registered"
-        with shown():
-            create_markdown_artifact(key="No Key That Prefect Takes", markdown="# done")
+        gone = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+        with temporary_settings(gone), shown():
+            create_markdown_artifact(key="page", markdown="# done")
         return result
 
     state = draws(return_state=True)

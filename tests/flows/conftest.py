@@ -177,7 +177,9 @@ def start_server(vis: Program, home: Path, folder: Path) -> Server:
 def server(vis: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Far from the checkout, with a vis.toml beside it and a folder that is called as one of ours."""
     folder = tmp_path_factory.mktemp("up")
-    (folder / "vis.toml").write_text('s3_endpoint = "http://127.0.0.1:9"\n')
+    (folder / "vis.toml").write_text(
+        's3_endpoint = "http://127.0.0.1:9"\ns3_access_key = "any"\ns3_secret_key = "any"\n'
+    )
     (folder / "flows").mkdir()
     (folder / "flows/__init__.py").write_text("raise SystemExit('this is another house')")
     server = start_server(vis, tmp_path_factory.mktemp("server"), folder)

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 from prefect import flow
+from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from ray.exceptions import ActorDiedError
 
 from flows import steps
 from flows.embedded import prefect_api
+from flows.progress import shown
 from flows.report import report
 from flows.segment import segment_archive
 from jobs.report import ReportJob
@@ -91,6 +94,29 @@ def test_how_far_a_job_is_stands_in_an_artifact_of_the_run(api):
     assert artifact.data == 100
     assert artifact.flow_run_id == state.state_details.flow_run_id
     assert artifact.description == "draw Films!: 3 of 3"
+
+
+def test_a_picture_that_the_api_does_not_take_leaves_the_result_whole(api, capfd):
+    @flow
+    def draws() -> str:
+        result = "registered"
+        gone = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+        with temporary_settings(gone), shown():
+            create_markdown_artifact(key="page", markdown="# done")
+        return result
+
+    state = draws(return_state=True)
+    assert (state.is_completed(), state.result()) == (True, "registered")
+    assert "its artifact was not recorded" in capfd.readouterr().err
+
+
+@pytest.mark.unit
+def test_a_stopped_run_says_how_to_go_on():
+    number = "42ea14c6-2a1b-4b4b-a38a-ab87dfe874fb"
+    new = steps.goes_on("train-tiny", {"recipe": "tiny"}, number)
+    assert "--param resume=tiny-42ea14c6`" in new
+    assert "--param resume=tiny-1` " in steps.goes_on("train-tiny", {"recipe": "tiny", "resume": "tiny-1"}, number)
+    assert steps.goes_on("segment-/films", {"archive": "/films"}, number) == "run it again: what is done is kept"
 
 
 @pytest.mark.unit

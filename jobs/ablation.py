@@ -29,7 +29,6 @@ from jobs.stages import WEIGHTS, starting_model
 from jobs.store import LAYOUT, Store, code_version, now
 from jobs.train import check_gate, encodings_folder, prepare_data, read_data
 from jobs.watch import Stopwatch, say
-from vis_models import masks as mask_ops
 from vis_models.checkpoints import build, config_hash, initialise
 from vis_models.config import Config
 from vis_models.configs import ROWS
@@ -397,8 +396,7 @@ def track(model: Any, shared: Shared) -> Iterator[dict[str, Any]]:
                 said = model.finish(state)
             for place, (video, words) in enumerate(zip(videos, said, strict=True)):
                 for sighting in words.sightings:
-                    rles = mask_ops.encode(sighting.masks.numpy(force=True))
-                    areas = mask_ops.measure_px(rles)[0].tolist()
+                    rles, areas = sighting.masks.rles(), sighting.masks.areas_px()
                     for track_id, rle, area in zip(sighting.track_ids, rles, areas, strict=True):
                         entry = tracks.setdefault((place, track_id), {"segmentations": [None] * length})
                         if area:

@@ -139,8 +139,7 @@ class VideoRecord:
         for sighting in tracks.sightings:
             time = self._times_s[sighting.frame]
             time_s = None if time != time else time
-            rles = masks.encode(sighting.masks.numpy(force=True))
-            areas = masks.measure_px(rles)[0].tolist()
+            rles, areas = sighting.masks.rles(), sighting.masks.areas_px()
             boxes = masks.boxes_px(rles, height, width).tolist()
             for track_id, score, area, box, rle in zip(
                 sighting.track_ids, sighting.scores, areas, boxes, rles, strict=True

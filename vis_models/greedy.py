@@ -4,19 +4,20 @@ It sees the same detections as RGNN (`Rgnn.encode`) and shares its weights' layo
 be run with either. Per frame: detections above a score, duplicates suppressed; each pair of track and detection is
 worth its box IoU plus a bonus for the same class; the best pairs are taken first, the rest start tracks. A track's
 class is the largest mean class probability, its score that mean times the share of frames in which it was seen.
+Where no slot is free, `slot_recycling` lets a birth take that of the track with the lowest score out of sight.
 """
 
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
 from vis_models import boxes as box_ops
-from vis_models.layers.resize import resize_logits
+from vis_models.layers.video_masks import video_masks
 from vis_models.rgnn import Rgnn, RgnnConfig, RgnnEncoded, map_size
-from vis_models.types import Rows, Sighting, Tracks, Verdict, VideoInfo
+from vis_models.types import Masks, Rows, Sighting, Tracks, Verdict, VideoInfo
 from vis_models.yolact import crop
 
 
@@ -39,13 +40,15 @@ class GreedyState(Rows):
 
     size_px: Int[Tensor, "B 2"]
     frame: Int[Tensor, " B"]
-    count: Int[Tensor, " B"]
-    """Tracks so far; ids are slot numbers."""
+    births: Int[Tensor, " B"]
+    """Tracks started so far: the next track id."""
+    track_id: Int[Tensor, "B M"]
     boxes_px: Float[Tensor, "B M 4"]
     class_sum: Float[Tensor, "B M C"]
     """Class probabilities, summed over sightings; no background."""
     sightings: Int[Tensor, "B M"]
     first_frame: Int[Tensor, "B M"]
+    last_frame: Int[Tensor, "B M"]
 
 
 class Greedy(Rgnn):
@@ -60,11 +63,13 @@ class Greedy(Rgnn):
         return GreedyState(
             size_px=torch.tensor([(video.height, video.width) for video in videos]).view(-1, 2),
             frame=whole[:, 0].clone(),
-            count=whole[:, 0].clone(),
+            births=whole[:, 0].clone(),
+            track_id=whole.clone(),
             boxes_px=like.new_zeros(*shape, 4),
             class_sum=like.new_zeros(*shape, self.config.detector.num_classes),
-            sightings=whole,
+            sightings=whole.clone(),
             first_frame=whole.clone(),
+            last_frame=whole,
         )
 
     @torch.no_grad()
@@ -82,22 +87,44 @@ class Greedy(Rgnn):
         boxes = encoded.boxes_px[0, kept]
         chance = probabilities[kept]
         pairs = self._pairs(state, boxes, chance)
-        count, frame = int(state.count[0]), int(state.frame[0])
-        new = [n for n in range(len(boxes)) if n not in pairs]
-        free = range(count, min(count + len(new), self.config.tracks))
-        pairs |= dict(zip(new, free, strict=False))
-        taken = sorted(pairs)
+        count, frame, births = self._count(state), int(state.frame[0]), int(state.births[0])
+        wanted = [n for n in range(len(boxes)) if n not in pairs]
+        free = [*range(count, self.config.tracks), *self._recyclable(state, set(pairs.values()))]
+        born = dict(zip(wanted, free, strict=False))
+        verdicts = [self._verdict(state, slot) for slot in born.values() if slot < count]
+        pairs |= born
+        taken, new = sorted(pairs), list(born.values())
         slots = torch.tensor([pairs[n] for n in taken], dtype=torch.long)
         state = GreedyState(*(getattr(state, name).clone() for name in GreedyState.__dataclass_fields__))
+        state.track_id[0, new] = torch.arange(births, births + len(new), device=state.track_id.device)
+        state.class_sum[0, new], state.sightings[0, new], state.first_frame[0, new] = 0.0, 0, frame
         state.boxes_px[0, slots] = boxes[taken]
         state.class_sum[0, slots] += chance[taken]
         state.sightings[0, slots] += 1
-        state.first_frame[0, list(free)] = frame
+        state.last_frame[0, slots] = frame
         scores = chance[taken].amax(-1).tolist() if taken else []
-        masks = self._masks(encoded, kept[taken], state)
-        sighting = Sighting(frame, slots.tolist(), scores, masks)
-        after = replace(state, frame=state.frame + 1, count=state.count + len(free))
-        return Tracks([sighting], [], len(new) - len(free)), after
+        sighting = Sighting(frame, state.track_id[0, slots].tolist(), scores, self._masks(encoded, kept[taken], state))
+        after = replace(state, frame=state.frame + 1, births=state.births + len(new))
+        return Tracks([sighting], verdicts, len(wanted) - len(new)), after
+
+    def _count(self, state: GreedyState) -> int:
+        """Slots in use, of a state of one video."""
+        return min(int(state.births[0]), self.config.tracks)
+
+    def _recyclable(self, state: GreedyState, matched: set[int]) -> list[int]:
+        """Slots of tracks that are out of sight for the second frame at least, lowest score first."""
+        if not self.config.slot_recycling:
+            return []
+        last_seen, frame = state.last_frame[0].tolist(), int(state.frame[0])
+        lost = [slot for slot in range(self._count(state)) if slot not in matched and last_seen[slot] < frame - 1]
+        return sorted(lost, key=lambda slot: self._verdict(state, slot).score)
+
+    def _verdict(self, state: GreedyState, slot: int) -> Verdict:
+        """About a track, of a state of one video."""
+        seen = int(state.sightings[0, slot])
+        score, category = (state.class_sum[0, slot] / seen).max(0)
+        since = int(state.frame[0] - state.first_frame[0, slot])
+        return Verdict(int(state.track_id[0, slot]), int(category), float(score) * seen / since)
 
     def _without_duplicates(self, encoded: RgnnEncoded, chance: Float[Tensor, "N C"]) -> Int[Tensor, " K"]:
         """Detections that may be tracked, best first."""
@@ -111,7 +138,7 @@ class Greedy(Rgnn):
 
     def _pairs(self, state: GreedyState, boxes: Float[Tensor, "K 4"], chance: Float[Tensor, "K C"]) -> dict[int, int]:
         """Detection -> track slot, the best pairs first."""
-        count = int(state.count[0])
+        count = self._count(state)
         overlap = box_ops.iou(boxes, state.boxes_px[0, :count])
         same = chance.argmax(-1)[:, None] == state.class_sum[0, :count].argmax(-1)
         worth = torch.where(overlap > self.config.match_iou, overlap + self.config.class_bonus * same, -1.0)
@@ -122,28 +149,19 @@ class Greedy(Rgnn):
             worth[detection], worth[:, slot] = -1.0, -1.0
         return pairs
 
-    def _masks(self, encoded: RgnnEncoded, which: Int[Tensor, " T"], state: GreedyState) -> Bool[Tensor, "T H W"]:
+    def _masks(self, encoded: RgnnEncoded, which: Int[Tensor, " T"], state: GreedyState) -> Masks:
         """Each detection's own mask inside its box; a pixel goes to the strongest."""
         height, width = self.config.detector.image_size
         logits = encoded.mask_logits[:, which]
         fraction = encoded.boxes_px[:, which] / encoded.boxes_px.new_tensor([width, height, width, height])
         logits = logits.masked_fill(~crop(fraction, map_size(logits)), -20.0)
         size = (int(state.size_px[0, 0]), int(state.size_px[0, 1]))
-        logits = resize_logits(logits, size)[0]
-        if not len(logits):
-            return logits.bool()
-        strongest = logits.argmax(0) == torch.arange(len(logits), device=logits.device)[:, None, None]
-        return strongest & (logits > 0)
+        return video_masks(logits[0], [len(which)], [size], background=0.0)[0]
 
     @torch.no_grad()
     def finish(self, state: GreedyState) -> list[Tracks]:  # type: ignore[override]
         said = []
         for row in range(len(state)):
-            verdicts = []
-            for slot in range(int(state.count[row])):
-                seen = int(state.sightings[row, slot])
-                score, category = (state.class_sum[row, slot] / seen).max(0)
-                since = int(state.frame[row] - state.first_frame[row, slot])
-                verdicts.append(Verdict(slot, int(category), float(score) * seen / since))
-            said.append(Tracks([], verdicts))
+            own = state[[row]]
+            said.append(Tracks([], [self._verdict(own, slot) for slot in range(self._count(own))]))
         return said

@@ -23,10 +23,41 @@ MASKS_AT_ONCE = 512
 
 def encode(masks: Bool[np.ndarray, "T H W"]) -> list[bytes]:
     """Run-length code T masks of one frame in one call."""
-    if not len(masks):
+    return encode_parts(list(masks), [(0, 0)] * len(masks), *masks.shape[1:])
+
+
+def encode_parts(
+    parts: Sequence[Bool[np.ndarray, "_ _"]], corners_px: Sequence[tuple[int, int]], height_px: int, width_px: int
+) -> list[bytes]:
+    """Run-length code masks of which a part of the frame is given, with (x, y) of its corner; outside it is empty."""
+    if not len(parts):
         return []
-    column_major = np.asfortranarray(masks.transpose(1, 2, 0), dtype=np.uint8)
-    return [rle["counts"] for rle in coco.encode(column_major)]
+    size = [height_px, width_px]
+    runs = [_part_runs(part, corner, *size) for part, corner in zip(parts, corners_px, strict=True)]
+    return [rle["counts"] for rle in coco.frPyObjects([{"counts": each, "size": size} for each in runs], *size)]
+
+
+def _part_runs(
+    part: Bool[np.ndarray, "_ _"], corner_px: tuple[int, int], height_px: int, width_px: int
+) -> Int[np.ndarray, " R"]:
+    """Lengths of the runs of the whole frame, from the few pixels that differ from the one above them.
+
+    Rows are compared as they lie in memory, and only what was found is sorted into the columns of the code.
+    """
+    if not part.size:
+        return np.array([height_px * width_px])
+    rows, columns = part.shape
+    differs = np.empty((rows + 1, columns), dtype=bool)
+    differs[0], differs[rows] = part[0], part[-1]  # above and below the part is background
+    np.not_equal(part[1:], part[:-1], out=differs[1:-1])
+    y, x = np.divmod(np.flatnonzero(differs), columns)
+    places = np.sort(x * height_px + y) + (corner_px[0] * height_px + corner_px[1])
+    if rows == height_px:  # a run that goes on at the top of the next column does not end in between
+        goes_on = np.flatnonzero(places[1:] == places[:-1])
+        places = np.delete(places, np.concatenate([goes_on, goes_on + 1]))
+    ends = np.concatenate([[0], places, [height_px * width_px]])
+    runs_px = ends[1:] - ends[:-1]
+    return runs_px[:-1] if len(places) and not runs_px[-1] else runs_px
 
 
 def decode(rle: bytes, height_px: int, width_px: int) -> Bool[np.ndarray, "H W"]:

@@ -22,6 +22,7 @@ from vis_models import boxes as box_ops
 from vis_models import rgnn_ablations as ablations
 from vis_models.configs import RgnnConfig
 from vis_models.layers.resize import resize_logits
+from vis_models.layers.video_masks import video_masks
 from vis_models.losses import lovasz_softmax
 from vis_models.types import Clips, Detections, Frames, Objects, Rows, Sighting, Tracks, Verdict, VideoInfo
 from vis_models.yolact import Yolact
@@ -193,19 +194,16 @@ class Rgnn(nn.Module):
         where = seen.nonzero()
         logits = self.weigh_masks(encoded, decisions.detection, new.embedding, where)
         confidence = 1 - new.class_logits.softmax(-1)[..., 0]
-        counts, sizes, slots = seen.sum(1).tolist(), state.size_px.tolist(), where[:, 1].tolist()
+        shown, sizes = seen.tolist(), [(height, width) for height, width in state.size_px.tolist()]
+        exclusive = self.config.association != "masktrack"  # [31] lets tracks share pixels
+        masks = video_masks(logits, [sum(slots) for slots in shown], sizes, BACKGROUND_LOGIT, exclusive)
         frames, ids, scores = state.frame.tolist(), new.track_id.tolist(), confidence.tolist()
-        dropped, tracks, first = decisions.dropped.tolist(), [], 0
-        for row, count in enumerate(counts):
-            own = slots[first : first + count]
-            size = (sizes[row][0], sizes[row][1])
-            whole = resize_logits(logits[None, first : first + count], size)[0]
-            overlapping = self.config.association == "masktrack"  # [31] lets tracks share pixels
-            masks = whole > BACKGROUND_LOGIT if overlapping else one_object_per_pixel(whole)
-            sighting = Sighting(frames[row], [ids[row][m] for m in own], [scores[row][m] for m in own], masks)
-            verdicts = self._verdicts(state, row, decisions.ended[row])
+        dropped, ended, tracks = decisions.dropped.tolist(), decisions.ended.any(1).tolist(), []
+        for row, slots in enumerate(shown):
+            own = [slot for slot, visible in enumerate(slots) if visible]
+            sighting = Sighting(frames[row], [ids[row][m] for m in own], [scores[row][m] for m in own], masks[row])
+            verdicts = self._verdicts(state, row, decisions.ended[row]) if ended[row] else []
             tracks.append(Tracks([sighting], verdicts, dropped[row]))
-            first += count
         return tracks, new
 
     @torch.no_grad()
@@ -214,8 +212,6 @@ class Rgnn(nn.Module):
 
     def _verdicts(self, state: RgnnState, row: int, which: Bool[Tensor, " M"]) -> list[Verdict]:
         """Class and score of tracks as their last frame saw them."""
-        if not which.any():
-            return []
         score, category = state.class_logits[row, which].softmax(-1)[:, 1:].max(-1)
         ids = state.track_id[row, which]
         return [Verdict(*word) for word in zip(ids.tolist(), category.tolist(), score.tolist(), strict=True)]
@@ -567,7 +563,8 @@ class Rgnn(nn.Module):
             terms["match"] += self.config.match_weight * match / (videos * length)
             terms["init"] += init / (videos * length)
             if self.config.scoring == "learned":
-                score = self._score_term(state, decisions.existing, identity, owner, objects.labels)
+                scored = decisions.existing & ~decisions.ended  # a track in a taken slot is new, of another object
+                score = self._score_term(state, scored, identity, first_owner(identity, scored), objects.labels)
                 terms["score"] += weights[frame] * score / videos
             identity = torch.where(decisions.born, truth.gather(1, decisions.detection), identity)
             statuses.append(state.status)
@@ -804,13 +801,6 @@ def first_owner(identity: Int[Tensor, "B M"], alive: Bool[Tensor, "B M"]) -> Boo
     known = alive & (identity >= 0)
     same = (identity[:, :, None] == identity[:, None]) & known[:, None]
     return known & ~same.tril(-1).any(2)
-
-
-def one_object_per_pixel(logits: Float[Tensor, "T H W"]) -> Bool[Tensor, "T H W"]:
-    """The mask of each track: pixels where it beats the background and every other track."""
-    background = torch.full_like(logits[:1], BACKGROUND_LOGIT) if len(logits) else logits.new_ones(1, *logits.shape[1:])
-    winner = torch.cat([background, logits]).argmax(0)
-    return winner == torch.arange(1, len(logits) + 1, device=logits.device)[:, None, None]
 
 
 def box_map(

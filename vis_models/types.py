@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from vis_models import masks as mask_ops
+
 
 @dataclass(frozen=True)
 class VideoInfo:
@@ -113,6 +115,43 @@ class Detections(Rows):
 
 
 @dataclass(frozen=True)
+class Masks:
+    """T masks of one frame at the video's own size, each by the part of the frame that holds all of its pixels.
+
+    A part may be as large as the frame or empty; parts of different masks may overlap.
+    """
+
+    size_px: tuple[int, int]
+    """(height, width) of the frame."""
+    corners_px: list[tuple[int, int]]
+    """(x, y) of the top left pixel of each part."""
+    parts: list[Bool[Tensor, "_ _"]]
+    """In host memory."""
+
+    @classmethod
+    def of(cls, whole: Bool[Tensor, "T H W"]) -> "Masks":
+        """From bitmaps of the whole frame."""
+        return cls((whole.shape[1], whole.shape[2]), [(0, 0)] * len(whole), list(whole.cpu()))
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def whole(self) -> Bool[Tensor, "T H W"]:
+        """As bitmaps of the whole frame."""
+        bitmaps = torch.zeros(len(self), *self.size_px, dtype=torch.bool)
+        for bitmap, (x, y), part in zip(bitmaps, self.corners_px, self.parts, strict=True):
+            bitmap[y : y + part.shape[0], x : x + part.shape[1]] = part
+        return bitmaps
+
+    def areas_px(self) -> list[int]:
+        return [int(part.count_nonzero()) for part in self.parts]
+
+    def rles(self) -> list[bytes]:
+        """As run-length codes of the whole frame."""
+        return mask_ops.encode_parts([part.numpy() for part in self.parts], self.corners_px, *self.size_px)
+
+
+@dataclass(frozen=True)
 class Sighting:
     """The tracks that are visible in one frame of one video."""
 
@@ -121,8 +160,8 @@ class Sighting:
     track_ids: list[int]
     scores: list[float]
     """Confidence of the track in this frame, 0 to 1."""
-    masks: Bool[Tensor, "T H W"]
-    """At the video's own size; no pixel belongs to two tracks unless the model allows overlap."""
+    masks: Masks
+    """One of each track; no pixel belongs to two tracks unless the model allows overlap."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from vis_models.checkpoints import CARD, WEIGHTS, ModelCard, read_card
 from vis_models.data.annotations import Category
-from vis_models.types import Frames, Rows, Sighting, Tracks, Verdict, VideoInfo
+from vis_models.types import Frames, Masks, Rows, Sighting, Tracks, Verdict, VideoInfo
 
 BITS = 8
 CLASSES = ("dog", "cat", "bird")
@@ -138,7 +138,7 @@ class Barcode(nn.Module):
         masks[0, :10, : 1 + frame % 20] = True
         masks[1, 20:30, :10] = frame % 2 == 0
         masks[2, 40:50, :10] = True
-        sighting = Sighting(frame, [int(state.film[place]), 1000, 2000], [0.8, 0.6, 0.1], masks)
+        sighting = Sighting(frame, [int(state.film[place]), 1000, 2000], [0.8, 0.6, 0.1], Masks.of(masks))
         return Tracks([sighting], [])
 
 

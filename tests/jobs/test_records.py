@@ -7,7 +7,7 @@ import torch
 from jobs import records, tables
 from jobs.records import MaskSpill, VideoRecord, track_row
 from vis_models import masks
-from vis_models.types import Sighting, Tracks, Verdict, VideoInfo
+from vis_models.types import Masks, Sighting, Tracks, Verdict, VideoInfo
 
 pytestmark = pytest.mark.unit
 
@@ -19,7 +19,7 @@ def square(frame: int, x: int, side: int, track_id: int = 1, score: float = 0.5)
     """One track in one frame: a square at (x, 0), or nothing where side is 0."""
     mask = torch.zeros(1, INFO.height, INFO.width, dtype=torch.bool)
     mask[0, :side, x : x + side] = True
-    return Tracks([Sighting(frame, [track_id], [score], mask)], [])
+    return Tracks([Sighting(frame, [track_id], [score], Masks.of(mask))], [])
 
 
 def verdict(track_id: int = 1, score: float = 0.7, category: int = 0) -> Tracks:

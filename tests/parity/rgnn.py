@@ -253,7 +253,7 @@ def answers(clip: Clip) -> None:
     for t, frame in enumerate(clip.frames):
         tracks, state = model.step(frame, state)
         for row, said in enumerate(tracks):
-            for track, mask in zip(said.sightings[0].track_ids, said.sightings[0].masks, strict=True):
+            for track, mask in zip(said.sightings[0].track_ids, said.sightings[0].masks.whole(), strict=True):
                 pixels[row, t][mask] = 1 + int((state.track_id[row] == track).nonzero())
         *_, where = log.given("weigh_masks")[t]
         logits = torch.full((*state.status.shape, *frame.mask_logits.shape[-2:]), NO_MASK_LOGIT)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from vis_models.greedy import Greedy, GreedyConfig
+from vis_models.rgnn import RgnnEncoded
 from vis_models.types import Frames, Objects, VideoInfo
 
 from .drawn import HEIGHT, WIDTH, moving_squares, small_config
@@ -37,7 +38,7 @@ def test_each_object_keeps_its_track_and_its_mask_stays_in_its_box():
         tracks, state = model.step(two_objects(x), state)
         sighting = tracks[0].sightings[0]
         assert sorted(sighting.track_ids) == [0, 1]
-        mover = sighting.masks[sighting.track_ids.index(0)]
+        mover = sighting.masks.whole()[sighting.track_ids.index(0)]
         columns = mover.any(0).nonzero()
         assert columns.min() >= x - 6
         assert columns.max() <= x + 26
@@ -60,8 +61,50 @@ def test_a_frame_without_detections_is_empty_and_costs_score():
     _, state = model.step(two_objects(5.0), state)
     nothing = replace(two_objects(5.0), valid=torch.zeros(1, 6, dtype=torch.bool))
     tracks, state = model.step(nothing, state)
-    assert tracks[0].sightings[0].masks.shape == (0, HEIGHT, WIDTH)
+    assert tracks[0].sightings[0].masks.whole().shape == (0, HEIGHT, WIDTH)
     assert model.finish(state)[0].verdicts[0].score == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("slot_recycling", [False, True])
+def test_after_as_many_objects_as_slots_new_ones_are_seen_if_slots_are_recycled(slot_recycling: bool):
+    model = Greedy(
+        GreedyConfig.model_validate(small_config(tracks=2, slot_recycling=slot_recycling).model_dump())
+    ).eval()
+    state = model.start([VideoInfo("a", HEIGHT, WIDTH)])
+    seen, verdicts, dropped = [], [], 0
+    for shot in range(4):
+        for _ in range(3):
+            tracks, state = model.step(one_object(20.0 * shot, category=1 + shot % 3), state)
+            seen += [tracks[0].sightings[0].track_ids]
+            verdicts += tracks[0].verdicts
+            dropped += tracks[0].dropped_births
+    verdicts += model.finish(state)[0].verdicts
+    shots = [[0]] * 3 + [[1]] * 3
+    if not slot_recycling:
+        assert (seen, dropped) == (shots + [[]] * 6, 6)
+        assert [verdict.track_id for verdict in verdicts] == [0, 1]
+        return
+    assert (seen, dropped) == (shots + [[2]] * 3 + [[3]] * 3, 0)
+    assert [(verdict.track_id, verdict.category) for verdict in verdicts] == [(0, 0), (1, 1), (2, 2), (3, 0)]
+    assert [round(verdict.score, 1) for verdict in verdicts] == [0.5, 0.5, 0.5, 1.0]  # unseen for as long as seen
+
+
+def test_the_slot_of_the_track_with_the_lowest_score_out_of_sight_goes_first_and_none_in_sight():
+    model = Greedy(GreedyConfig.model_validate(small_config(tracks=2, slot_recycling=True).model_dump())).eval()
+    state = model.start([VideoInfo("a", HEIGHT, WIDTH)])
+    _, state = model.step(two_objects(5.0), state)
+    for _ in range(3):
+        _, state = model.step(one_object(60.0, y=30.0, category=2), state)  # the second of the two stays
+    tracks, state = model.step(one_object(5.0, category=3), state)
+    assert tracks[0].sightings[0].track_ids == [2]
+    assert [verdict.track_id for verdict in tracks[0].verdicts] == [0]
+    assert [verdict.track_id for verdict in model.finish(state)[0].verdicts] == [2, 1]
+
+
+def one_object(x: float, y: float = 10.0, category: int = 1) -> RgnnEncoded:
+    frame = two_objects(x, (category, 1))
+    frame.boxes_px[0, 0] = torch.tensor([x, y, x + 20, y + 20])
+    return replace(frame, valid=torch.tensor([[True] + [False] * 5]))
 
 
 def test_given_the_true_objects_the_tracks_are_the_true_tracks():
@@ -72,7 +115,7 @@ def test_given_the_true_objects_the_tracks_are_the_true_tracks():
     for frame in range(4):
         tracks, state = model.step(encoded[[frame]], state)
         seen = tracks[0].sightings[0]
-        for track, mask in zip(seen.track_ids, seen.masks, strict=True):
+        for track, mask in zip(seen.track_ids, seen.masks.whole(), strict=True):
             truth = objects.masks[frame, 0, 1 - track]  # the larger object takes the first slot
             assert (mask & truth).sum() / (mask | truth).sum() > 0.6  # masks have an eighth of the frame's size
     verdicts = model.finish(state)[0].verdicts

@@ -59,7 +59,7 @@ def tracks_of(model: Rgnn, clip: Clips) -> list[dict]:
     for t in range(LENGTH):
         said, state = model.step(model.encode(Frames(clip.frames[0, t : t + 1])), state)
         sighting = said[0].sightings[0]
-        for track_id, rle in zip(sighting.track_ids, mask_ops.encode(sighting.masks.numpy(force=True)), strict=True):
+        for track_id, rle in zip(sighting.track_ids, sighting.masks.rles(), strict=True):
             segments.setdefault(track_id, [None] * LENGTH)[t] = {"size": [HEIGHT, WIDTH], "counts": rle.decode()}
     for word in model.finish(state)[0].verdicts:
         results.append({"video_id": 1, "category_id": word.category + 1, "score": word.score,

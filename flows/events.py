@@ -11,7 +11,7 @@ from typing import Any
 from prefect.events import emit_event
 
 from jobs.acceptance import Verdict
-from vis_models.checkpoints import ModelCard
+from vis_models.cards import ModelCard
 
 REGISTERED = "vis.model.registered"
 REGRESSED = "vis.evaluation.regressed"

@@ -26,7 +26,8 @@ from jobs.results_files import read_json
 from jobs.settings import Settings
 from jobs.shards import STAGES, Load, ShardJob, ShardWorker, write_plan
 from jobs.store import Marker, Snapshot, Store, code_version, now, plan_key, snapshot_key
-from vis_models.checkpoints import ModelCard, config_hash, load_model, read_card
+from vis_models.cards import ModelCard, read_card
+from vis_models.checkpoints import config_hash, load_model
 from vis_models.config import BadConfig, Config
 from vis_models.progress import Progress
 

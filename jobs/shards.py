@@ -28,7 +28,7 @@ from jobs.settings import Settings
 from jobs.side_by_side import Outcome, SideBySide
 from jobs.store import LAYOUT, FileRef, Marker, Store, now, plan_key, work_key
 from jobs.true_objects import TrueObjects
-from vis_models.checkpoints import ModelCard
+from vis_models.cards import ModelCard
 from vis_models.config import BadConfig, BadVideo
 from vis_models.metrics.youtube_vis import GroundTruth
 from vis_models.types import TracksGivenObjects, VideoModel

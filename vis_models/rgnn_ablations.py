@@ -1,53 +1,17 @@
 """What takes the place of parts of RGNN in the rows of its Tables 1 and 4.
 
-Source: as `rgnn.py`, which holds the switches (`RgnnConfig`) and everything that the rows share; the rule of [31] is
-that of Yang et al., "Video instance segmentation", ICCV 2019. A row that the paper does not spell out follows the
-authors' released classes, and is marked where even these are silent.
+Source: as `rgnn.py`, which holds everything that the rows share; the switches are fields of `RgnnConfig`. The rule of
+[31] is that of Yang et al., "Video instance segmentation", ICCV 2019. A row that the paper does not spell out follows
+the authors' released classes, and is marked where even these are silent.
 
 Axes: as in `rgnn.py`.
 """
-
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a table of the paper."""
-
-    table: int
-    title: str
-    """As printed."""
-    published_ap: float | None
-    """On the validation server of YouTube-VIS 2019, in percent; None where training diverged."""
-    changes: dict[str, Any] = field(default_factory=dict)
-    """Fields of `RgnnConfig` by dotted path; everything else is the proposed approach."""
-
-
-ROWS = {
-    "proposed": Row(1, "Proposed approach", 35.3),
-    "limited": Row(1, "Limited GNN", 28.6, {"gnn": "limited"}),
-    "masktrack": Row(1, "Association from [31]", 29.2, {"association": "masktrack"}),
-    "no_appearance": Row(1, "No appearance", 34.5, {"appearance": "none"}),
-    "constant_variance": Row(1, "Appearance const. variance", 33.0, {"appearance": "constant_variance"}),
-    "appearance_lstm": Row(1, "Appearance update with LSTM", 34.0, {"appearance": "lstm"}),
-    "appearance_embedding": Row(1, "Appearance baked into embedding", 34.4, {"appearance": "embedding"}),
-    "majority": Row(1, "Scoring from [31]", 31.5, {"scoring": "majority"}),
-    "detector_mean": Row(1, "Scoring via yolact average", 30.7, {"scoring": "detector_mean"}),
-    "no_gating": Row(1, "No LSTM-like gating", None, {"gating": "none"}),
-    "simple": Row(1, "Simple gate", 31.5, {"gating": "simple"}),
-    "resnet101": Row(1, "ResNet101", 37.7, {"detector.backbone.depth": 101}),
-    "mlp_updates": Row(4, "MLP Node Updates", 34.1, {"node_update": "mlp"}),
-    "one_block": Row(4, "1 GNN Block", 32.4, {"gnn_blocks": 1}),
-    "three_blocks": Row(4, "3 GNN Blocks", 35.2, {"gnn_blocks": 3}),
-    "no_residual": Row(4, "No Interleaved Residual Blocks", 33.3, {"gnn_residual": False}),
-}
-"""Tables 1 and 4, each row by a short name."""
 NO_TRACK_LOGIT = -10.0
 SAME_CLASS, OVERLAP = 10.0, 2.0  # of the association score in [31]
 

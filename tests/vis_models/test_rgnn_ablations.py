@@ -3,6 +3,7 @@ from math import log
 import pytest
 import torch
 
+from vis_models import configs
 from vis_models import rgnn_ablations as ablations
 from vis_models.rgnn import Rgnn, RgnnConfig
 from vis_models.types import VideoInfo
@@ -11,7 +12,7 @@ from .drawn import HEIGHT, WIDTH, moving_squares, small_config
 from .test_rgnn import detections, run
 
 pytestmark = pytest.mark.unit
-ROWS = {name: row.changes for name, row in ablations.ROWS.items() if name != "resnet101"}
+ROWS = {name: row.changes for name, row in configs.ROWS.items() if name != "resnet101"}
 
 
 def model_of(row: str) -> Rgnn:

@@ -13,28 +13,13 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, UInt8
 from PIL import Image
-from pydantic import Field, PositiveInt
 
 from vis_models import boxes
 from vis_models import masks as mask_ops
-from vis_models.config import BadConfig, Config
+from vis_models.config import BadConfig
+from vis_models.configs import Augmentation
 from vis_models.data.annotations import AnnotatedVideo, VideoSet
 from vis_models.types import Clips, Objects
-
-
-class Augmentation(Config):
-    """Random changes of a clip, the same for all its frames."""
-
-    scale: tuple[float, float] = (1.0, 1.0)
-    """Isotropic scale, drawn uniformly: at 1 a frame just covers the model's input or, where it is set, fills `fit`."""
-    fit: tuple[PositiveInt, PositiveInt] | None = None
-    """(height, width) in pixels: what a frame of any size is first scaled to fit into, its aspect kept."""
-    horizontal_flip: float = Field(0.5, ge=0, le=1)
-    """Probability."""
-    vertical_flip: float = Field(0.0, ge=0, le=1)
-    """Probability; for worlds without up and down."""
-    swap_colours: bool = False
-    """Permute the colour channels; for worlds where colour means nothing."""
 
 
 @dataclass(frozen=True)

@@ -4,33 +4,12 @@ Source: He et al., "Deep residual learning for image recognition", CVPR 2016, wi
 3x3 convolution of a bottleneck (torchvision's "v1.5"). Used by every model of the house.
 """
 
-from typing import Literal
-
 from jaxtyping import Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from vis_models.config import Config
+from vis_models.configs import ResNetConfig
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-
-
-class ResNetConfig(Config):
-    """Depth and size of a residual network."""
-
-    depth: Literal[18, 34, 50, 101] = 50
-    """18 and 34 are made of basic blocks, 50 and 101 of bottlenecks."""
-    width: PositiveInt = 64
-    """Channels of the stem; 64 as published. Smaller nets for CPUs keep the layout."""
-    blocks: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] | None = None
-    """Residual blocks of each stage; None: as published for the depth."""
-    stem_pool: bool = True
-    """Max-pool after the first convolution; without it every stride is halved, for small objects in small frames."""
-
-    @property
-    def stride(self) -> int:
-        """Of C3, the first map that comes out."""
-        return 8 if self.stem_pool else 4
 
 
 class BasicBlock(nn.Module):

@@ -5,19 +5,45 @@ Nothing here changes a result; what does belongs to a recipe or a job's config.
 """
 
 import os
+import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
-from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from vis_models.config import BadConfig, nearest
+
+PREFIX = "VIS_"
+FILE = Path("vis.toml")
+NOT_SETTINGS = frozenset({"test_data", "up"})
+"""Variables of the house that are no settings: where tests find their data, how `vis up` marks its processes."""
+MISSPELT = 0.8
+"""How alike an unknown variable and a setting are from which it is taken for that setting, misspelt; 1: the same."""
+
+
+class Environment(EnvSettingsSource):
+    """`VIS_*`, and among them the misspelt ones, so that they are refused as unknown keys of `vis.toml` are."""
+
+    def __call__(self) -> dict[str, Any]:
+        unknown = _unknown_variables(self.settings_cls)
+        misspelt = {name: None for name in unknown if nearest(name, self.settings_cls.model_fields, MISSPELT)}
+        return super().__call__() | misspelt
 
 
 class Settings(BaseSettings):
     """Settings of this machine. `VIS_STORE=s3://bucket/prefix` and the like override each field."""
 
     model_config = SettingsConfigDict(
-        env_prefix="VIS_",
-        toml_file="vis.toml",
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        toml_file=FILE,
         extra="forbid",
         frozen=True,
         validate_default=True,
@@ -44,11 +70,40 @@ class Settings(BaseSettings):
     scratch: Path = Path("~/.cache/vislake")
     """Local folder for copies of remote data sets and models."""
 
+    def __init__(self, **given: Any) -> None:
+        """Raises BadConfig: a value that cannot be, a name that is none, or a `vis.toml` that cannot be read."""
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            raise BadConfig("; ".join(_sentence(one, given) for one in error.errors())) from None
+        except tomllib.TOMLDecodeError as error:
+            raise BadConfig(f'{FILE.resolve()}: {error}; expected lines such as store = "s3://bucket/lake"') from None
+        except UnicodeDecodeError as error:
+            raise BadConfig(f"{FILE.resolve()}: no UTF-8 text, as TOML is (byte {error.start})") from None
+        except OSError as error:
+            raise BadConfig(f"{FILE.absolute()} cannot be read: {error.strerror}") from None
+
     @field_validator("store")
     @classmethod
     def _absolute(cls, store: str) -> str:
         """Workers run in folders of their own."""
-        return store if "://" in store else os.path.abspath(os.path.expanduser(store))
+        if not store:
+            raise ValueError("it is empty, expected a folder or s3://bucket/prefix")
+        if "://" in store:
+            return without_keys(store)
+        try:
+            return os.path.abspath(os.path.expanduser(store))
+        except FileNotFoundError:
+            raise ValueError(
+                f"{store!r} lies in the working folder, which is gone: change to another, or name a whole path"
+            ) from None
+
+    @field_validator("s3_endpoint")
+    @classmethod
+    def _is_web_address(cls, endpoint: str | None) -> str | None:
+        if endpoint is not None and not without_keys(endpoint).startswith(("http://", "https://")):
+            raise ValueError(f"expected a URL such as https://s3.example.org, got {endpoint!r}")
+        return endpoint
 
     @classmethod
     def settings_customise_sources(
@@ -59,4 +114,56 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, Environment(settings_cls), TomlConfigSettingsSource(settings_cls)
+
+
+def without_keys(uri: str) -> str:
+    """`uri`. Raises ValueError, which does not repeat it, where keys stand in front of its host or bucket."""
+    if "@" in uri.partition("://")[2].partition("/")[0]:
+        raise ValueError(
+            "an address must not hold keys (KEY:SECRET@...), which would end up in logs and tables: set "
+            "VIS_S3_ACCESS_KEY and VIS_S3_SECRET_KEY, or use the usual AWS sources"
+        )
+    return uri
+
+
+def origins() -> dict[str, str]:
+    """Where the value of each setting comes from: `default`, the path of `vis.toml`, or `environment`."""
+    in_file = TomlConfigSettingsSource(Settings).toml_data
+    return {
+        name: "environment" if _variable(name) else str(FILE.resolve()) if name in in_file else "default"
+        for name in Settings.model_fields
+    }
+
+
+def strangers() -> list[str]:
+    """Environment variables `VIS_*` that are no settings, nor nearly. They may be another program's."""
+    return [PREFIX + name.upper() for name in _unknown_variables(Settings)]
+
+
+def _unknown_variables(settings: type[BaseSettings]) -> list[str]:
+    names = (name.lower().removeprefix(PREFIX.lower()) for name in os.environ if name.upper().startswith(PREFIX))
+    return sorted(name for name in names if name not in settings.model_fields and name not in NOT_SETTINGS)
+
+
+def _variable(name: str) -> str | None:
+    """The environment variable that sets a field, as it is spelt there; None: there is none, or it is empty."""
+    return next((each for each, value in os.environ.items() if each.upper() == PREFIX + name.upper() and value), None)
+
+
+def _is_secret(name: str) -> bool:
+    return SecretStr in get_args(Settings.model_fields[name].annotation)
+
+
+def _sentence(error: Any, given: dict[str, Any]) -> str:
+    """What is wrong with a setting and where it was set. Never the value of a key, nor of an unknown name."""
+    name = str(error["loc"][0])
+    variable = _variable(name)
+    where = name if name in given else variable or (f"{FILE.resolve()}: {name}" if FILE.is_file() else name)
+    if name not in Settings.model_fields:
+        meant = nearest(name, Settings.model_fields)
+        meant = PREFIX + meant.upper() if meant and variable else meant
+        return f"{where} is no setting{f', did you mean {meant}' if meant else ''}; `vis settings` lists all"
+    if error["type"] == "value_error":  # ours: its text names the value where that is fit to be seen
+        return f"{where}: {error['ctx']['error']}"
+    return f"{where}: {error['msg']}" + ("" if _is_secret(name) else f", got {error['input']!r}")

@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from fsspec.implementations.local import LocalFileSystem
 
-from jobs.settings import Settings
+from jobs.settings import Settings, without_keys
 from vis_models.config import BadConfig, Config
 
 LAYOUT = "vis/v1"
@@ -325,7 +325,10 @@ def code_version() -> str:
 
 
 def _resolve(uri: str, settings: Settings) -> tuple[fsspec.AbstractFileSystem, str]:
-    scheme, separator, rest = uri.partition("://")
+    try:
+        scheme, separator, rest = without_keys(uri).partition("://")
+    except ValueError as error:
+        raise BadConfig(str(error)) from None
     if not separator or scheme == "file":
         path = os.path.abspath(os.path.expanduser(rest if separator else uri))
         return LocalFileSystem(auto_mkdir=True), path

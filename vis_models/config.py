@@ -1,5 +1,8 @@
 """What every config is, and the two families of errors that a caller can do something about. No torch."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -14,6 +17,11 @@ class BadConfig(ValueError):
 
     The message says where, what was expected, what came, and what to do.
     """
+
+
+def nearest(word: str, known: Iterable[str], alike: float = 0.6) -> str | None:
+    """What was probably meant by a mistyped name; None: it is like none of them. `alike`: from 0 to 1, the same."""
+    return next(iter(get_close_matches(word, [*known], 1, alike)), None)
 
 
 class BadVideo(Exception):

@@ -12,16 +12,17 @@ from flows.progress import of_flow
 from flows.steps import command, launch, mendable
 from jobs.acceptance import JudgeJob, alarm, judge
 from jobs.evaluate import EvaluateJob, evaluate
-from jobs.models import find
+from jobs.models import find, find_to_score
 from jobs.oracles import Oracle
 from jobs.predictions import Check, data_file
 from jobs.predictions import labels as read_labels
+from jobs.runs import resumable
 from jobs.segment import SegmentJob, segment
 from jobs.settings import Settings
 from jobs.splits import held_out
 from jobs.store import Store
-from jobs.train import prepare_data, resumable
-from vis_models.checkpoints import read_card
+from jobs.train import prepare_data
+from vis_models.cards import read_card
 from vis_models.config import BadConfig
 from vis_models.data.holdout import HoldOut
 from vis_models.metrics.track_matching import Crowd
@@ -90,7 +91,7 @@ def evaluate_youtube_vis(
         subject = f"plan {plan}"
     else:
         read_labels(store, labels, check, rule)  # before a model works for nothing
-        _check_model(store, model)
+        find_to_score(store, model)
         archive = held_out(store, labels, rule) if rule else labels
         given = labels if oracle == "image" else None
         tracks = launch(segment, SegmentJob(archive=archive, model=model, min_score=0, labels=given, command=command()))
@@ -138,16 +139,6 @@ def evaluate_youtube_vis(
         "verdict": verdict and str(verdict),
         "regressed": bool(verdict and verdict.regressed),
     }
-
-
-def _check_model(store: Store, model: str | None) -> None:
-    """Raises BadConfig: there is none, and what else could be meant."""
-    try:
-        find(store, model)
-    except BadConfig as error:
-        raise BadConfig(
-            f"{error}. To score the results of another program, name them: --results, or `results`"
-        ) from None
 
 
 def _training_data(store: Store, model: str | None, rule: HoldOut | None) -> tuple[str, HoldOut | None]:

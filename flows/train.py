@@ -8,22 +8,23 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.events import model_registered
 from flows.steps import command, launch, mendable, run_name
-from jobs.models import find
-from jobs.recipes import build
+from jobs.recipes import DEFAULT
+from jobs.runs import asked_for, says_why_it_ends
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
-from jobs.train import resumable, train
+from jobs.train import train
 
 
 @flow(name="train-rgnn", flow_run_name="train-{recipe}")
 @mendable
 def train_rgnn(
-    recipe: str = "rgnn_r18_world_easy",
+    recipe: str = DEFAULT,
     data: str | None = None,
     init: str | None = None,
     detector: str | None = None,
     resume: str | None = None,
     changes: dict[str, Any] | None = None,
+    name: str | None = None,
 ) -> dict[str, Any]:
     """Train RGNN: detector, gate, tracker, a registered model. Without parameters it draws the easy world first.
 
@@ -32,20 +33,18 @@ def train_rgnn(
         data: Folder or s3:// address of a data set in the YouTube-VIS format; recipes of drawn worlds need none.
         init: Checkpoint to start from (torchvision ResNet, YOLACT, RGNN); random weights without it.
         detector: Registered model whose detector is taken, so that only the tracker is trained.
-        resume: Name of an earlier run to continue with its own recipe and data; the other parameters are not used.
+        resume: Name of an earlier run to continue with its own recipe, data and fields; others are refused beside it.
         changes: Fields of the recipe to change, by dotted path, such as {"stages.0.iterations": 500}.
+        name: Of the run and of the model that it registers; empty: made from the recipe.
     """
-    settings = Settings()
-    store = Store.open(settings)
-    given = {key: store.address(place) for key, place in {"data": data, "init": init}.items() if place}
-    if detector:
-        given["detector"] = find(store, detector)
-    if resume:
-        run_id, job = resume, resumable(settings, resume)
-    else:
-        run_id, job = run_name(recipe), build(recipe, (changes or {}) | given)
+    store = Store.open(Settings())
+    given: dict[str, Any] = {"data": data, "init": init, "detector": detector, "changes": changes, "name": name}
+    given["recipe"] = None if resume and recipe == DEFAULT else recipe
+    job = asked_for(store, resume=resume, **given)
+    run_id = resume or name or run_name(recipe)
     try:
-        card = launch(train, job, run_id=run_id, command=command())
+        with says_why_it_ends(store, run_id):
+            card = launch(train, job, run_id=run_id, command=command())
     except (KeyboardInterrupt, SystemExit):
         print(f"stopped; `vis train --resume {run_id}` goes on", file=sys.stderr)
         raise

@@ -30,7 +30,8 @@ from jobs.train import WEIGHTS, encodings_folder, prepare_data, read_data
 from jobs.watch import Stopwatch, say
 from vis_models import masks as mask_ops
 from vis_models.checkpoints import build, config_hash, initialise
-from vis_models.config import BadConfig, Config
+from vis_models.config import Config
+from vis_models.configs import ROWS
 from vis_models.data.annotations import AnnotatedVideo, VideoSet, split_hash
 from vis_models.data.clips import ClipSet
 from vis_models.data.encoded import UNCHANGED, EncodedClips, encode_copies
@@ -41,7 +42,6 @@ from vis_models.metrics.track_matching import Matches, match_video
 from vis_models.metrics.uncertainty import Outcome, outcomes, paired_difference
 from vis_models.metrics.youtube_vis import GroundTruth, results_by_video
 from vis_models.progress import Progress
-from vis_models.rgnn_ablations import ROWS
 from vis_models.types import VideoInfo
 
 BASE = "proposed"
@@ -137,8 +137,8 @@ def ablate(job: AblationJob, settings: Settings, progress: Progress | None = Non
         BadConfig: an unknown row or recipe, or no such model.
     """
     report = progress or (lambda *_: None)
-    if unknown := set(job.rows) - set(ROWS):
-        raise BadConfig(f"unknown rows {sorted(unknown)}, expected some of: {', '.join(ROWS)}")
+    for row in job.rows:
+        with_row(job.recipe, row)
     store = Store.open(settings)
     base = _recipe(job, BASE, job.seeds[0])
     folder = f"{LAYOUT}/ablations/{job.recipe}-{config_hash(job.model_dump(mode='json', exclude={'rows', 'seeds'}))}"

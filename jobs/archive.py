@@ -84,6 +84,19 @@ def list_videos(archive: str, store: Store) -> list[VideoSource]:
     return sources
 
 
+def check_archive(archive: str, store: Store) -> None:
+    """Without listing it. Raises BadConfig: nothing is at this address."""
+    fs, path = store.open_source(archive)
+    store.check(archive)
+    with store.guard(archive):
+        if not fs.exists(path) and not glob.has_magic(path):
+            raise _absent(archive)
+
+
+def _absent(archive: str) -> BadConfig:
+    return BadConfig(f"archive {archive} does not exist; expected a folder, glob, manifest, S3 prefix or film")
+
+
 def _list(fs: AbstractFileSystem, path: str, archive: str, store: Store) -> Iterable[VideoSource]:
     if fs.isdir(path):
         return _group(fs, fs.find(path, detail=True), path)
@@ -95,7 +108,7 @@ def _list(fs: AbstractFileSystem, path: str, archive: str, store: Store) -> Iter
         return [_film(fs, path, fs.info(path), posixpath.basename(path))]
     if glob.has_magic(path):
         return _glob(fs, path)
-    raise BadConfig(f"archive {archive} does not exist; expected a folder, glob, manifest, S3 prefix or film")
+    raise _absent(archive)
 
 
 def _glob(fs: AbstractFileSystem, pattern: str) -> Iterator[VideoSource]:

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -46,7 +47,7 @@ def cluster(settings: Settings) -> Iterator[Workers]:
     if ours:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray Data's pools log a harmless error per actor
-        with _silent():
+        with _silent(), _own_sigterm():
             _connect(settings)
     try:
         yield _workers(settings)
@@ -87,6 +88,17 @@ def _workers(settings: Settings) -> Workers:
     count = settings.workers or (gpus if use_gpus else 1)
     cpus = settings.cpus_per_worker or max(1, (os.cpu_count() or 1) // count)
     return Workers(count=count, cpus=cpus, device="cuda" if use_gpus else "cpu")
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray's core answers SIGTERM with a dump and an abort; who handled it before does so afterwards."""
+    kept = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, kept)
 
 
 @contextmanager

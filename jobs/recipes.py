@@ -5,20 +5,28 @@ What depends on the machine (workers, GPUs, where data lies) is not here but in 
 """
 
 import csv
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from vis_models.config import BadConfig, Config
-from vis_models.data.clips import Augmentation
+from vis_models.config import BadConfig, Config, nearest
+from vis_models.configs import ROWS, Augmentation, ResNetConfig, RgnnConfig, Row, YolactConfig
 from vis_models.data.holdout import HoldOut
 from vis_models.data.world import WorldConfig
-from vis_models.layers.backbones import ResNetConfig
-from vis_models.rgnn import RgnnConfig
-from vis_models.rgnn_ablations import ROWS, Row
-from vis_models.yolact import YolactConfig
 
 
 class WorldData(Config):
@@ -42,10 +50,27 @@ class ExtraData(Config):
     """What its categories are called in the main set, where the names differ by more than case, space, `_` and `-`."""
 
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""Fit for a folder, an object key and a command line."""
+
+
+def fit_name(name: str) -> str:
+    """`name`. Raises ValueError: it is no `NAME`."""
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"expected letters, digits, dots, dashes and underscores, 100 at most, the first a letter or digit, got "
+            f"{name!r}"
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(fit_name)]
+
+
 class Stage(Config):
     """One run of gradient descent over one part of the model."""
 
-    name: str
+    name: Name
     part: Literal["detector", "whole"]
     """Whose `loss` is minimised: `detector` or the model itself."""
     iterations: PositiveInt
@@ -58,8 +83,8 @@ class Stage(Config):
     takes the main set alone, every video once before any comes again."""
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: PositiveFloat
-    drops: tuple[float, ...] = ()
-    """Shares of the iterations after which the learning rate is divided by 5."""
+    drops: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    """Shares of the iterations after which the learning rate is divided by 5, rising."""
     cosine: bool = False
     """Let the learning rate fall to zero along a cosine instead."""
     warm_up: NonNegativeInt = 0
@@ -83,11 +108,18 @@ class Stage(Config):
             raise ValueError("cached copies are of the main set alone: set cached_copies or mixture_epoch, not both")
         return self
 
+    @field_validator("drops")
+    @classmethod
+    def _rise(cls, drops: tuple[float, ...]) -> tuple[float, ...]:
+        if any(one >= next_one for one, next_one in pairwise(drops)):
+            raise ValueError(f"expected shares that rise, got {list(drops)}")
+        return drops
+
 
 class TrainJob(Config):
     """A training run from data to registered model."""
 
-    recipe: str
+    recipe: Name
     model: Literal["rgnn"] = "rgnn"
     config: RgnnConfig
     """Its `num_classes` follows the data set."""
@@ -102,12 +134,35 @@ class TrainJob(Config):
     """Checkpoint to start from: torchvision ResNet, YOLACT, RGNN, or a model folder's `model.safetensors`."""
     detector: str | None = None
     """Registered model (or folder) whose detector is taken; stages that would train one are left out."""
-    stages: tuple[Stage, ...]
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     gate_ap50: float = Field(0.0, ge=0, le=1)
     """Mask AP50 on single validation frames that the detector must reach before stage 2 is worth its cost."""
     gate_frames: PositiveInt = 500
     """Validation frames that decide, spread evenly."""
     seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _is_finite(self) -> "TrainJob":
+        for path, value in _numbers("", self.model_dump()):
+            if not math.isfinite(value):
+                raise ValueError(f"{path}: expected a number that is finite, got {value}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_slots(self) -> "TrainJob":
+        if self.config.tracks < self.config.detections:
+            raise ValueError(
+                f"config.tracks is {self.config.tracks}, config.detections {self.config.detections}: in training every "
+                "detection of a frame may start a track, expected at least as many slots"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _names_each_stage(self) -> "TrainJob":
+        names = [stage.name for stage in self.stages]
+        if len({*names}) < len(names):
+            raise ValueError(f"the stages are named {', '.join(names)}: expected another name for each")
+        return self
 
     @model_validator(mode="after")
     def _mixes_what_it_has(self) -> "TrainJob":
@@ -116,6 +171,15 @@ class TrainJob(Config):
         if self.extra and not any(stage.mixture_epoch for stage in self.stages):
             raise ValueError("no stage mixes the extra data in: set the mixture_epoch of one")
         return self
+
+
+def _numbers(path: str, value: Any) -> Iterator[tuple[str, float]]:
+    """Every float inside nested dictionaries and tuples, with its dotted path."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, tuple) else ()
+    for name, each in inside:
+        yield from _numbers(f"{path}.{name}" if path else str(name), each)
+    if isinstance(value, float):
+        yield path, value
 
 
 def rgnn_r18_world_demo() -> TrainJob:
@@ -252,12 +316,17 @@ RECIPES: dict[str, Callable[[], TrainJob]] = {
         rgnn_r101_ytvis2019,
     )
 }
+_WHOLE = tuple(RECIPES)
 ROWS_OF = ("rgnn_r18_world_hard", "rgnn_r50_world_hard", "rgnn_r50_ytvis2019")
 """Recipes that also exist with each row of the paper's tables: `rgnn_r18_world_hard.limited`."""
 
 
 def with_row(recipe: str, name: str, changes: dict[str, Any] | None = None) -> TrainJob:
     """A recipe with one row of the paper's tables, and more fields changed as in `build`."""
+    if name not in ROWS:
+        meant = nearest(name, ROWS)
+        hint = f"did you mean {meant}?" if meant else f"expected one of: {', '.join(ROWS)}"
+        raise BadConfig(f"unknown row {name!r} of the paper's tables, {hint}")
     switches = {f"config.{path}": value for path, value in ROWS[name].changes.items()}
     renamed = {"recipe": f"{recipe}.{name}"} if switches else {}
     return build(recipe, switches | renamed | (changes or {}))
@@ -300,6 +369,10 @@ def published_ap(recipe: str) -> float | None:
     return ROWS[row or "proposed"].published_ap if row or base == "rgnn_r50_ytvis2019" else None
 
 
+DEFAULT = rgnn_r18_world_easy.__name__
+"""What is trained when nothing is said."""
+
+
 def build(recipe: str, changes: dict[str, Any] | None = None) -> TrainJob:
     """A recipe with fields changed, by dotted path: `{"stages.0.iterations": 500}`.
 
@@ -307,7 +380,9 @@ def build(recipe: str, changes: dict[str, Any] | None = None) -> TrainJob:
         BadConfig: unknown recipe, unknown field, or a value out of range.
     """
     if recipe not in RECIPES:
-        raise BadConfig(f"unknown recipe {recipe!r}, expected one of: {', '.join(RECIPES)}")
+        meant = nearest(recipe, RECIPES)
+        hint = f"did you mean {meant}" if meant else f"expected one of: {', '.join(_WHOLE)}"
+        raise BadConfig(f"unknown recipe {recipe!r}, {hint}; `vis models --recipes` lists all")
     job = RECIPES[recipe]().model_dump()
     for path, value in (changes or {}).items():
         _set(job, path, value)
@@ -315,7 +390,9 @@ def build(recipe: str, changes: dict[str, Any] | None = None) -> TrainJob:
         return TrainJob.model_validate(job)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = "".join(f"{part}." for part in first["loc"])[:-1]
+        if first["type"] == "value_error":  # ours: its text says what came
+            raise BadConfig(f"recipe {recipe}: {f'{where}: ' if where else ''}{first['ctx']['error']}") from None
         raise BadConfig(f"recipe {recipe}: {where}: {first['msg']}, got {first['input']!r}") from None
 
 
@@ -327,8 +404,7 @@ def _set(job: Any, path: str, value: Any) -> None:
     if isinstance(place, tuple | list):
         raise BadConfig(f"{path}: name the field after the number, as in stages.0.iterations")
     if not isinstance(place, dict) or last not in place:
-        known = ", ".join(place) if isinstance(place, dict) else "no fields"
-        raise BadConfig(f"unknown config key {path!r}: expected one of {known}")
+        raise _unknown(path, last, place)
     place[last] = value
 
 
@@ -337,8 +413,17 @@ def _member(place: Any, part: str, path: str) -> Any:
         return place[part]
     if isinstance(place, tuple | list) and part.lstrip("-").isdigit() and -len(place) <= int(part) < len(place):
         return place[int(part)]
-    known = ", ".join(place) if isinstance(place, dict) else f"0 to {len(place) - 1}" if place else "nothing"
-    raise BadConfig(f"unknown config key {path!r}: {part!r} is not one of {known}")
+    raise _unknown(path, part, place)
+
+
+def _unknown(path: str, part: str, place: Any) -> BadConfig:
+    meant = nearest(part, place) if isinstance(place, dict) else None
+    if meant:
+        return BadConfig(f"unknown config key {path!r}: {part!r} is no field, did you mean {meant}?")
+    if isinstance(place, dict):
+        return BadConfig(f"unknown config key {path!r}: {part!r} is not one of {', '.join(place)}")
+    inside = f"of numbers 0 to {len(place) - 1}" if isinstance(place, tuple | list) and place else "without fields"
+    return BadConfig(f"unknown config key {path!r}: {part!r} was looked for in a value {inside}")
 
 
 def _world_easy(name: str, detector_iterations: int, tracker_iterations: int, train_videos: int) -> TrainJob:

@@ -26,6 +26,7 @@ from jobs.cluster import Workers, cluster
 from jobs.descent import Losses, compile_convolutions, descend, learning_rate, load_batches, optimizer_of
 from jobs.models import find
 from jobs.recipes import Stage, TrainJob
+from jobs.runs import check_data
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, code_version
 from jobs.watch import Events, Stopwatch, relay, say
@@ -96,30 +97,17 @@ def freeze(job: TrainJob, store: Store, run_id: str) -> None:
         )
 
 
-def resumable(settings: Settings, run_id: str) -> TrainJob:
-    """The job of an earlier run. Raises BadConfig when there is none of this name."""
-    store = Store.open(settings)
-    key = f"{LAYOUT}/runs/{run_id}/spec.json"
-    if not store.exists(key):
-        names = sorted({key.split("/")[3] for key in store.list(f"{LAYOUT}/runs") if key.endswith("/spec.json")})
-        raise BadConfig(f"no run {run_id!r} in {store.uri(f'{LAYOUT}/runs')}, expected one of: {', '.join(names)}")
-    return TrainJob.model_validate(store.read_json(key))
-
-
 def prepare_data(job: TrainJob, settings: Settings, progress: Progress) -> Data:
     """Find the data set, or draw it.
 
     A drawn world lies in the store when that is a folder, and else in the scratch folder, from where every worker
     of this machine reads it; the seed makes the same bytes anywhere.
     """
+    check_data(job, Store.open(settings))
     if job.data:
         return Data(job.data, job.data)
-    if not job.world:
-        raise BadConfig(
-            f"recipe {job.recipe} draws no data: give a folder in the YouTube-VIS format with `--data`, "
-            "holding train.json and the frames under train/JPEGImages"
-        )
     world = job.world
+    assert world is not None  # as checked
     name = f"{world.world.level}-v{world.world.version}-{config_hash(world.model_dump())}"
     folder = world_folder(settings) / name
     write_youtube_vis(world.world, folder, world.train_videos, world.val_videos, progress)
@@ -135,19 +123,11 @@ def world_folder(settings: Settings) -> Path:
 def read_data(job: TrainJob, data: Data, store: Store) -> tuple[VideoSet, VideoSet]:
     """Training and validation videos, checked."""
     folder = store.local_copy(data.uri)
-    train_json = folder / "train.json"
-    if not train_json.is_file():
-        raise BadConfig(f"{data.uri} holds no train.json: expected a data set in the YouTube-VIS format")
-    videos = read_youtube_vis(train_json)
+    videos = read_youtube_vis(folder / "train.json")
     if job.hold_out:
         train_set, val_set = hold_out(videos, job.hold_out)
-    elif (folder / "val.json").is_file():
-        train_set, val_set = videos, read_youtube_vis(folder / "val.json")
     else:
-        raise BadConfig(
-            f"{data.uri} holds no val.json and recipe {job.recipe} holds no videos of train.json out: "
-            'set the rule, as in `--set hold_out=\'{"rule": "hash", "share": 0.1}\'`'
-        )
+        train_set, val_set = videos, read_youtube_vis(folder / "val.json")
     for part in (train_set, val_set):
         part.require_labels()
     return train_set, val_set

@@ -15,11 +15,12 @@ from jobs.archive import list_videos
 from jobs.evaluate import EvaluateJob, evaluate
 from jobs.models import find, registered
 from jobs.records import MaskSpill
+from jobs.runs import resumable
 from jobs.segment import SegmentJob, segment
 from jobs.settings import Settings
 from jobs.side_by_side import SideBySide
 from jobs.store import LAYOUT, Store
-from jobs.train import prepare_data, resumable
+from jobs.train import prepare_data
 from tests import bench_evaluation
 from vis_models.checkpoints import build, load_model, save_model
 from vis_models.data.world import WorldConfig, draw_video, write_archive, write_youtube_vis

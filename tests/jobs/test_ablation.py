@@ -14,10 +14,10 @@ from jobs.store import LAYOUT, Store
 from jobs.train import train
 from vis_models.checkpoints import ModelCard, save_model
 from vis_models.config import BadConfig
+from vis_models.configs import ROWS
 from vis_models.data.annotations import Category
 from vis_models.data.world import CATEGORIES
 from vis_models.rgnn import Rgnn
-from vis_models.rgnn_ablations import ROWS
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,9 @@ def test_a_tracker_is_trained_alone_on_the_detector_of_another_model(given: Sett
 
 
 def test_an_unknown_row_is_refused_with_the_known_ones(given: Settings):
-    with pytest.raises(BadConfig, match=r"unknown rows \['no_luck'\], expected some of: proposed, limited"):
+    with pytest.raises(
+        BadConfig, match=r"unknown row 'no_luck' of the paper's tables, expected one of: proposed, limited"
+    ):
         ablate(job(rows=("no_luck",)), given)
 
 

@@ -1,10 +1,13 @@
 import os
+import subprocess
+import sys
 
 import pytest
 import ray
 
 from jobs.cluster import cluster
 from jobs.settings import Settings
+from tests.conftest import REPOSITORY
 from vis_models.config import BadConfig
 
 GPU_FREE = pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="counts workers of a machine without a GPU")
@@ -46,3 +49,22 @@ def test_an_address_where_no_ray_is_is_refused_at_once(monkeypatch: pytest.Monke
         cluster(Settings(ray_address="127.0.0.1:9")),
     ):
         pass
+
+
+def test_a_signal_to_end_is_answered_by_who_answered_before_ray_came():
+    """In a process of its own: Ray's core answers SIGTERM with a dump of its stack and an abort."""
+    code = (
+        "import signal\n"
+        "from flows.terminal import as_interrupt\n"
+        "from jobs.cluster import cluster\n"
+        "from jobs.settings import Settings\n"
+        "signal.signal(signal.SIGTERM, as_interrupt)\n"
+        "with cluster(Settings()):\n"
+        "    try:\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('interrupted')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
+    assert "SIGTERM received" not in done.stderr

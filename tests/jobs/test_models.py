@@ -41,3 +41,21 @@ def test_without_a_model_the_remedy_is_named(store: Store):
         models.find(store, "nowhere")
     with pytest.raises(BadConfig, match="neither a registered model"):
         models.find(store, "../../etc")
+
+
+def test_a_damaged_model_is_named_and_holds_up_no_other(store: Store):
+    register(store, "whole", 1)
+    register(store, "lost_weights", 2)
+    store.fs.rm(store.path("vis/v1/models/lost_weights/model.safetensors"))
+    store.write_bytes("vis/v1/models/no_card/card.json", b"{}")
+    assert list(models.registered(store)) == ["whole"]
+    assert sorted(models.damaged(store)) == ["lost_weights", "no_card"]
+    assert models.find(store) == store.uri("vis/v1/models/whole")
+    with pytest.raises(BadConfig, match=r"lost_weights cannot be used: .* holds no model.safetensors"):
+        models.find(store, "lost_weights")
+
+
+def test_a_mistyped_model_is_met_with_the_right_name(store: Store):
+    register(store, "rgnn-1a2b", 1)
+    with pytest.raises(BadConfig, match="no model 'rgnn-1a2', did you mean rgnn-1a2b"):
+        models.find(store, "rgnn-1a2")

@@ -1,7 +1,7 @@
 import pytest
 
 from jobs.descent import learning_rate
-from jobs.recipes import RECIPES, ExtraData, build
+from jobs.recipes import RECIPES, ExtraData, build, with_row
 from vis_models.config import BadConfig
 from vis_models.data.holdout import HoldOut
 
@@ -88,9 +88,39 @@ def test_a_field_is_changed_by_its_dotted_path():
     assert job.config.tracks == 12
 
 
-def test_an_unknown_recipe_is_refused_with_the_known_ones():
-    with pytest.raises(BadConfig, match=r"unknown recipe 'rgnn', expected one of: rgnn_r18_world_demo"):
-        build("rgnn")
+def test_an_unknown_recipe_is_refused_with_the_known_ones_or_the_nearest():
+    with pytest.raises(BadConfig, match=r"unknown recipe 'yolo', expected one of: rgnn_r18_world_demo"):
+        build("yolo")
+    with pytest.raises(BadConfig, match=r"'rgnn_r18_world_esay', did you mean rgnn_r18_world_easy; `vis models"):
+        build("rgnn_r18_world_esay")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"stages": []}, "stages: Tuple should have at least 1 item"),
+        ({"stages.1.name": "detector"}, "the stages are named detector, detector: expected another name for each"),
+        ({"stages.1.name": "../up"}, "stages.1.name: expected letters, digits"),
+        ({"recipe": "x y/z"}, "recipe: expected letters, digits, .* got 'x y/z'"),
+        ({"stages.0.learning_rate": "inf"}, "stages.0.learning_rate: expected a number that is finite, got inf"),
+        ({"config.detector.class_weight": float("inf")}, "config.detector.class_weight: expected a number that is fin"),
+        ({"stages.0.drops": [0.5, 2]}, "stages.0.drops.1: Input should be less than 1, got 2"),
+        ({"stages.0.drops": [0.5, 0.5]}, r"stages.0.drops: expected shares that rise, got \[0.5, 0.5\]"),
+        ({"config.tracks": 7}, "config.tracks is 7, config.detections 8: in training every detection"),
+        ({"extra": [{"labels": "a", "chance": 0.5}]}, "no stage mixes the extra data in"),
+    ],
+)
+def test_a_run_that_cannot_work_is_refused_in_one_short_sentence(changes: dict, says: str):
+    with pytest.raises(BadConfig, match=f"^recipe rgnn_r18_world_tiny: {says}") as refused:
+        build("rgnn_r18_world_tiny", changes)
+    assert len(str(refused.value)) < 220
+
+
+def test_a_mistyped_field_is_met_with_the_right_name():
+    with pytest.raises(BadConfig, match="'iteration' is no field, did you mean iterations"):
+        build("rgnn_r18_world_tiny", {"stages.0.iteration": 1})
+    with pytest.raises(BadConfig, match="unknown row 'simpel' of the paper's tables, did you mean simple"):
+        with_row("rgnn_r18_world_hard", "simpel")
 
 
 @pytest.mark.parametrize("path", ["stages.0.iteration", "stages.9.iterations", "confg.tracks", "config.tracks.x"])

@@ -16,9 +16,10 @@ from safetensors.torch import load
 
 from jobs.descent import learning_rate
 from jobs.recipes import TrainJob, build
+from jobs.runs import resumable
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
-from jobs.train import check_gate, freeze, prepare_data, read_data, read_extra, resumable, samples_of, train
+from jobs.train import check_gate, freeze, prepare_data, read_extra, samples_of, train
 from vis_models.checkpoints import load_model
 from vis_models.config import BadConfig
 from vis_models.data.annotations import read_youtube_vis
@@ -201,9 +202,8 @@ def test_a_recipe_without_a_world_needs_data(tmp_path: Path):
 def test_a_folder_without_train_json_is_no_data_set(tmp_path: Path):
     tiny = job((0,))
     given = settings(tmp_path)
-    data = prepare_data(tiny.model_copy(update={"data": str(tmp_path)}), given, lambda *_: None)
     with pytest.raises(BadConfig, match=r"holds no train\.json"):
-        read_data(tiny, data, Store.open(given))
+        prepare_data(tiny.model_copy(update={"data": str(tmp_path)}), given, lambda *_: None)
 
 
 @pytest.mark.unit

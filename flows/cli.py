@@ -3,17 +3,24 @@
 Nothing heavy is imported before a verb needs it, so that `vis --help` answers at once.
 """
 
+import functools
+import inspect
 import json
+import math
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from flows.terminal import as_interrupt, open_closed_streams, print_table, unwritten
 
 MENDABLE_EXIT = 2
 """Exit code where the user can mend it, as for a wrong option. 1 is a result: no video could be read."""
@@ -23,7 +30,21 @@ PREFECT = {  # how a flow runs inside `vis` where the user did not say otherwise
     "LOGGING_LEVEL": "CRITICAL",  # what goes wrong is raised here, and told once
 }
 
-app = typer.Typer(
+
+class Verbs(typer.Typer):
+    """Every verb takes the options of `vis` itself, too: people type them behind it."""
+
+    def command(self, name: str | None = None, **kwargs: Any) -> Callable[[Callable], Callable]:  # type: ignore[override]
+        register = super().command(name, **kwargs)
+
+        def add(run: Callable) -> Callable:
+            register(_with_settings(run))
+            return run
+
+        return add
+
+
+app = Verbs(
     help="Archives of video into queryable tables of objects: a class, a mask in each frame, one identity.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -38,14 +59,45 @@ ORACLE_HELP = (
     "image: the model's tracker gets the labelled boxes, masks and classes in place of its own detections."
 )
 
+TYPED: set[str] = set()
+"""Settings that were given on the command line."""
+DATA_SHOWN = 32
+"""Letters of a data set's address in lists."""
+
+
+def _rate(value: float | None) -> float | None:
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise typer.BadParameter(f"expected frames per second over 0, got {value}")
+    return value
+
+
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="Registered name, folder or s3:// address; default: the newest.")
+]
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", help="Root of everything written: a folder or s3://...", rich_help_panel="Settings"),
+]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda"] | None,
+    typer.Option("--device", help="Where models run.", rich_help_panel="Settings"),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", help="Of a job; 0: as many as GPUs, or one.", min=0, rich_help_panel="Settings"),
 ]
 
 
 def main() -> None:
+    open_closed_streams()
+    signal.signal(signal.SIGTERM, as_interrupt)
     try:
         app()
+    except SystemExit:
+        if lost := unwritten():
+            print(f"vis: the answer could not be written: {lost.strerror}", file=sys.stderr)
+            sys.exit(MENDABLE_EXIT)
+        raise
     except Exception as error:
         from vis_models.config import BadConfig  # brings pydantic, so not before something went wrong
 
@@ -55,24 +107,60 @@ def main() -> None:
         sys.exit(MENDABLE_EXIT)
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from jobs.store import code_version
+
+        commit = code_version()
+        print(f"vislake {version('vislake')}" + (f", commit {commit}" if commit != version("vislake") else ""))
+        raise typer.Exit
+
+
 @app.callback()
-def settings(
-    store: Annotated[
-        str | None, typer.Option(help="Root of everything written: a folder or s3://bucket/prefix.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Workers of a job; 0: as many as GPUs, or one.")] = None,
+def every_verb(
+    store: StoreOption = None,
+    device: DeviceOption = None,
+    workers: WorkersOption = None,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show version and commit.", callback=_say_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Settings that every verb takes; more of them in the environment (VIS_*) and in vis.toml."""
-    from jobs.settings import Settings
+    TYPED.clear()
+    _set(store=store, device=device, workers=workers)
 
-    for name, value in {"STORE": store, "DEVICE": device, "WORKERS": workers}.items():
+
+def _set(**given: Any) -> None:
+    """Settings of the command line, remembered as such."""
+    for name, value in given.items():
         if value is not None:
-            os.environ[f"VIS_{name}"] = str(value)  # where flows, jobs and their workers look
-    with _given_by_user():
+            if value == "":
+                raise typer.BadParameter(f"--{name} is empty")
+            os.environ[f"VIS_{name.upper()}"] = str(value)  # where flows, jobs and their workers look
+            TYPED.add(name)
+
+
+def _with_settings(run: Callable) -> Callable:
+    """A verb that takes the settings behind its name, and checks all of them before it begins."""
+    options = inspect.signature(every_verb).parameters
+    own = {name: options[name] for name in ("store", "device", "workers")}
+
+    @functools.wraps(run)
+    def verb(**given: Any) -> None:
+        _set(**{name: given.pop(name) for name in own})
+        from jobs.settings import Settings, strangers
+
         Settings()
-    for name, value in PREFECT.items():
-        os.environ.setdefault(f"PREFECT_{name}", value)
+        for name in strangers():
+            print(f"vis: {name} is no setting and not used; `vis settings` lists all", file=sys.stderr)
+        for name, value in PREFECT.items():
+            os.environ.setdefault(f"PREFECT_{name}", value)
+        run(**given)
+
+    parameters = [*inspect.signature(run).parameters.values(), *own.values()]
+    verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    verb.__annotations__ = {each.name: each.annotation for each in parameters}
+    return verb
 
 
 @app.command()
@@ -114,7 +202,10 @@ def train(
     cache_encodings: Annotated[
         int | None, typer.Option(help="Augmented copies of each video that the tracker's stage is trained from.", min=0)
     ] = None,
-    resume: Annotated[str | None, typer.Option(help="Continue this run.", metavar="RUN")] = None,
+    resume: Annotated[
+        str | None, typer.Option(help="Continue this run as it was begun; `vis runs` lists them.", metavar="RUN")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the run and its model; default: made from the recipe.")] = None,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="Change a field: stages.0.iterations=500", metavar="KEY=VALUE")
     ] = None,
@@ -123,7 +214,9 @@ def train(
     changes = _changes(change or [])
     if cache_encodings is not None:
         changes["stages.-1.cached_copies"] = cache_encodings
-    given = {"recipe": recipe, "data": data, "init": init, "detector": detector, "resume": resume, "changes": changes}
+    given: dict[str, Any] = {"recipe": recipe, "data": data, "init": init, "detector": detector, "changes": changes}
+    given |= {"resume": resume, "name": name}
+    _check_training(given)
     trained = _run("flows.train", "train_rgnn", **{name: value for name, value in given.items() if value})
     print("  ".join(f"{name} {value:.3f}" for name, value in trained["metrics"].items()))
     print(f"model       {trained['uri']}")
@@ -138,10 +231,16 @@ def ablate(
     iterations: Annotated[int | None, typer.Option(help="Of each row; default: the recipe's.", min=1)] = None,
 ) -> None:
     """Train every row of the RGNN paper's tables on one detector, and compare each with the proposed approach."""
+    from jobs import models, recipes
+    from jobs.settings import Settings
+    from jobs.store import Store
+
+    for each in row or ["proposed"]:
+        recipes.with_row(recipe, each)
+    models.find(Store.open(Settings()), detector)
     from flows.progress import at_terminal
     from flows.steps import command
     from jobs.ablation import AblationJob, ablate
-    from jobs.settings import Settings
 
     given = {"rows": tuple(row)} if row else {}
     job = AblationJob(recipe=recipe, detector=detector, seeds=tuple(range(seeds)), iterations=iterations, **given)
@@ -156,10 +255,21 @@ def segment(
     archive: Annotated[str, typer.Argument(help="Folder, glob, film, manifest, YouTube-VIS JSON, or s3:// of these.")],
     model: ModelOption = None,
     min_score: Annotated[float, typer.Option(help="Tracks under this score are counted only.", min=0, max=1)] = 0.05,
-    frame_folder_fps: Annotated[float | None, typer.Option(help="Frames per second of frame folders.")] = None,
+    frame_folder_fps: Annotated[
+        float | None, typer.Option(help="Frames per second of frame folders.", callback=_rate)
+    ] = None,
     overlay: Annotated[bool, typer.Option("--overlay", help="Draw films with the masks on them.")] = False,
 ) -> None:
     """Segment and track every video of an archive; publish the tables videos, tracks, masks, errors."""
+    from jobs import models
+    from jobs.archive import check_archive
+    from jobs.settings import Settings
+    from jobs.store import Store
+
+    place = Store.open(Settings())
+    check_archive(archive, place)
+    models.find(place, model)
+    place.check_writable()
     done = _run(
         "flows.segment",
         "segment_archive",
@@ -238,6 +348,7 @@ def evaluate(
     }
     done = _score_files(labels, results, plan, chosen) if labels and (results or plan or not model) else None
     if done is None:
+        _check_evaluation(labels, model, holdout, oracle if accept else None)
         done = _run("flows.evaluate", "evaluate_youtube_vis", data=labels, model=model, accept=accept, **chosen)
     for note in done["notes"]:
         print(f"note        {note}")
@@ -404,15 +515,110 @@ def models(recipes: Annotated[bool, typer.Option("--recipes", help="List what ca
             figures = f"{'' if published is None else published:>10}{'' if ours is None else f'{100 * ours:.1f}':>10}"
             print(f"{name:42}{figures}   {(recipe.__doc__ or '').splitlines()[0]}")
         return
-    from jobs.models import registered
+    from jobs.models import damaged, registered
     from jobs.settings import Settings
     from jobs.store import LAYOUT, Store
 
     store = Store.open(Settings())
+    rows = [("model", "registered", "state", "data", "figures")]
     for name, card in registered(store).items():
-        figures = "  ".join(f"{figure} {value:.3f}" for figure, value in card.metrics.items())
-        print(f"{name:36}{card.created_at:%Y-%m-%d %H:%M}  {figures}")
+        rows.append((name, f"{card.created_at:%Y-%m-%d %H:%M}", "whole", _short(card.data), _in_words(card.metrics)))
+    rows += [(name, "", "damaged", "", why) for name, why in damaged(store).items()]
+    print_table(rows)
     print(f"models      {store.uri(f'{LAYOUT}/models')}")
+
+
+runs_app = Verbs()
+app.add_typer(runs_app, name="runs")
+RunArgument = Annotated[str, typer.Argument(help="Name of a training run.", metavar="RUN")]
+
+
+@runs_app.callback(invoke_without_command=True)
+def runs(
+    context: typer.Context, store: StoreOption = None, device: DeviceOption = None, workers: WorkersOption = None
+) -> None:
+    """List the training runs, newest last; show or delete one."""
+    if context.invoked_subcommand:
+        _set(store=store, device=device, workers=workers)
+    else:
+        _with_settings(_list_runs)(store=store, device=device, workers=workers)
+
+
+def _list_runs() -> None:
+    from jobs.runs import RUNS, runs
+    from jobs.settings import Settings
+    from jobs.store import Store
+
+    store = Store.open(Settings())
+    rows = [("run", "last written", "state", "stage", "iteration", "disk", "data", "figures")]
+    for run in runs(store):
+        at = f"{run.iteration} of {run.iterations}" if run.stage else ""
+        when = f"{run.written_at.astimezone():%Y-%m-%d %H:%M}"
+        size = f"{run.size_bytes / 1e6:.1f} MB"
+        rows.append((run.name, when, run.state, run.stage or "", at, size, _short(run.data), _in_words(run.metrics)))
+    print_table(rows)
+    print(f"runs        {store.uri(RUNS)}")
+
+
+@runs_app.command()
+def show(run: RunArgument) -> None:
+    """What is known of one training run, and how to go on with it."""
+    from jobs.runs import RUNS, run_of
+    from jobs.settings import Settings
+    from jobs.store import Store
+
+    store = Store.open(Settings())
+    found = run_of(store, run)
+    at = f", iteration {found.iteration} of {found.iterations} of stage {found.stage}" if found.stage else ""
+    print(f"run         {found.name}")
+    print(f"state       {found.state}{at}")
+    if found.reason:
+        print(f"reason      {found.reason}")
+    print(f"recipe      {found.recipe}")
+    print(f"data        {found.data}")
+    print(f"started     {found.started_at.astimezone():%Y-%m-%d %H:%M:%S %z}")
+    print(f"written     {found.written_at.astimezone():%Y-%m-%d %H:%M:%S %z}")
+    print(f"disk        {found.size_bytes / 1e6:.1f} MB in {found.files} files, {store.uri(f'{RUNS}/{run}')}")
+    for name, value in found.metrics.items():
+        print(f"            {name} {value:.4g}")
+    if found.state in ("stopped", "failed to start"):
+        print(f"go on       vis train --resume {found.name}")
+
+
+@runs_app.command()
+def delete(
+    run: RunArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove what a training run wrote: checkpoints and curves. A model that it registered stays."""
+    from jobs.runs import delete, run_of
+    from jobs.settings import Settings
+    from jobs.store import Store
+
+    store = Store.open(Settings())
+    found = run_of(store, run)
+    if not yes:
+        typer.confirm(
+            f"Delete {found.files} files, {found.size_bytes / 1e6:.1f} MB, of {run} ({found.state})?", abort=True
+        )
+    delete(store, found)
+    print(f"deleted     {run}, {found.files} files, {found.size_bytes / 1e6:.1f} MB")
+
+
+@app.command()
+def settings() -> None:
+    """Show each setting and where its value comes from: default, vis.toml, environment, command line."""
+    from jobs.settings import Settings, origins
+
+    given = Settings()
+    rows = [("setting", "value", "from")]
+    for name, origin in origins().items():
+        value, variable = getattr(given, name), f"VIS_{name.upper()}"
+        shown = "-" if value is None else "***" if hasattr(value, "get_secret_value") else str(value)
+        if origin == "environment":
+            origin = f"command line, --{name}" if name in TYPED else f"environment, {variable}"
+        rows.append((name, shown, origin))
+    print_table(rows)
 
 
 @app.command()
@@ -426,6 +632,45 @@ def up(
     from jobs.settings import Settings
 
     up(host, port, home, Settings(), say=lambda line: print(line, flush=True))
+
+
+def _check_training(given: dict[str, Any]) -> None:
+    """What can be known without torch, Ray and Prefect; the flow asks again. Raises BadConfig."""
+    from jobs.runs import asked_for
+    from jobs.settings import Settings
+    from jobs.store import Store
+
+    store = Store.open(Settings())
+    asked_for(store, **given)
+    store.check_writable()
+
+
+def _check_evaluation(labels: str | None, model: str | None, holdout: str | None, accepted_oracle: str | None) -> None:
+    """The same for an evaluation that runs a model."""
+    from jobs import models
+    from jobs.predictions import data_file
+    from jobs.settings import Settings
+    from jobs.store import Store
+    from vis_models.data.holdout import HoldOut
+
+    store = Store.open(Settings())
+    rule = HoldOut.named(holdout) if holdout else None
+    if labels:
+        data_file(store, labels, rule)
+    models.find_to_score(store, model)
+    if accepted_oracle:
+        raise typer.BadParameter(f"the score of the {accepted_oracle} oracle is none of the model: not with --accept")
+    store.check_writable()
+
+
+def _in_words(figures: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+
+
+def _short(data: str) -> str:
+    """A data set in few letters: of an address the end, without the hash of its split."""
+    place = data.partition(", split ")[0]
+    return place if len(place) <= DATA_SHOWN else f"...{place[-DATA_SHOWN:]}"
 
 
 @contextmanager
@@ -462,6 +707,11 @@ def _figures(given: list[str]) -> dict[str, float]:
         raise typer.BadParameter(f"--server-score {' '.join(given)}: expected NAME=VALUE, such as AP=35.3") from None
 
 
+def _interruptible(flow: Any, run: Any, state: Any) -> None:
+    """As a flow begins: Prefect has taken SIGTERM for itself, to crash the run without a word."""
+    signal.signal(signal.SIGTERM, as_interrupt)
+
+
 def _run(module: str, flow: str, **parameters: Any) -> dict[str, Any]:
     """Run a flow here and now.
 
@@ -475,6 +725,7 @@ def _run(module: str, flow: str, **parameters: Any) -> dict[str, Any]:
     with prefect_api() as wait:
         run = getattr(import_module(module), flow)  # brings torch and Ray while the API starts
         wait()
+        run = run.with_options(on_running=[_interruptible])
         try:
             state = run(**parameters, return_state=True)
         except SystemExit:

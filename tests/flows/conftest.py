@@ -114,6 +114,8 @@ class Trained:
 
     run: str
     stopped: str
+    listed: str
+    """By `vis runs`, between the two."""
     resumed: str
 
 
@@ -121,7 +123,7 @@ class Trained:
 def trained(vis: Program) -> Trained:
     """A store with a registered model."""
     runs = Path(vis.environment["VIS_STORE"]) / "vis/v1/runs"
-    with vis.start(*TRAIN) as process:
+    with vis.start(*TRAIN, "--name", "first-steps") as process:
         # Ray's list of checkpoints comes after the checkpoint; a folder without it is none yet
         while process.poll() is None and not any(runs.glob("*/detector/checkpoint_manager_snapshot.json")):
             time.sleep(0.05)
@@ -130,8 +132,9 @@ def trained(vis: Program) -> Trained:
     assert process.returncode == 130, out + stopped
     run = re.search(r"vis train --resume (\S+)`", stopped)
     assert run, stopped
+    listed = vis("runs").stdout
     done = vis("train", "--resume", run[1])
-    return Trained(run[1], stopped, done.stderr + done.stdout)
+    return Trained(run[1], stopped, listed, done.stderr + done.stdout)
 
 
 @dataclass(frozen=True)

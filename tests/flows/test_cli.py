@@ -2,23 +2,57 @@
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 
 import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from flows.cli import main
+from flows.cli import DeviceOption, main
 from jobs import tables
+from jobs.recipes import build
+from jobs.runs import says_why_it_ends
 from jobs.settings import Settings
 from jobs.store import Store
+from jobs.train import freeze
+from tests.conftest import REPOSITORY
 from tests.drawn_results import Drawing, write
-from tests.flows.conftest import Program, Trained
+from tests.flows.conftest import PROGRAMS, Program, Trained
+from vis_models.config import BadConfig
 
-VERBS = ["world", "train", "ablate", "segment", "evaluate", "compare", "submission", "report", "query", "models", "up"]
+VERBS = [
+    "world", "train", "ablate", "segment", "evaluate", "compare", "submission", "report", "query", "models", "up",
+    "runs", "settings",
+]  # fmt: skip
+BEFORE_AN_ENGINE = [
+    (["train", "--recipe", "nobody"], "unknown recipe 'nobody'"),
+    (["train", "--set", "nonsense=1"], "unknown config key 'nonsense'"),
+    (["train", "--set", "stages=[]"], "at least 1 item"),
+    (["train", "--data", "/nowhere"], "/nowhere does not exist"),
+    (["train", "--recipe", "rgnn_r50_ytvis2019"], "give a folder in the YouTube-VIS format"),
+    (["train", "--detector", "nobody"], "nobody is neither a registered model"),
+    (["train", "--resume", "nothing"], "no run 'nothing'"),
+    (["train", "--name", "a/b"], "--name: expected letters"),
+    (["segment", "/nowhere"], "archive /nowhere does not exist"),
+    (["segment", ".", "--model", "nobody"], "nobody is neither a registered model"),
+    (["segment", ".", "--frame-folder-fps", "0"], "over 0, got 0.0"),
+    (["segment", "s3://ME:hunter2@films"], "an address must not hold keys"),
+    (["evaluate", "/nowhere"], "/nowhere does not exist"),
+    (["evaluate", "--model", "nobody"], "To score the results of another program, name them: --results"),
+    (["evaluate", "--gt", "absent.json", "--plan", "nothing"], "absent.json does not exist"),
+    (["ablate", "--detector", "nobody"], "nobody is neither a registered model"),
+    (["ablate", "--detector", "m", "--row", "simpel"], "did you mean simple"),
+    (["runs", "show", "nothing"], "no run 'nothing'"),
+    (["models", "--device", "tpu"], "'auto', 'cpu', 'cuda'"),
+    (["--workers", "-1", "models"], "greater than or equal to 0"),
+    (["settings", "--store", "s3://ME:hunter2@lake"], "an address must not hold keys"),
+]
 
 
 def test_the_help_names_every_verb_and_brings_nothing_heavy():
@@ -34,7 +68,8 @@ def test_every_verb_is_there(vis: Program):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--device", "tpu", "models"], "'auto', 'cpu' or 'cuda'"),
+        (["--device", "tpu", "models"], "'auto', 'cpu', 'cuda'"),
+        *BEFORE_AN_ENGINE,
         (["world", "w", "--height", "33"], "even number of pixels"),
         (["train", "--set", "gate_ap50"], "KEY=VALUE"),
         (["segment", "f", "--min-score", "2"], "less than or equal to 1"),
@@ -67,12 +102,110 @@ def test_what_the_user_can_mend_is_one_message_and_exit_code_2(monkeypatch, caps
     said = capsys.readouterr()
     assert says in said.err
     assert "Traceback" not in said.err
+    assert "hunter2" not in said.err
     assert not said.out
 
 
+def test_a_mistake_is_found_without_torch_ray_and_prefect(tmp_path):
+    code = f"""
+import contextlib, io, sys
+from flows.cli import main
+for arguments in {[arguments for arguments, _ in BEFORE_AN_ENGINE]}:
+    sys.argv = ["vis", *arguments]
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
+        main()
+    print(sorted({{"torch", "ray", "prefect"}} & set(sys.modules)), *arguments)
+"""
+    environment = os.environ | {"VIS_STORE": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert not done.stderr
+    assert {line[:3] for line in done.stdout.splitlines()} == {"[] "}, done.stdout
+
+
+def type_in(monkeypatch, capsys, tmp_path, *arguments: object) -> str:
+    """What a verb prints that ends well, in this process."""
+    monkeypatch.setenv("VIS_STORE", str(tmp_path / "lake"))  # set here so that what a verb sets is put back
+    monkeypatch.setenv("VIS_DEVICE", "auto")
+    monkeypatch.setenv("VIS_WORKERS", "0")
+    monkeypatch.setattr(sys, "argv", ["vis", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    assert not ended.value.code, said.err
+    return said.out
+
+
+def test_settings_say_where_they_come_from_and_hide_keys(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VIS_S3_ACCESS_KEY", "hunter2")
+    (tmp_path / "vis.toml").write_text('s3_secret_key = "hunter2"\nscratch = "/s"\n')
+    said = type_in(monkeypatch, capsys, tmp_path, "--device", "cpu", "settings", "--workers", 2)
+    rows = {row.split()[0]: " ".join(row.split()[1:]) for row in said.splitlines()}
+    assert rows["store"] == f"{tmp_path / 'lake'} environment, VIS_STORE"
+    assert rows["s3_region"] == "us-east-1 default"
+    assert rows["s3_access_key"] == "*** environment, VIS_S3_ACCESS_KEY"
+    assert rows["s3_secret_key"] == f"*** {tmp_path / 'vis.toml'}"
+    assert rows["s3_endpoint"] == "- default"
+    assert rows["scratch"] == f"/s {tmp_path / 'vis.toml'}"
+    assert rows["device"] == "cpu command line, --device"
+    assert rows["workers"] == "2 command line, --workers"
+    assert set(rows) == {"setting", *Settings.model_fields}
+
+
+def test_the_options_of_vis_stand_before_and_behind_every_verb_and_runs_has_them_too(monkeypatch, capsys, tmp_path):
+    for typed in (["--store", tmp_path / "s", "runs"], ["runs", "--store", tmp_path / "s"]):
+        assert type_in(monkeypatch, capsys, tmp_path, *typed) == f"runs        {tmp_path / 's/vis/v1/runs'}\n"
+    for verb in [*VERBS, "runs show", "runs delete"]:
+        said = type_in(monkeypatch, capsys, tmp_path, *verb.split(), "--help")
+        assert all(option in said for option in ("--store", "--device", "--workers")), verb
+
+
+def test_the_devices_of_the_command_line_are_those_of_the_settings():
+    assert get_args(get_args(get_args(DeviceOption)[0])[0]) == get_args(Settings.model_fields["device"].annotation)
+
+
+def test_the_version_is_said_with_the_commit(monkeypatch, capsys, tmp_path):
+    assert type_in(monkeypatch, capsys, tmp_path, "--version").startswith(f"vislake {version('vislake')}")
+
+
+def test_a_variable_that_is_no_setting_is_named_on_stderr(monkeypatch, capsys):
+    monkeypatch.setenv("VIS_CANVAS", "1")
+    monkeypatch.setattr(sys, "argv", ["vis", "settings"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err == "vis: VIS_CANVAS is no setting and not used; `vis settings` lists all\n"
+
+
+@pytest.mark.parametrize("typed", ["models --recipes | head -1", "models --recipes >&-", "--help 2>&- | true"])
+def test_a_stream_that_nobody_reads_is_no_error(vis: Program, typed: str):
+    program = f"set -o pipefail; {PROGRAMS / 'vis'} {typed}"
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, env=vis.environment)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_answer_that_finds_no_space_is_a_sentence(vis: Program):
+    program = f"{PROGRAMS / 'vis'} models --recipes > /dev/full"
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, env=vis.environment)
+    assert (done.returncode, done.stderr) == (2, "vis: the answer could not be written: No space left on device\n")
+
+
+def test_runs_are_deleted_when_the_question_is_answered(monkeypatch, capsys, tmp_path):
+    store = Store.open(Settings(store=str(tmp_path / "lake")))
+    freeze(build("rgnn_r18_world_tiny"), store, "r")
+    with pytest.raises(BadConfig), says_why_it_ends(store, "r"):
+        raise BadConfig("no frames")
+    assert "reason      no frames" in type_in(monkeypatch, capsys, tmp_path, "runs", "show", "r")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    with pytest.raises(AssertionError):
+        type_in(monkeypatch, capsys, tmp_path, "runs", "delete", "r")
+    assert "failed to start" in type_in(monkeypatch, capsys, tmp_path, "runs")
+    assert "deleted     r, 2 files" in type_in(monkeypatch, capsys, tmp_path, "runs", "delete", "r", "--yes")
+    assert type_in(monkeypatch, capsys, tmp_path, "runs").startswith("runs        ")
+
+
 def test_what_a_flow_refuses_is_one_message_and_exit_code_2_as_well(vis: Program):
-    done = vis("train", "--recipe", "nobody", code=2)
-    assert "unknown recipe 'nobody'" in done.stderr
+    done = vis("report", "--plan", "nobody", code=2)
+    assert "nobody" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -96,14 +229,15 @@ def test_ctrl_c_ends_a_training_with_a_hint_and_no_traceback(trained: Trained):
     assert "random weights" in trained.stopped
     assert "Traceback" not in trained.stopped
     assert "Crash" not in trained.stopped
+    assert re.search(rf"^{trained.run} .* stopped +detector +[1-6]0 of 60 ", trained.listed, re.MULTILINE)
 
 
 def test_a_resumed_training_goes_on_at_its_checkpoint_and_registers_the_model(vis: Program, trained: Trained):
     assert re.search(r"train detector: goes on after iteration [1-6]0\n", trained.resumed)
     assert f"models/{trained.run}" in trained.resumed
-    listed = vis("models").stdout
-    assert trained.run in listed
-    assert "loss" in listed
+    assert trained.run == "first-steps"  # --name, not taken from the recipe
+    assert re.search(r"^first-steps .* whole .* loss ", vis("models").stdout, re.MULTILINE)
+    assert re.search(r"^first-steps .* finished +tracker +2 of 2 .* loss ", vis("runs").stdout, re.MULTILINE)
 
 
 def test_recipes_are_listed(vis: Program):

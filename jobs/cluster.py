@@ -47,8 +47,11 @@ def cluster(settings: Settings) -> Iterator[Workers]:
     if ours:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray Data's pools log a harmless error per actor
-        with _silent(), _own_sigterm():
+        ends = signal.getsignal(signal.SIGTERM)
+        with _silent():
             _connect(settings)
+        if ends is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ends)  # Ray's core aborts the process there, without last words
     try:
         yield _workers(settings)
     finally:
@@ -88,17 +91,6 @@ def _workers(settings: Settings) -> Workers:
     count = settings.workers or (gpus if use_gpus else 1)
     cpus = settings.cpus_per_worker or max(1, (os.cpu_count() or 1) // count)
     return Workers(count=count, cpus=cpus, device="cuda" if use_gpus else "cpu")
-
-
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Ray's core answers SIGTERM with a dump and an abort; who handled it before does so afterwards."""
-    kept = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, kept)
 
 
 @contextmanager

@@ -69,8 +69,6 @@ def _rate(value: float | None) -> float | None:
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="Registered name, folder or s3:// address; default: the newest.")
 ]
-
-
 StoreOption = Annotated[
     str | None,
     typer.Option("--store", help="Root of everything written: a folder or s3://...", rich_help_panel="Settings"),
@@ -578,7 +576,7 @@ def models(recipes: Annotated[bool, typer.Option("--recipes", help="List what ca
     print(f"models      {store.uri(f'{LAYOUT}/models')}")
 
 
-runs_app = Verbs(help="List the training runs, show one, or delete one.", invoke_without_command=True)
+runs_app = Verbs()
 app.add_typer(runs_app, name="runs")
 RunArgument = Annotated[str, typer.Argument(help="Name of a training run.", metavar="RUN")]
 
@@ -587,10 +585,11 @@ RunArgument = Annotated[str, typer.Argument(help="Name of a training run.", meta
 def runs(
     context: typer.Context, store: StoreOption = None, device: DeviceOption = None, workers: WorkersOption = None
 ) -> None:
-    """List the training runs, newest last; `vis runs show RUN` tells more of one, `vis runs delete RUN` removes one."""
-    if not context.invoked_subcommand:
+    """List the training runs, newest last; show or delete one."""
+    if context.invoked_subcommand:
+        _set(store=store, device=device, workers=workers)
+    else:
         _with_settings(_list_runs)(store=store, device=device, workers=workers)
-    _set(store=store, device=device, workers=workers)
 
 
 def _list_runs() -> None:

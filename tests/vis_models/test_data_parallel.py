@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from jobs.descent import Losses
-from vis_models.rgnn import Rgnn
 from vis_models.configs import ROWS
+from vis_models.rgnn import Rgnn
 from vis_models.types import Clips
 
 from .drawn import moving_squares, small_config

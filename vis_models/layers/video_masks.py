@@ -44,7 +44,7 @@ def video_masks(
     places: list[Place] = []
     firsts = [0, *accumulate(counts)]
     for (first, last), size in zip(pairwise(firsts), sizes_px, strict=True):
-        own = [_reach(*box, points, size) for box in boxes[first:last]]
+        own = [_reach((x0, y0, x1, y1), points, size) for x0, y0, x1, y1 in boxes[first:last]]
         if exclusive:
             parts += _compete(logits[first:last], size, own, background)
         else:
@@ -58,8 +58,9 @@ def video_masks(
     ]
 
 
-def _reach(x0: int, y0: int, x1: int, y1: int, points: tuple[int, int], size_px: tuple[int, int]) -> Place:
-    """The pixels in whose value the points of a box have a share."""
+def _reach(box: Place, points: tuple[int, int], size_px: tuple[int, int]) -> Place:
+    """The pixels in whose value the points of a box (x0, y0, x1, y1) have a share."""
+    x0, y0, x1, y1 = box
     if x0 == x1:
         return (0, 0, 0, 0)
     left, right = _reach_along(x0, x1, points[1], size_px[1])

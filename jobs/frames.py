@@ -29,7 +29,7 @@ from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
 from jobs.archive import VideoSource
-from jobs.deadlines import Hung, decoders
+from jobs.deadlines import Hung, Task, decoders
 from jobs.frame_clocks import exact_rate, gaps, stamps_s
 from jobs.store import Store
 from vis_models.config import BadVideo
@@ -168,12 +168,18 @@ def frames_in_time(source: VideoSource, store: Store, size: tuple[int, int]) -> 
     """
     closing = ExitStack()
     kept = 0
+
+    def opened(_: Task[Any]) -> Iterator[DecodedFrame]:
+        return closing.enter_context(open_video(source, store)).frames(size)
+
     with decoders(1, store.settings.decode_timeout_s) as pool:
         try:
-            opening = pool.submit(lambda _: closing.enter_context(open_video(source, store)).frames(size))
-            frames = pool.result(opening)
-            # a thread that hangs holds `closing`, so that nobody closes the video under it
-            while frame := pool.result(pool.submit(lambda _, held=closing: next(frames, None))):
+            frames = pool.result(pool.submit(opened))
+
+            def decoded(_: Task[Any], held: ExitStack = closing) -> DecodedFrame | None:
+                return next(frames, None)  # a thread that hangs holds the video, so that nobody closes it under it
+
+            while frame := pool.result(pool.submit(decoded)):
                 kept += 1
                 yield frame
         except Hung as hung:
@@ -201,7 +207,7 @@ class Film(Video):
         self._stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         self._start_s = (container.start_time or 0) / 1_000_000
         self._decoded = container.decode(self._stream)
-        self._uri = source.uri
+        self._uri, self._path = source.uri, container.name
         self._first = self._next(0)
         if self._first is None:
             raise BadVideo(
@@ -237,7 +243,7 @@ class Film(Video):
         try:
             return next(self._decoded, None)
         except (av.FFmpegError, EOFError) as error:
-            if _is_read_error(error):
+            if _is_read_error(error, self._path):
                 raise
             code = "damaged" if kept else "no_frames"
             raise BadVideo(
@@ -390,9 +396,22 @@ def timed_out(source: VideoSource, seconds: float, kept: int) -> BadVideo:
     )
 
 
-def _is_read_error(error: BaseException) -> bool:
-    """FFmpeg's own words for a disk that fails; what its decoders say of damage has other numbers."""
-    return isinstance(error, OSError) and error.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES)
+def _is_read_error(error: BaseException, path: str) -> bool:
+    """Whether the disk failed. FFmpeg says EIO of damaged Matroska files, too, so the file is read once more.
+
+    Files of object stores are read by Python, whose errors come through FFmpeg as they are.
+    """
+    if not (isinstance(error, OSError) and error.errno in (errno.EIO, errno.ESTALE, errno.EACCES)):
+        return False
+    try:
+        with open(path, "rb") as file:
+            while file.read(2**20):
+                pass
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 @contextmanager
@@ -409,7 +428,7 @@ def _open_film(source: VideoSource, fs: AbstractFileSystem, path: str) -> Iterat
         try:
             container = av.open(target, options=options, metadata_errors="replace")
         except (av.FFmpegError, EOFError) as error:
-            if _is_read_error(error):
+            if _is_read_error(error, path):
                 raise
             raise BadVideo(
                 f"{source.uri} cannot be opened as a video ({_words(error)}), expected a film such as MP4 or WebM. "

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from typing import Any
 
 import aiohttp
@@ -173,12 +172,18 @@ def frames_in_time(source: VideoSource, store: Store, size: tuple[int, int]) -> 
     """
     closing = ExitStack()
     kept = 0
+
+    def opened(_: Task[Any]) -> Iterator[DecodedFrame]:
+        return closing.enter_context(open_video(source, store)).frames(size)
+
     with decoders(1, store.settings.decode_timeout_s) as pool:
         try:
-            opening = pool.submit(lambda _: closing.enter_context(open_video(source, store)).frames(size))
-            frames = pool.result(opening)
-            # a thread that hangs holds `closing`, so that nobody closes the video under it
-            while frame := pool.result(pool.submit(partial(_next_of, frames, closing))):
+            frames = pool.result(pool.submit(opened))
+
+            def decoded(_: Task[Any], held: ExitStack = closing) -> DecodedFrame | None:
+                return next(frames, None)  # a thread that hangs holds the video, so that nobody closes it under it
+
+            while frame := pool.result(pool.submit(decoded)):
                 kept += 1
                 yield frame
         except Hung as hung:
@@ -187,10 +192,6 @@ def frames_in_time(source: VideoSource, store: Store, size: tuple[int, int]) -> 
             closing.close()
             raise
         closing.close()
-
-
-def _next_of(frames: Iterator[DecodedFrame], held: ExitStack, _: Task[DecodedFrame | None]) -> DecodedFrame | None:
-    return next(frames, None)
 
 
 def _open(source: VideoSource, store: Store, closing: ExitStack) -> Video:
@@ -210,7 +211,7 @@ class Film(Video):
         self._stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         self._start_s = (container.start_time or 0) / 1_000_000
         self._decoded = container.decode(self._stream)
-        self._uri = source.uri
+        self._uri, self._path = source.uri, container.name
         self._first = self._next(0)
         if self._first is None:
             raise BadVideo(
@@ -246,7 +247,7 @@ class Film(Video):
         try:
             return next(self._decoded, None)
         except (av.FFmpegError, EOFError) as error:
-            if _is_read_error(error):
+            if _is_read_error(error, self._path):
                 raise
             code = "damaged" if kept else "no_frames"
             raise BadVideo(
@@ -408,9 +409,22 @@ def timed_out(source: VideoSource, seconds: float, kept: int) -> BadVideo:
     )
 
 
-def _is_read_error(error: BaseException) -> bool:
-    """FFmpeg's own words for a disk that fails; what its decoders say of damage has other numbers."""
-    return isinstance(error, OSError) and error.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES)
+def _is_read_error(error: BaseException, path: str) -> bool:
+    """Whether the disk failed. FFmpeg says EIO of damaged Matroska files, too, so the file is read once more.
+
+    Files of object stores are read by Python, whose errors come through FFmpeg as they are.
+    """
+    if not (isinstance(error, OSError) and error.errno in (errno.EIO, errno.ESTALE, errno.EACCES)):
+        return False
+    try:
+        with open(path, "rb") as file:
+            while file.read(2**20):
+                pass
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 @contextmanager
@@ -427,7 +441,7 @@ def _open_film(source: VideoSource, fs: AbstractFileSystem, path: str) -> Iterat
         try:
             container = av.open(target, options=options, metadata_errors="replace")
         except (av.FFmpegError, EOFError) as error:
-            if _is_read_error(error):
+            if _is_read_error(error, path):
                 raise
             raise BadVideo(
                 f"{source.uri} cannot be opened as a video ({_words(error)}), expected a film such as MP4 or WebM. "

@@ -14,7 +14,7 @@ from tests.jobs import barcode
 KINDS = ("mp4", "webm", "mkv", "ts", "png", "jpg", "webp", "tif")
 ANSWERS = {
     None, "bad_image", "damaged", "empty_file", "ends_early", "no_frames", "no_video_stream", "not_a_video",
-    "size_changed", "unknown_codec", "unreadable",
+    "size_changed", "unknown_codec",
 }  # fmt: skip
 """What may become of such a file."""
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from jobs import tables
-from jobs.archive import list_videos
+from jobs.archive import read_archive
 from jobs.overlay import draw_overlays
 from jobs.settings import Settings
 from jobs.shards import write_plan
@@ -17,13 +17,15 @@ from vis_models import masks
 pytestmark = pytest.mark.unit
 
 
-def publish(store: Store, archive: Path, frames: int, size: tuple[int, int] = (96, 128)) -> str:
+def publish(
+    store: Store, archive: Path, frames: int, size: tuple[int, int] = (96, 128), fps: float | None = None
+) -> str:
     """A plan in which every video has a track 7 in its lower right quarter, in every frame but the first."""
     height, width = size
     right = np.zeros((1, height, width), bool)
     right[:, height // 2 :, width // 2 :] = True
     (rle,) = masks.encode(right)
-    sources = list_videos(str(archive), store)
+    sources = list(read_archive(str(archive), store, fps).videos)
     write_plan(store, "p", {"s": sources})
     rows: dict[str, list[dict]] = {name: [] for name in tables.SCHEMAS}
     for source in sources:
@@ -96,3 +98,46 @@ def test_films_that_were_drawn_stay_and_none_leaves_the_store(store: Store, tmp_
     before = {key: store.fs.info(store.path(key)) for key in keys}
     assert draw_overlays(store, plan_id).films == uris
     assert {key: store.fs.info(store.path(key)) for key in keys} == before
+
+
+def test_nothing_is_kept_of_a_film_whose_frames_are_not_those_of_the_tables(store: Store, tmp_path: Path):
+    for name, frames in (("cut.mp4", 5), ("gone.mp4", 5), ("whole.mp4", 5)):
+        barcode.write_film(tmp_path / "a" / name, 1, frames)
+    plan_id = publish(store, tmp_path / "a", 5)
+    (tmp_path / "a/gone.mp4").rename(tmp_path / "away.mp4")
+    barcode.write_film(tmp_path / "a/cut.mp4", 1, 3)
+    films, not_drawn = draw_overlays(store, plan_id)
+    assert [Path(film).name[:5] for film in films] == ["whole"]
+    assert [store.uri(key) for key in store.list(f"{LAYOUT}/overlays")] == films
+    assert not_drawn["cut.mp4"].startswith("3 frames were read, 5 are in the tables. The video has changed since")
+    assert "gone.mp4 is not there" in not_drawn["gone.mp4"]
+    (tmp_path / "away.mp4").rename(tmp_path / "a/gone.mp4")
+    assert [Path(film).name[:5] for film in draw_overlays(store, plan_id).films] == ["gone.", "whole"]
+
+
+def test_a_video_that_broke_off_has_a_film_as_long_as_its_rows(tmp_path: Path):
+    (barcode.write_frames(tmp_path / "a/walk", 1, range(5)) / "00003.jpg").write_text("none")
+    store = Store.open(Settings(store=str(tmp_path / "lake")))
+    ((uri,), not_drawn) = draw_overlays(store, publish(store, tmp_path / "a", 3))
+    assert not not_drawn
+    with av.open(uri) as container:
+        assert len(list(container.decode(video=0))) == 3
+
+
+def test_films_joined_by_cat_and_frames_of_one_time_become_films(tmp_path: Path):
+    parts = [barcode.write_film(tmp_path / name, 1, 20) for name in ("a.ts", "b.ts")]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/joined.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    store = Store.open(Settings(store=str(tmp_path / "lake")))
+    ((uri,), _) = draw_overlays(store, publish(store, tmp_path / "a", 40))
+    with av.open(uri) as container:
+        assert [frame.time for frame in container.decode(video=0)] == pytest.approx([n / 25 for n in range(40)])
+
+
+def test_a_folder_of_frames_is_drawn_with_the_clock_that_it_was_segmented_with(tmp_path: Path):
+    barcode.write_frames(tmp_path / "a/walk", 1, range(4))
+    store = Store.open(Settings(store=str(tmp_path / "lake")))
+    plan_id = publish(store, tmp_path / "a", 4, fps=2)
+    ((uri,), _) = draw_overlays(store, plan_id)
+    with av.open(uri) as container:
+        assert [frame.time for frame in container.decode(video=0)] == [0, 0.5, 1, 1.5]

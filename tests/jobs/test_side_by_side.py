@@ -4,11 +4,14 @@ from typing import Any
 import pytest
 
 from jobs.archive import VideoSource, list_videos
+from jobs.frames import UNEXPECTED
 from jobs.records import MaskSpill
 from jobs.settings import Settings
-from jobs.side_by_side import Outcome, SideBySide
+from jobs.side_by_side import Faults, Outcome, SideBySide
 from jobs.store import Store
 from tests.jobs import barcode
+from tests.jobs.stalled import stalled_s3
+from vis_models.config import BadVideo
 
 pytestmark = pytest.mark.unit
 
@@ -118,8 +121,70 @@ def test_damaged_videos_leave_the_others_alone(tmp_path: Path):
     assert seen(outcomes["3.mp4"]) == expected(3, 20)
 
 
-def test_a_fault_of_ours_in_a_decoding_thread_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    barcode.write_film(tmp_path / "1.mp4", 1, 20)
+def test_a_fault_of_ours_in_one_video_is_its_row_and_in_many_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("jobs.frames.Film._time_s", lambda *_: 1 / 0)
+    barcode.write_frames(tmp_path / "5", 5, range(9))
+    for film in (1, 2):
+        barcode.write_film(tmp_path / f"{film}.mp4", film, 20)
+    outcomes, _ = play(tmp_path)
+    assert [outcome.error and outcome.error.code for outcome in outcomes.values()] == [UNEXPECTED, UNEXPECTED, None]
+    assert "division by zero" in str(outcomes["1.mp4"].error)
+    barcode.write_film(tmp_path / "3.mp4", 3, 20)
     with pytest.raises(ZeroDivisionError):
         play(tmp_path)
+
+
+def test_faults_are_counted_over_all_that_a_worker_plays():
+    faults = Faults()
+    odd = Outcome(a_source(), error=BadVideo("odd", code=UNEXPECTED))
+    for _ in range(9):
+        faults.count(Outcome(a_source()))
+    for _ in range(8):
+        faults.count(odd)  # odd videos beside good ones are rows
+    with pytest.raises(BadVideo, match="odd"):
+        faults.count(odd)
+
+
+def a_source() -> VideoSource:
+    return VideoSource(video_id="1", uri="1.mp4", kind="film", content_id="", size_bytes=0)
+
+
+def test_a_connection_that_stalls_ends_its_own_video_and_keeps_the_frames_before(tmp_path: Path):
+    sources, _ = sources_in(barcode.write_film(tmp_path / "films/1.mp4", 1, 20).parent)
+    image = (barcode.write_frames(tmp_path / "walk", 9, [0]) / "00000.jpg").read_bytes()
+    names = tuple(f"{number}.jpg" for number in range(9))
+    walk = a_source().model_copy(update={"kind": "frames", "frames": names})
+    sources.append(walk.model_copy(update={"video_id": "9", "uri": "s3://bucket/9"}))
+    sources.append(a_source().model_copy(update={"video_id": "film", "uri": "s3://bucket/film7.jpg"}))
+    with stalled_s3(image, "7.jpg", store=str(tmp_path / "lake"), decode_timeout_s=3) as settings:
+        store = Store.open(settings)
+        store.open_source("s3://bucket/0")[0].cat_file("bucket/0")  # the first connection takes its time
+        model = barcode.Barcode(blind=True)
+        stage = SideBySide(model, "cpu", store, videos_at_once=2, frames_per_batch=4, threads=1)
+        outcomes = {outcome.source.video_id: outcome for outcome in stage.play(sources, MaskSpill())}
+    ended = {name: (outcome.status, outcome.error and outcome.error.code) for name, outcome in outcomes.items()}
+    assert ended == {"1.mp4": ("done", None), "9": ("partial", "timeout"), "film": ("failed", "timeout")}
+    assert outcomes["9"].record.frames == 7
+    assert "gave no frame for 3 s" in str(outcomes["9"].error)
+    assert outcomes["9"].error.frames_kept == 7
+
+
+def test_every_bad_and_tried_input_in_one_archive_has_one_outcome(shared_data: Path, tmp_path: Path):
+    """None crashes, hangs or surprises; what becomes of each is in `test_frames.py`, the odd ones are a proof."""
+    for part in ("real/bad", "trial"):
+        (tmp_path / Path(part).name).symlink_to(shared_data / "data" / part)
+    store = Store.open(Settings(store=str(tmp_path / "lake")))
+    sources = list_videos(f"{tmp_path}/*", store)
+    model = barcode.Barcode(blind=True)
+    stage = SideBySide(model, "cpu", store, videos_at_once=8, frames_per_batch=64, threads=2)
+    outcomes = {outcome.source.video_id: outcome for outcome in stage.play(sources, MaskSpill())}
+    assert sorted(outcomes) == sorted(source.video_id for source in sources)
+    codes = {outcome.error.code for outcome in outcomes.values() if outcome.error}
+    assert codes == {
+        "bad_image", "damaged", "empty_file", "frame_gap", "lfs_pointer", "no_frames", "no_video_stream", "not_a_video",
+        "size_changed",
+    }  # fmt: skip
+    whole = [f"trial/{name}" for name in ("cover_first.mkv", "f_16bit", "f_bmp", "f_exif", "f_webp")]
+    assert [outcomes[name].status for name in whole] == ["done"] * 5

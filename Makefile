@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -ec
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit lint types bench bench-gpu clean
+.PHONY: help setup demo test unit proofs lint types bench bench-gpu clean
 
 SIZE ?= full
 PIP := .venv/bin/python -m pip install --disable-pip-version-check --constraint infra/constraints.txt
@@ -17,8 +17,9 @@ help:
 	@echo 'make demo SIZE=tiny   the same road in 2 minutes; the numbers mean nothing'
 	@echo 'make test   all tests          make unit   the fast ones'
 	@echo 'make lint   ruff               make types  mypy'
+	@echo 'make proofs slow proofs of what the tests show in small (an hour)'
 	@echo 'make bench  speed and memory, after make demo (a quarter of an hour)'
-	@echo 'make bench-gpu   training and inference on a GPU (half an hour at most)'
+	@echo 'make bench-gpu   training and inference on a GPU (five minutes)'
 	@echo 'make setup  .venv and vis only make clean  remove .venv and caches, keep .vis'
 
 # ---- set-up ----------------------------------------------------------------------------------------------------
@@ -97,6 +98,10 @@ unit: .venv/test.stamp
 lint: .venv/test.stamp
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+# Slow proofs, each of which has a small twin in the tests: hundreds of processes, thousands of damaged files, kills.
+proofs: .venv/test.stamp
+	.venv/bin/python -m pytest $(filter-out %/__init__.py,$(wildcard tests/proofs/*.py))
 
 bench: .venv/test.stamp
 	.venv/bin/python -m tests.bench

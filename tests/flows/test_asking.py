@@ -131,7 +131,7 @@ def long_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
 
 
 def test_a_process_that_reads_a_few_rows_of_many_ends_with_0(long_lake, tmp_path):
-    """A twin of tests/proofs/test_short_processes.py: before, every second of these ended in an abort or never."""
+    """A twin of tests/proofs/short_processes.py: before, every second of these ended in an abort or never."""
     door = f"from jobs import tables; next(tables.open({long_lake['VIS_STORE']!r})['masks'].to_batches())"
     commands = [
         [*VIS, "query", "SELECT * FROM masks LIMIT 3"],

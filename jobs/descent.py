@@ -125,8 +125,8 @@ class FiniteTerms:
         broken = {name: at for name, at in zip(self.names, first, strict=True) if at >= 0}
         if broken:
             at = min(broken.values())
-            names = " and ".join(name for name in broken if broken[name] == at)
-            raise diverged(stage, f"the loss term {names} was no finite number in iteration {at}")
+            names = ", ".join(name for name in broken if broken[name] == at)
+            raise diverged(stage, f"no finite number came out of the loss term {names} in iteration {at}")
 
 
 def diverged(stage: Stage, what: str) -> BadConfig:

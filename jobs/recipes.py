@@ -134,7 +134,7 @@ class TrainJob(Config):
     hold_out: HoldOut | None = None
     """Which videos of `train.json` are for validation; None takes `val.json`."""
     init: str | None = None
-    """Checkpoint to start from: torchvision ResNet, YOLACT, RGNN, or a model folder's `model.safetensors`."""
+    """Checkpoint to start from: torchvision ResNet, YOLACT, RGNN, or a model folder of the same classes and config."""
     detector: str | None = None
     """Registered model (or folder) whose detector is taken; stages that would train one are left out."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]

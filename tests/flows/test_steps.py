@@ -48,18 +48,21 @@ def run(job: Callable[..., Any]) -> Any:
     return try_steps(return_state=True)
 
 
-def test_a_job_that_lost_its_workers_is_tried_again(api, monkeypatch):
+def test_a_job_that_lost_its_workers_is_tried_again_and_says_why(api, monkeypatch, capsys):
     monkeypatch.setattr(steps._launch, "retry_delay_seconds", 0)
     attempts = []
 
     def loses_once(job: Job, settings: Settings, progress: Any) -> int:
         attempts.append(job)
         if len(attempts) == 1:
-            raise ActorDiedError
+            raise ActorDiedError("the node is gone")
         return job.frames
 
     assert run(loses_once).result() == 3
     assert attempts == [Job(), Job()]
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("loses_once: ActorDiedError: ")]
+    assert len(said) == 1
+    assert said[0].endswith("the node is gone. Tried again, 1 of 2 times")
 
 
 def test_a_bug_is_not_tried_again_and_keeps_its_type(api):

@@ -152,7 +152,9 @@ def test_the_term_that_broke_first_is_named_with_its_iteration_however_late_it_i
         watched.see(done, {"class": torch.tensor(1.0), "box": torch.tensor(box), "mask": torch.tensor(mask)})
         if done == 1:
             watched.require(stage())
-    with pytest.raises(BadConfig, match=r"stage s diverged: the loss term box was no finite number in iteration 2\."):
+    with pytest.raises(
+        BadConfig, match=r"stage s diverged: no finite number came out of the loss term box in iteration 2\."
+    ):
         watched.require(stage())
 
 

@@ -193,7 +193,7 @@ def _tracks(
             got = f"{mine['category_id']} and {one.get('category_id')}"
             raise BadConfig(f"{where}: expected one category_id for object {track} of video {video}, got {got}")
         mine["segmentations"][index], mine["areas"][index] = one["segmentation"], one.get("area")
-        mine["iscrowd"] = max(mine["iscrowd"], one.get("iscrowd") or 0)
+        mine["iscrowd"] = one.get("iscrowd") or mine["iscrowd"]
     for mine in tracks.values():
         seen = [area for mask, area in zip(mine["segmentations"], mine["areas"], strict=True) if mask]
         if None in seen:

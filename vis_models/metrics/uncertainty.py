@@ -115,7 +115,8 @@ def compare(one: Videos, other: Videos, replicates: int = REPLICATES, seed: int 
     care, for it ranks one model at a time), so ranks within the whole of each model's results take their place.
     """
     value, error = paired_difference([(one, other)], replicates, seed)
-    sides = [video for pair in zip(_ranked(one), _ranked(other), strict=True) for video in pair]  # ties keep its order
+    # side by side, so that ties keep the order of the videos
+    sides = [video for pair in zip(_ranked(one), _ranked(other), strict=True) for video in pair]
     swapped = np.random.default_rng(seed).random((replicates, len(one))) < 0.5
     first = np.stack([~swapped, swapped], axis=-1).reshape(replicates, -1).astype(float)
     gaps = weighted_ap(sides, first) - weighted_ap(sides, 1 - first)

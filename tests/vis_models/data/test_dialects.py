@@ -11,7 +11,7 @@ import pytest
 
 from vis_models import masks
 from vis_models.config import BadConfig
-from vis_models.data.annotations import VideoSet, read_youtube_vis
+from vis_models.data.annotations import VideoSet, as_youtube_vis, read_youtube_vis
 from vis_models.data.coco import read_labels
 from vis_models.data.dialects import one_form
 from vis_models.data.relatives import not_results
@@ -277,6 +277,10 @@ def test_what_is_no_results_file_is_named(results, says):
     if isinstance(results, list):
         with pytest.raises(BadConfig, match=f"results: {re.escape(told)}"):
             as_tracks(GroundTruth(LABELS), results)
+
+
+def test_a_set_that_is_written_again_says_the_same(tmp_path):
+    assert same(as_youtube_vis(read(cocovid(), tmp_path)))
 
 
 def test_a_file_in_the_one_form_comes_out_as_it_went_in():

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -265,7 +266,7 @@ def _columns(relation: duckdb.DuckDBPyRelation) -> tuple[str, tuple[str, ...]]:
     for n, (name, kind) in enumerate(zip(relation.columns, map(str, relation.types), strict=True)):
         called = name
         if names.index(name.lower()) < n:
-            number = next(k for k in range(1, n + 1) if f"{name}_{k}".lower() not in taken)
+            number = next(k for k in count(1) if f"{name}_{k}".lower() not in taken)
             called = f"{name}_{number}"
             taken.add(called.lower())
             notes.append(f"column {n + 1} is called {called}, as there is a {name} before it")

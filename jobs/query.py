@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -265,7 +266,7 @@ def _columns(relation: duckdb.DuckDBPyRelation) -> tuple[str, tuple[str, ...]]:
     for n, (name, kind) in enumerate(zip(relation.columns, map(str, relation.types), strict=True)):
         called = name
         if names.index(name.lower()) < n:
-            number = next(k for k in range(1, n + 1) if f"{name}_{k}".lower() not in taken)
+            number = next(k for k in count(1) if f"{name}_{k}".lower() not in taken)
             called = f"{name}_{number}"
             taken.add(called.lower())
             notes.append(f"column {n + 1} is called {called}, as there is a {name} before it")
@@ -305,7 +306,8 @@ def _make_views(connection: duckdb.DuckDBPyConnection, store: Store, scope: Scop
             _view(connection, store, name, tables.SCHEMAS[name], keys, "*", unless)
             allowed += keys
     if store.is_local:
-        connection.execute(f"SET allowed_paths = [{', '.join(_text_of(store.path(key)) for key in allowed)}]")
+        paths = {literal(store.path(key)) for key in allowed for literal in (_text_of, _file)}
+        connection.execute(f"SET allowed_paths = [{', '.join(sorted(paths))}]")
     return read
 
 
@@ -405,7 +407,7 @@ def _view(
     empty = ", ".join(f"NULL::{DUCKDB_TYPES[field.type]} AS {field.name}" for field in schema)
     source = f"SELECT {empty} WHERE false"
     if keys and store.is_local:
-        files = ", ".join(_text_of(store.path(key)) for key in keys)
+        files = ", ".join(_file(store.path(key)) for key in keys)
         by_name = "true" if schema is evaluations.EVALUATIONS else "false"
         source += f" UNION ALL BY NAME SELECT * FROM read_parquet([{files}], union_by_name = {by_name})"
     elif keys:
@@ -433,12 +435,12 @@ def _join(connection: duckdb.DuckDBPyConnection, store: Store, name: str, file: 
     if address.startswith("s3://") and "s3" not in connection.list_filesystems():
         connection.register_filesystem(fs)
     try:
-        source = READERS[kind].format(file=_text_of(address), types="")
+        source = READERS[kind].format(file=_file(address), types="")
         text = [column for column in connection.sql(f"FROM {source}").columns if column in NAMES]
         if text:
             types = ", types = {" + ", ".join(f"{_name(column)}: 'VARCHAR'" for column in text) + "}"
             as_text = ", ".join(f"CAST({_name(column)} AS VARCHAR) AS {_name(column)}" for column in text)
-            source = f"(SELECT * REPLACE ({as_text}) FROM {READERS[kind].format(file=_text_of(address), types=types)})"
+            source = f"(SELECT * REPLACE ({as_text}) FROM {READERS[kind].format(file=_file(address), types=types)})"
         connection.execute(f"CREATE TABLE {name} AS FROM {source}")
     except duckdb.Error as error:
         raise BadConfig(f"--join {name}={file}: {error}") from error
@@ -447,6 +449,11 @@ def _join(connection: duckdb.DuckDBPyConnection, store: Store, name: str, file: 
 def _text_of(value: str | None) -> str:
     """A literal."""
     return "NULL" if value is None else "'" + value.replace("'", "''") + "'"
+
+
+def _file(path: str) -> str:
+    """A literal that names this file alone, though DuckDB takes it for a pattern."""
+    return _text_of(re.sub(r"[*?\[\]]", r"[\g<0>]", path))
 
 
 def _name(name: str) -> str:

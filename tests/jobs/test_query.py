@@ -170,3 +170,11 @@ def test_scores_of_results_files_can_be_asked_without_any_table(labelled_lake, t
     assert run("score-history", store)["AP"].to_pylist() == [done.figures["AP"]]
     assert run("SELECT count(*) AS n FROM switches", store)["n"].to_pylist() == [done.tracking["IDSW"]]
     assert run("SELECT count(*) AS n FROM masks", store)["n"].to_pylist() == [0]
+
+
+def test_what_an_archive_holds_and_is_not_read_is_a_view(labelled_lake):
+    (snapshot,) = labelled_lake.store.snapshots()
+    rows = ({"why": "no kind of film or frame", "kind": "heic", "files": 3, "first": "a/1.heic"},)
+    labelled_lake.store.publish(snapshot.model_copy(update={"passed_over": rows}))
+    answer = run("SELECT archive, why, kind, files, first FROM passed_over", labelled_lake.store).to_pylist()
+    assert answer == [{"archive": snapshot.archive} | rows[0]]

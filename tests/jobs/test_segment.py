@@ -43,6 +43,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "6/00004.jpg").write_bytes(b"\xff\xd8 no more")
     (folder / "empty.mp4").touch()
     (folder / "text.mp4").write_text("no film")
+    (folder / "notes.txt").touch()
     return folder
 
 
@@ -95,7 +96,8 @@ def test_an_archive_becomes_four_tables(films: Path, model: Path, settings: Sett
     }
     film = videos["deep/4.mp4"]
     assert (film["n_frames"], film["sampled_frames"], film["width"], film["height"]) == (21, 21, 128, 96)
-    assert (film["fps_num"], film["fps_den"], film["vfr"]) == (25, 1, False)
+    assert (film["fps_num"], film["fps_den"], film["vfr"], film["clock_breaks"]) == (25, 1, False, 0)
+    assert film["stream"] is None, "there was no choice"
     assert film["duration_s"] == pytest.approx(21 / 25)
     assert (film["n_tracks"], film["n_low_score_tracks"], film["n_dropped_births"]) == (2, 1, 1)
     assert (film["codec"], film["uri"], film["run_id"]) == ("h264", str(films / "deep/4.mp4"), "r1")
@@ -133,6 +135,10 @@ def test_an_archive_becomes_four_tables(films: Path, model: Path, settings: Sett
     assert summary.worker_frames_per_s > summary.frames_per_s > 0
     assert reports[-1][:3] == ("segment", 8, 8)
     assert "5 done, 1 partial, 2 failed" in str(summary)
+    assert summary.passed_over == (
+        {"why": "no kind of film or frame", "kind": "txt", "files": 1, "first": "notes.txt"},
+    )
+    assert "not read: 1 txt (no kind of film or frame)" in str(summary)
     assert summary.snapshot in str(summary)
 
 

@@ -5,6 +5,7 @@ No cluster in here: `jobs/train.py` runs it on the workers of Ray Train, `make b
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import torch
@@ -30,7 +31,7 @@ def load_batches(
 
     Args:
         numbers: the samples of each batch.
-        processes: that prepare batches ahead, two each; 0 prepares them here, when they are asked for. On a GPU they
+        processes: that prepare batches ahead, two each; 0 prepares them here, in a thread, one ahead. On a GPU they
             come through pinned memory, so that the copy runs beside the computation.
     """
     loader: DataLoader[Any] = DataLoader(
@@ -41,7 +42,17 @@ def load_batches(
         multiprocessing_context="forkserver" if processes else None,  # this process may run threads, of Ray for example
         pin_memory=device.type == "cuda",
     )
-    return (clips.to(device) for clips in loader)
+    batches = iter(loader) if processes else _one_ahead(iter(loader))
+    return (clips.to(device) for clips in batches)
+
+
+def _one_ahead(batches: Iterator[Clips]) -> Iterator[Clips]:
+    """The next batch is prepared while this one is used: decoding and torch leave Python's lock to each other."""
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+        coming = thread.submit(next, batches, None)
+        while batch := coming.result():
+            coming = thread.submit(next, batches, None)
+            yield batch
 
 
 def optimizer_of(stage: Stage, part: nn.Module) -> torch.optim.Optimizer:

@@ -1,6 +1,6 @@
 """Thousands of damaged films and images, decoded in child processes: none crashes, hangs or gives an unexpected answer.
 
-`python -m tests.proofs.test_mutated_media FOLDER KIND FIRST LAST` decodes the seeds of one kind and prints what became
+`python -m tests.proofs.mutated_media FOLDER KIND FIRST LAST` decodes the seeds of one kind and prints what became
 of them, a line of JSON each.
 """
 
@@ -28,7 +28,7 @@ SEEDS = 500
 
 @pytest.mark.parametrize("kind", mutated.KINDS)
 def test_no_damage_crashes_hangs_or_surprises(tmp_path: Path, kind: str):
-    command = [sys.executable, "-m", "tests.proofs.test_mutated_media", str(tmp_path), kind, "0", str(SEEDS)]
+    command = [sys.executable, "-m", "tests.proofs.mutated_media", str(tmp_path), kind, "0", str(SEEDS)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=550)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert done.returncode == 0, f"seed {len(rows)} ended it: {done.stderr[-2000:]}"

@@ -36,6 +36,7 @@ from vis_models.data.categories import counterparts
 from vis_models.data.dialects import one_form, text_of
 from vis_models.data.holdout import HoldOut
 from vis_models.data.json_entries import load_json
+from vis_models.data.pictures import FORMATS, upright_rgb
 from vis_models.progress import Progress
 
 BOX_OFF_PX = 2.0
@@ -298,17 +299,18 @@ def _decode(sets: dict[str, VideoSet], seconds: float, seen: Seen, report: Progr
         video, index = place
         file = video.frames_dir / video.file_names[index]
         where = f"video {video.video_id}, frame {index}: {file}"
+        size, stated = (video.width, video.height), (video.height, video.width)
         try:
-            with Image.open(file) as picture:
-                if picture.size != (video.width, video.height):
-                    said = f"{where} is {picture.width}x{picture.height}, the labels say {video.width}x{video.height}"
-                    turned = picture.size == (video.height, video.width)
-                    (found.swapped if turned else found.resized).append(said)
-                elif time.monotonic() < until:
+            with Image.open(file, formats=FORMATS) as picture:
+                got = picture.size
+                if size in (got, got[::-1]) and (got != size or time.monotonic() < until):
                     began = time.thread_time()
-                    picture.convert("RGB")
+                    got = upright_rgb(picture, stated).size
                     found.seconds += time.thread_time() - began
-                    found.decoded += 1
+                    found.decoded += got == size
+            if got != size:
+                said = f"{where} is {got[0]}x{got[1]}, the labels say {size[0]}x{size[1]}"
+                (found.swapped if got == stated else found.resized).append(said)
         except FileNotFoundError:
             found.missing.append(where)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     """CPU cores of a worker; 0: the machine's cores shared evenly between the workers."""
     decode_timeout_s: float = Field(120, gt=0)
     """Seconds that opening a video, or decoding one more frame of it, may take; then the video ends with the code
-    `timeout`. The slowest frames that were seen took 2 s (8K on a busy core), and a network gives up after 60."""
+    `timeout`. A network gives up after 60."""
     scratch: Path = Path("~/.cache/vislake")
     """Local folder for copies of remote data sets and models."""
 

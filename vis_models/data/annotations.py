@@ -22,6 +22,7 @@ from vis_models.data.dialects import VideoId, one_form
 from vis_models.data.frame_names import places, stays_inside
 from vis_models.data.holdout import HoldOut, require_sides, split, split_name
 from vis_models.data.json_entries import FORMAT_REMEDY, Entry, complaint, load_json, unique
+from vis_models.data.pictures import FORMATS, upright_rgb
 
 
 class Category(Config):
@@ -64,14 +65,18 @@ class AnnotatedVideo:
         file = self.frames_dir / self.file_names[index]
         where = f"{file} (video {self.video_id}, frame {index})"
         remedy = "Copy the frames of the data set again, or name the folder that has those of this release."
+        size = (self.width, self.height)
         try:
-            with Image.open(file) as picture:
-                if picture.size != (self.width, self.height):  # before anything of that size is allocated
-                    got = f"{picture.width}x{picture.height}"
-                    raise complaint(where, f"{self.width}x{self.height} px", got, remedy)
-                return np.asarray(picture.convert("RGB"))
-        except (OSError, Image.DecompressionBombError) as error:
+            with Image.open(file, formats=FORMATS) as picture:
+                got = picture.size
+                if size in (got, got[::-1]):  # before anything of another size is allocated
+                    rgb = upright_rgb(picture, (self.height, self.width))
+                    got = rgb.size
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise complaint(where, "a picture", str(error), remedy) from error
+        if got != size:
+            raise complaint(where, f"{self.width}x{self.height} px", f"{got[0]}x{got[1]}", remedy)
+        return np.asarray(rgb)
 
 
 @dataclass(frozen=True)

@@ -352,3 +352,22 @@ def video(number: int, size: tuple[int, int] = (720, 1280), folder: str = "") ->
 
 def ids(videos: VideoSet) -> list[int]:
     return [video.video_id for video in videos.videos]
+
+
+def test_training_sees_a_frame_as_an_archive_does_upright_and_with_all_its_bits(tmp_path):
+    deep, turned = np.zeros((4, 6), np.uint16), np.zeros((4, 6, 3), np.uint8)
+    deep[0, 0], turned[0, 0] = 61430, 255
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown a quarter turn clockwise
+    Image.fromarray(turned).save(tmp_path / "turned.png", exif=exif)
+    frames = {"deep.png": (4, 6), "turned.png": (6, 4)}
+    seen = {
+        name: AnnotatedVideo(1, *size, (name,), frames_dir=tmp_path, tracks=()).read_frame(0)
+        for name, size in frames.items()
+    }
+    assert seen["deep.png"][0, 0].tolist() == [239] * 3  # of 65535
+    assert seen["turned.png"].shape == (6, 4, 3)
+    assert seen["turned.png"][0, 3].tolist() == [255] * 3
+    stored = AnnotatedVideo(1, 4, 6, ("turned.png",), frames_dir=tmp_path, tracks=()).read_frame(0)
+    assert stored[0, 0].tolist() == [255] * 3  # its labels were drawn on the picture as it is stored

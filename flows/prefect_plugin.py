@@ -12,6 +12,7 @@ from typing import Any
 
 from prefect.plugins import HookContext, register_hook
 
+import jobs  # noqa: F401  with `flows`, known before Prefect puts the working folder in front of what is installed
 from flows.surroundings import reach_loopback
 
 

@@ -205,7 +205,8 @@ class _Children:
             "PREFECT_API_URL": api_url,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
-            "PYTHONSAFEPATH": "1",  # `-m prefect` must not take a folder `flows` of the user's for ours
+            "PREFECT_PLUGINS_ENABLED": "1",
+            "PYTHONSAFEPATH": "1",  # with the plug-in: a folder `flows` of the user's is not taken for ours
             "VIS_UP": str(self.home),
         }
 

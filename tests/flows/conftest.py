@@ -175,13 +175,14 @@ def start_server(vis: Program, home: Path, folder: Path) -> Server:
 
 @pytest.fixture(scope="session")
 def server(vis: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Far from the checkout, with a vis.toml beside it and a folder that is called as one of ours."""
+    """Far from the checkout, with a vis.toml beside it and folders that are called as ours."""
     folder = tmp_path_factory.mktemp("up")
     (folder / "vis.toml").write_text(
         's3_endpoint = "http://127.0.0.1:9"\ns3_access_key = "any"\ns3_secret_key = "any"\n'
     )
-    (folder / "flows").mkdir()
-    (folder / "flows/__init__.py").write_text("raise SystemExit('this is another house')")
+    for ours in ("flows", "jobs"):
+        (folder / ours).mkdir()
+        (folder / ours / "__init__.py").write_text("raise SystemExit('this is another house')")
     server = start_server(vis, tmp_path_factory.mktemp("server"), folder)
     yield server
     server.process.send_signal(signal.SIGINT)

@@ -64,7 +64,8 @@ def _launch(function: Callable[..., Any], job: Config, more: dict[str, Any]) -> 
             return error  # a result, as for the task there is nothing to try again
         except LostWorker as error:
             attempt = runtime.task_run.run_count
-            note = f"{error}. Tried again, {attempt} of {RETRIES} times" if attempt <= RETRIES else str(error)
+            again = f". Tried again, {attempt} of {RETRIES} times" if attempt <= RETRIES else ""
+            note = str(error).rstrip(".") + again
             progress(function.__name__, 0, 1, {"note": note})
             raise
 

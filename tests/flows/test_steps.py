@@ -55,14 +55,14 @@ def test_a_job_that_lost_its_workers_is_tried_again_and_says_why(api, monkeypatc
     def loses_once(job: Job, settings: Settings, progress: Any) -> int:
         attempts.append(job)
         if len(attempts) == 1:
-            raise ActorDiedError("the node is gone")
+            raise ActorDiedError
         return job.frames
 
     assert run(loses_once).result() == 3
     assert attempts == [Job(), Job()]
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("loses_once: ActorDiedError: ")]
     assert len(said) == 1
-    assert said[0].endswith("the node is gone. Tried again, 1 of 2 times")
+    assert said[0].endswith("before finishing this task. Tried again, 1 of 2 times")
 
 
 def test_a_bug_is_not_tried_again_and_keeps_its_type(api):

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -168,14 +167,14 @@ def test_a_copy_that_broke_off_leaves_nothing_behind_and_the_next_one_is_whole(
     for name in "abc":
         store.write_bytes(f"vis/v1/models/m/{name}", name.encode())
     fs, _ = store.open_source(store.uri("vis/v1/models/m"))
-    get = type(fs).get_file
+    get = fs.get_file
 
-    def breaks(self: Any, source: str, target: str, **more: Any) -> None:
+    def breaks(source: str, target: str) -> None:
         if source.endswith("c"):
             raise OSError("the network is gone")
-        get(self, source, target, **more)
+        get(source, target)
 
-    monkeypatch.setattr(type(fs), "get_file", breaks)
+    monkeypatch.setattr(fs, "get_file", breaks)  # one object of fsspec for all that have these credentials
     with pytest.raises(OSError, match="the network is gone"):
         store.local_copy(store.uri("vis/v1/models/m"))
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
@@ -190,14 +189,14 @@ def test_of_several_that_need_a_copy_at_once_one_brings_it(
     store.write_bytes("vis/v1/models/m/card.json", b"{}")
     uri = store.uri("vis/v1/models/m")
     fs, _ = store.open_source(uri)
-    get, brought = type(fs).get_file, []
+    get, brought = fs.get_file, []
 
-    def counts(self: Any, source: str, target: str, **more: Any) -> None:
+    def counts(source: str, target: str) -> None:
         brought.append(source)
         time.sleep(0.2)  # long enough for the others to find nothing there yet
-        get(self, source, target, **more)
+        get(source, target)
 
-    monkeypatch.setattr(type(fs), "get_file", counts)
+    monkeypatch.setattr(fs, "get_file", counts)
     with ThreadPoolExecutor(4) as pool:
         copies = set(pool.map(lambda _: store.local_copy(uri), range(4)))
     assert len(copies) == len(brought) == 1

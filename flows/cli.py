@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +22,9 @@ PREFECT = {  # how a flow runs inside `vis` where the user did not say otherwise
     "SERVER_ANALYTICS_ENABLED": "false",
     "LOGGING_LEVEL": "CRITICAL",  # what goes wrong is raised here, and told once
 }
+
+SEGMENTING = frozenset({"flows.segment", "flows.evaluate"})
+"""Flows in which a model runs."""
 
 app = typer.Typer(
     help="Archives of video into queryable tables of objects: a class, a mask in each frame, one identity.",
@@ -158,6 +161,9 @@ def segment(
     min_score: Annotated[float, typer.Option(help="Tracks under this score are counted only.", min=0, max=1)] = 0.05,
     frame_folder_fps: Annotated[float | None, typer.Option(help="Frames per second of frame folders.")] = None,
     overlay: Annotated[bool, typer.Option("--overlay", help="Draw films with the masks on them.")] = False,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Try every video with an error again, not only those worth it.")
+    ] = False,
 ) -> None:
     """Segment and track every video of an archive; publish the tables videos, tracks, masks, errors."""
     done = _run(
@@ -167,6 +173,7 @@ def segment(
         model=model,
         min_score=min_score,
         frame_folder_fps=frame_folder_fps,
+        retry_errors=retry_errors,
     )
     print(done["text"])
     if not done["videos"]["done"] + done["videos"]["partial"]:
@@ -470,10 +477,12 @@ def _run(module: str, flow: str, **parameters: Any) -> dict[str, Any]:
         KeyboardInterrupt: Ctrl-C, which Ray Train turns into an exit without an error.
     """
     from flows.embedded import prefect_api
+    from jobs.child import started_early
+    from jobs.settings import Settings
     from vis_models.config import BadConfig
 
-    with prefect_api() as wait:
-        run = getattr(import_module(module), flow)  # brings torch and Ray while the API starts
+    with started_early(Settings()) if module in SEGMENTING else nullcontext(), prefect_api() as wait:
+        run = getattr(import_module(module), flow)  # brings Prefect while the API and the worker start
         wait()
         try:
             state = run(**parameters, return_state=True)

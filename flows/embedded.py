@@ -1,8 +1,8 @@
 """A Prefect API for one command: it starts beside the command and is gone with it.
 
-Prefect would start one itself. This one starts while the command imports torch and Ray, has a database of its own so
-that commands never wait for each other, is not hit by the Ctrl-C that a terminal sends to everything in it (the flow
-has last words for the API), and does not outlive a command that was killed.
+Prefect would start one itself. This one starts while the command imports Prefect, has a database of its own so that
+commands never wait for each other, is not hit by the Ctrl-C that a terminal sends to everything in it (the flow has
+last words for the API), and does not outlive a command that was killed.
 """
 
 import os
@@ -23,6 +23,10 @@ from jobs.settings import Settings
 
 READY = "ready"
 STOP_S = 10
+WHOLE = {  # of a database that is there: nothing is to be brought into it
+    "PREFECT_API_DATABASE_MIGRATE_ON_START": "false",
+    "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+}
 
 
 @contextmanager
@@ -32,44 +36,67 @@ def prefect_api() -> Iterator[Callable[[], None]]:
     Yields:
         a function that returns when the API answers.
     """
-    from prefect.events.worker import EventsWorker
-    from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+    server = (
+        None if "prefect" in sys.modules or _named_elsewhere() else _Server()
+    )  # imports what this imports, beside it
+    try:
+        from prefect.events.worker import EventsWorker
+        from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
-    if PREFECT_API_URL.value():
-        yield lambda: None
-        return
-    with socket.create_server(("127.0.0.1", 0)) as listener, tempfile.TemporaryFile() as log:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
-        server = subprocess.Popen(
-            [sys.executable, "-m", "flows.embedded", str(listener.fileno())],
-            pass_fds=[listener.fileno()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            start_new_session=True,
-        )
-        listener.close()
-
-        def wait() -> None:
-            if server.stdout.readline().strip() != READY.encode():  # type: ignore[union-attr]
-                log.seek(0)
-                raise RuntimeError(f"the Prefect API of this command did not start:\n{log.read().decode()}")
-
+        if PREFECT_API_URL.value():
+            yield lambda: None
+            return
+        server = server or _Server()
         try:
-            with temporary_settings({PREFECT_API_URL: url, PREFECT_LOGGING_TO_API_ENABLED: False}):
-                yield wait
+            with temporary_settings({PREFECT_API_URL: server.url, PREFECT_LOGGING_TO_API_ENABLED: False}):
+                yield server.wait
         finally:
             EventsWorker.drain_all(timeout=STOP_S)  # what is still to be sent would hold up the end of this process
-            _stop(server)
+    finally:
+        if server:
+            server.stop()
 
 
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    server.stdin.close()  # type: ignore[union-attr]
+def _named_elsewhere() -> bool:
+    """Whether an API may be named by the user. Prefect knows, but takes its time to import."""
+    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml"))
     try:
-        server.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
+        return "PREFECT_API_URL" in os.environ or "PREFECT_API_URL" in profiles.read_text()
+    except OSError:
+        return False
+
+
+class _Server:
+    """The process of the API."""
+
+    def __init__(self) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "flows.embedded", str(listener.fileno())],
+                pass_fds=[listener.fileno()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                start_new_session=True,
+            )
+
+    def wait(self) -> None:
+        if self._process.stdout.readline().strip() != READY.encode():  # type: ignore[union-attr]
+            self._log.seek(0)
+            raise RuntimeError(f"the Prefect API of this command did not start:\n{self._log.read().decode()}")
+
+    def stop(self) -> None:
+        self._process.stdin.close()  # type: ignore[union-attr]
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()  # type: ignore[union-attr]
+        self._log.close()
 
 
 # In the process of the API
@@ -81,6 +108,7 @@ def serve(listener: socket.socket) -> None:
         database, template = Path(folder) / "prefect.db", _template()
         if template.exists():  # an empty database; making one takes ten seconds
             shutil.copy(template, database)
+            os.environ |= WHOLE
         os.environ["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{database}"
         import uvicorn
         from prefect.server.api.server import create_app

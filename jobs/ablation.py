@@ -29,8 +29,8 @@ from jobs.store import LAYOUT, Store, code_version, now
 from jobs.train import WEIGHTS, encodings_folder, prepare_data, read_data
 from jobs.watch import Stopwatch, say
 from vis_models import masks as mask_ops
-from vis_models.checkpoints import build, config_hash, initialise
-from vis_models.config import BadConfig, Config
+from vis_models.checkpoints import build, initialise
+from vis_models.config import BadConfig, Config, config_hash
 from vis_models.data.annotations import AnnotatedVideo, VideoSet, split_hash
 from vis_models.data.clips import ClipSet
 from vis_models.data.encoded import UNCHANGED, EncodedClips, encode_copies

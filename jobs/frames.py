@@ -77,6 +77,8 @@ class Video:
     codec: str
     fps: Fraction | None
     clock: Clock
+    promised_frames: int = 0
+    """How many the header says there are, or names of files; 0: it does not say."""
 
     def __init__(self, source: VideoSource, height: int, width: int) -> None:
         self.source = source
@@ -147,6 +149,7 @@ class Film(Video):
         self.codec = self._stream.codec_context.name
         timed = self._first.pts is not None
         self.fps = _sane(self._stream.average_rate if timed else self._stream.guessed_rate)
+        self.promised_frames = self._stream.frames or round((_promised_s(self._stream) or 0) * float(self.fps or 0))
         self.clock = Clock(self.fps)
 
     def frames(self, size: tuple[int, int]) -> Iterator[DecodedFrame]:
@@ -206,6 +209,7 @@ class FrameFolder(Video):
         self._first: Image.Image | None = self._read(0)
         super().__init__(source, self._first.height, self._first.width)
         self._size = self._first.size
+        self.promised_frames = len(self._names)
         self.container, self.codec = "frames", (self._first.format or "unknown").lower()
         self.fps = _sane(Fraction(fps).limit_denominator(1001)) if fps else None
         self.clock = Clock(self.fps)

@@ -1,7 +1,7 @@
 """The registered models of a store: which there are, and where the folder of one lies."""
 
 from jobs.store import LAYOUT, Store
-from vis_models.checkpoints import CARD, ModelCard
+from vis_models.cards import CARD, ModelCard
 from vis_models.config import BadConfig
 
 

@@ -29,8 +29,8 @@ from jobs.recipes import Stage, TrainJob
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, code_version
 from jobs.watch import Events, Stopwatch, relay, say
-from vis_models.checkpoints import ModelCard, build, config_hash, initialise, save_model, weights_hash
-from vis_models.config import BadConfig
+from vis_models.checkpoints import ModelCard, build, initialise, save_model, weights_hash
+from vis_models.config import BadConfig, config_hash
 from vis_models.data.annotations import VideoSet, hold_out, read_youtube_vis, split_hash
 from vis_models.data.clips import Augmentation, ClipSet
 from vis_models.data.coco import read_labels, translate

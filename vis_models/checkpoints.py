@@ -5,24 +5,20 @@ checkpoints are read with `torch.load(weights_only=True)` and renamed key by key
 """
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vis_models.config import BadConfig, Config
-from vis_models.data.annotations import Category
+from vis_models.cards import CARD, WEIGHTS, ModelCard, read_card
+from vis_models.config import BadConfig
 from vis_models.zoo import MODELS
-
-WEIGHTS, CARD = "model.safetensors", "card.json"
 
 # The authors' RGNN, beginnings of their keys -> of ours; "bkg" is tau_0, "eta" the trust in a new appearance
 RGNN_NAMES = {
@@ -66,30 +62,6 @@ RGNN_RESIDUAL = {
 }
 
 
-class ModelCard(Config):
-    """Where a model comes from: enough to repeat it."""
-
-    name: str
-    """Name of the registered model: the run that made it."""
-    model: str
-    """Key of `zoo.MODELS`."""
-    config: dict[str, Any]
-    """Of the model's config class."""
-    classes: tuple[Category, ...]
-    """In the order of the model's outputs; ids are the data set's."""
-    recipe: str = ""
-    run_id: str = ""
-    commit: str = ""
-    """Of the code that trained it."""
-    data: str = ""
-    """Data set and the hash of its annotations."""
-    command: str = ""
-    created_at: datetime
-    metrics: dict[str, float] = Field(default_factory=dict)
-    sha256: str = ""
-    """Of `model.safetensors`; filled in when saved."""
-
-
 def save_model(folder: Path, model: nn.Module, card: ModelCard) -> ModelCard:
     """Write a model folder; the card comes back with the digest of the weights."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,20 +70,6 @@ def save_model(folder: Path, model: nn.Module, card: ModelCard) -> ModelCard:
     card = card.model_copy(update={"sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()})
     (folder / CARD).write_text(card.model_dump_json(indent=2))
     return card
-
-
-def read_card(folder: Path) -> ModelCard:
-    """The card of a model folder. Raises BadConfig when the folder is not one."""
-    path = folder / CARD
-    try:
-        return ModelCard.model_validate_json(path.read_text())
-    except FileNotFoundError:
-        raise BadConfig(
-            f"{folder} is not a model folder: no {CARD} in it. A model folder holds {WEIGHTS} and {CARD}; "
-            "`vis models` lists the registered ones."
-        ) from None
-    except ValidationError as error:
-        raise BadConfig(f"{path} is not a model card: {error.errors()[0]['msg']}. Copy the folder again.") from None
 
 
 def load_model(
@@ -324,8 +282,3 @@ def weights_hash(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:12]
-
-
-def config_hash(config: dict[str, Any]) -> str:
-    """A short, stable name for a config."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]

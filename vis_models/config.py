@@ -1,5 +1,9 @@
 """What every config is, and the two families of errors that a caller can do something about. No torch."""
 
+import hashlib
+import json
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -7,6 +11,11 @@ class Config(BaseModel):
     """Base of every config: frozen, unknown keys refused, field docstrings become descriptions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """A short, stable name for a config."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 class BadConfig(ValueError):

@@ -72,7 +72,7 @@ class Child:
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         self._log.seek(0)
         said = self._log.read()[-LOG_BYTES:].decode(errors="replace").strip()
-        return f"the worker's process ended by {how}" + (f":\n{said}" if said else "")
+        return how + (f": {said}" if said else "")
 
     def stop(self) -> None:
         self._pipe.close()  # it ends when nobody listens
@@ -120,22 +120,24 @@ class Alone:
         """
         self._child.say(job)
         for shard in shards:
-            while (row := self._answer(shard, hear)) is None:
+            row = {"shard": shard}
+            while (answer := self._answer(row, hear)) is None:
                 self._child.stop()
                 self._child = Child()
                 self._child.say(job)
-            yield row
+            yield answer
 
-    def _answer(self, shard: str, hear: Callable[[dict[str, Any]], None]) -> dict[str, str] | None:
-        """None: the worker died of it."""
+    def _answer(self, row: dict[str, str], hear: Callable[[dict[str, Any]], None]) -> dict[str, str] | None:
+        """None: the worker died of it; how stands in `row` then."""
         began = False
-        self._child.say(shard)
+        self._child.say(row)
         while True:
             try:
                 kind, value = self._child.hear()
-            except WorkerLost:
+            except WorkerLost as lost:
                 if not began:  # nothing in the store counts these deaths
                     raise
+                row["died"] = str(lost)
                 return None
             began = began or kind == "note"
             if kind == "note":
@@ -187,9 +189,9 @@ def main(channel: int) -> None:
     pipe.send(("ready", torch.cuda.device_count()))
     worker = ShardWorker(pickle.loads(messages.get()), lambda note: pipe.send(("note", note)))
     while True:
-        shard = pickle.loads(messages.get())
+        row = pickle.loads(messages.get())
         try:
-            answer: tuple[str, Any] = ("row", worker({"shard": shard}))
+            answer: tuple[str, Any] = ("row", worker(row))
         except Exception as error:
             answer = ("raised", (_plain(error), traceback.format_exc()))
         pipe.send(answer)

@@ -34,10 +34,11 @@ SHARD_VIDEOS = 16
 """At most so many videos in a shard: enough to play side by side, little to repeat after a kill."""
 SHARD_SHARE = 64
 """A shard is about the 64th part of an archive's footage, so that workers share it and a kill costs little of it."""
-SHARD_FRAMES = (256, 16_384)
+SHARD_FRAMES = (256, 65_536)
 """About so many frames in a shard, at least and at most. A longer video is a shard of its own."""
-FRAME_BYTES = 4096
-"""Of a film, for each frame that it is taken to hold: a guess, as its header is not read before it is played."""
+FRAME_BYTES = 512
+"""Of a film, for each frame that it is taken to hold: its header is not read before it is played. Real films take ten
+times as much, drawn ones half; shards that are too small cost less than those that are too large."""
 VIDEO_FRAMES = 16
 """What opening a video costs, in frames."""
 CRASHES = 8
@@ -303,8 +304,8 @@ class _HowFar:
         self._played += marker.counts.get("done", 0) + marker.counts.get("partial", 0)
 
     def _tell(self) -> None:
-        if self._progress:
-            notes = self._open.values()
+        notes = self._open.values()
+        if self._progress and (self.done or any(note["opened"] for note in notes)):
             frames = self._frames + sum(note["frames"] for note in notes)
             videos = self.done + sum(note["videos"] for note in notes)
             rate = (frames - self._before) / (time.perf_counter() - self._started)
@@ -316,14 +317,12 @@ class _HowFar:
         """(frames of the archive, whether that is certain)."""
         known, guess = float(self._frames), float(self._known_guess)
         for shard, note in self._open.items():
-            share = note["opened"] / self._size[shard]
             known += max(note["promised"], note["frames"])
-            guess += share * self._guess[shard]
+            guess += self._guess[shard] * note["opened"] / self._size[shard]
         if self.done == self._videos:
             return self._frames, True
         whole = sum(self._guess.values())
-        total = known * whole / guess if known and guess else float(whole)
-        return max(round(total), played + 1), False
+        return max(round(known * whole / guess), played + 1), False
 
 
 def plan(job: SegmentJob, card: ModelCard, sources: list[VideoSource], labels_sha256: str | None = None) -> str:

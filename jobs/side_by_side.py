@@ -185,7 +185,7 @@ class SideBySide:
             player.outcome.record = VideoRecord(video.info, place, spill)
             player.size = self._model.frame_size(video.info)
             player.frames = video.frames(player.size)
-            self.promised_frames += video.promised_frames
+            self.promised_frames += min(video.promised_frames, source.size_bytes)  # a header may say anything
             self.promised_videos += 1
             player.outcome.decode_s = time.perf_counter() - started
             player.take(player.read(max(1, self._frames_per_batch // self._videos_at_once)))

@@ -531,7 +531,7 @@ def test_shards_hold_every_video_once_and_cost_about_the_same():
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("video", [functools.partial(film, size_bytes=2**21), functools.partial(frames, count=300)])
+@pytest.mark.parametrize("video", [functools.partial(film, size_bytes=2**17), functools.partial(frames, count=300)])
 def test_a_few_films_of_some_seconds_are_shared_among_workers_and_a_kill_costs_one_of_them(video: Any):
     assert [len(shard) for shard in split([video(n) for n in range(7)]).values()] == [1] * 7
 

@@ -423,7 +423,7 @@ def test_ctrl_c_says_what_is_kept_and_the_next_run_goes_on_there(model: Path, se
         if "note" in info:
             notes.append(info["note"])
         elif info["videos"] == "10 of 20" and not notes:
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         segment(job, settings, progress=interrupts, load=functools.partial(barcode.load, delay_s=0.05))

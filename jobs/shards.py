@@ -5,7 +5,6 @@ end the whole process, as a decoder that crashes does. Whoever runs the workers 
 its videos one at a time and notes each before it opens it, so that the next attempt knows which one to leave out.
 """
 
-import errno
 import hashlib
 import os
 import platform
@@ -26,7 +25,7 @@ from jobs.plans import Load, ShardJob, read_plan
 from jobs.records import MaskSpill, track_row
 from jobs.results_files import read_json
 from jobs.side_by_side import Outcome, SideBySide
-from jobs.store import LAYOUT, FileRef, Marker, Store, now, work_key
+from jobs.store import FULL, LAYOUT, FileRef, Marker, Store, now, work_key
 from jobs.true_objects import TrueObjects
 from jobs.workers import LISTEN_S
 from vis_models.cards import ModelCard
@@ -40,7 +39,6 @@ MAX_ATTEMPTS = 4
 CRASHED = "decoder_crashed"
 ALONE, DIED = "alone.json", "died.json"
 """Notes of an attempt: the video that it plays alone; how its worker ended."""
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 LATER = frozenset({"missing", "denied"})
 """Codes of errors whose reason lies outside of the file."""
 
@@ -65,8 +63,8 @@ class ShardWorker:
         except OSError as error:
             if error.errno not in FULL:
                 raise
-            where = error.filename or f"{self._store.uri('')} or {tempfile.gettempdir()}"
-            text = f"{where}: {error.strerror}. Make room there, or set VIS_STORE and TMPDIR to another disk"
+            where = error.filename or tempfile.gettempdir()  # masks wait there; the store speaks for itself
+            text = f"{where}: {error.strerror}. Make room there, or set TMPDIR to another disk"
             return {"shard": row["shard"], "marker": "", "bad_config": text}
 
     @cached_property

@@ -26,6 +26,10 @@ MENDABLE_EXIT = 2
 """Exit code where the user can mend it, as for a wrong option. 1 is a result: no video could be read."""
 
 
+SEGMENTING = frozenset({"flows.segment", "flows.evaluate"})
+"""Flows in which a model runs."""
+
+
 class Verbs(typer.Typer):
     """Every verb takes the options of `vis` itself, too: people type them behind it."""
 
@@ -256,6 +260,9 @@ def segment(
         float | None, typer.Option(help="Frames per second of frame folders.", callback=_rate)
     ] = None,
     overlay: Annotated[bool, typer.Option("--overlay", help="Draw films with the masks on them.")] = False,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Try every video with an error again, not only those worth it.")
+    ] = False,
 ) -> None:
     """Segment and track every video of an archive; publish the tables videos, tracks, masks, errors."""
     from jobs import models
@@ -274,6 +281,7 @@ def segment(
         model=model,
         min_score=min_score,
         frame_folder_fps=frame_folder_fps,
+        retry_errors=retry_errors,
     )
     print(done["text"])
     if not done["videos"]["done"] + done["videos"]["partial"]:
@@ -786,10 +794,12 @@ def _run(module: str, flow: str, **parameters: Any) -> dict[str, Any]:
         KeyboardInterrupt: Ctrl-C, which Ray Train turns into an exit without an error.
     """
     from flows.embedded import prefect_api
+    from jobs.child import started_early
+    from jobs.settings import Settings
     from vis_models.config import BadConfig
 
-    with prefect_api() as wait:
-        run = getattr(import_module(module), flow)  # brings torch and Ray while the API starts
+    with started_early(Settings()) if module in SEGMENTING else nullcontext(), prefect_api() as wait:
+        run = getattr(import_module(module), flow)  # brings Prefect while the API and the worker start
         wait()
         run = run.with_options(on_running=[_interruptible])
         try:

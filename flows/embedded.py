@@ -30,6 +30,10 @@ STOP_S = 10
 ANSWER_S = 10
 ROOM_BYTES = 32 * 2**20
 """What the database of one command may need."""
+WHOLE = {  # of a database that is there: nothing is to be brought into it
+    "PREFECT_API_DATABASE_MIGRATE_ON_START": "false",
+    "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+}
 QUIET = {  # how a flow runs inside `vis` where the user did not say otherwise
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_LEVEL": "CRITICAL",  # what goes wrong is raised here, and told once
@@ -49,38 +53,26 @@ def prefect_api() -> Iterator[Callable[[], None]]:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    load_prefect()
-    from prefect.events.worker import EventsWorker
-    from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+    # our own imports what this imports, beside it
+    server = None if "prefect" in sys.modules or _named_elsewhere() else _Server()
+    try:
+        load_prefect()
+        from prefect.events.worker import EventsWorker
+        from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
-    if url := PREFECT_API_URL.value():
-        _check_answer(url)
-        yield lambda: None
-        return
-    _check_room()
-    with socket.create_server(("127.0.0.1", 0)) as listener, tempfile.TemporaryFile() as log:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
-        server = subprocess.Popen(
-            [sys.executable, "-P", "-m", "flows.embedded", str(listener.fileno())],
-            pass_fds=[listener.fileno()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            start_new_session=True,
-        )
-        listener.close()
-
-        def wait() -> None:
-            if server.stdout.readline().strip() != READY.encode():  # type: ignore[union-attr]
-                log.seek(0)
-                raise RuntimeError(f"the Prefect API of this command did not start:\n{log.read().decode()}")
-
+        if url := PREFECT_API_URL.value():
+            _check_answer(url)
+            yield lambda: None
+            return
+        server = server or _Server()
         try:
-            with temporary_settings({PREFECT_API_URL: url, PREFECT_LOGGING_TO_API_ENABLED: False}):
-                yield wait
+            with temporary_settings({PREFECT_API_URL: server.url, PREFECT_LOGGING_TO_API_ENABLED: False}):
+                yield server.wait
         finally:
             EventsWorker.drain_all(timeout=STOP_S)  # what is still to be sent would hold up the end of this process
-            _stop(server)
+    finally:
+        if server:
+            server.stop()
 
 
 def load_prefect() -> None:
@@ -135,13 +127,48 @@ def _check_room() -> None:
         )
 
 
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    server.stdin.close()  # type: ignore[union-attr]
+def _named_elsewhere() -> bool:
+    """Whether an API may be named by the user. Prefect knows, but takes its time to import."""
+    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml"))
     try:
-        server.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
+        return "PREFECT_API_URL" in os.environ or "PREFECT_API_URL" in profiles.read_text()
+    except OSError:
+        return False
+
+
+class _Server:
+    """The process of the API."""
+
+    def __init__(self) -> None:
+        """Raises BadConfig: there is no room for temporary files."""
+        _check_room()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "flows.embedded", str(listener.fileno())],
+                pass_fds=[listener.fileno()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                start_new_session=True,
+            )
+
+    def wait(self) -> None:
+        if self._process.stdout.readline().strip() != READY.encode():  # type: ignore[union-attr]
+            self._log.seek(0)
+            raise RuntimeError(f"the Prefect API of this command did not start:\n{self._log.read().decode()}")
+
+    def stop(self) -> None:
+        self._process.stdin.close()  # type: ignore[union-attr]
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()  # type: ignore[union-attr]
+        self._log.close()
 
 
 # In the process of the API
@@ -151,7 +178,8 @@ def serve(listener: socket.socket) -> None:
     """Answers on `listener` until stdin ends, which is when the command has ended, however it did."""
     with tempfile.TemporaryDirectory(prefix="vis-prefect-", ignore_cleanup_errors=True) as folder:
         database, template = Path(folder) / "prefect.db", _template()
-        copied = _copy(template, database)
+        if copied := _copy(template, database):
+            os.environ |= WHOLE
         os.environ["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{database}"
         import uvicorn
         from prefect.server.api.server import create_app

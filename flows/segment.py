@@ -27,6 +27,7 @@ def segment_archive(
     frame_folder_fps: Annotated[float | None, Field(gt=0)] = None,
     videos_at_once: Annotated[int, Field(gt=0)] = 8,
     frames_per_batch: Annotated[int, Field(gt=0)] = 16,
+    retry_errors: bool = False,
 ) -> dict[str, Any] | State:
     """Segment and track every video of an archive and publish the tables videos, tracks, masks, errors.
 
@@ -39,6 +40,7 @@ def segment_archive(
         frame_folder_fps: Frames per second of frame folders, which carry no clock; empty leaves their times empty.
         videos_at_once: Videos that a worker plays side by side; changes speed and memory, not results.
         frames_per_batch: Frames that the model encodes in one batch; changes speed and memory, not results.
+        retry_errors: Try every video with an error again; those whose reason lies outside of the file always are.
     """
     job = SegmentJob(
         archive=archive,
@@ -48,6 +50,7 @@ def segment_archive(
         frame_folder_fps=frame_folder_fps,
         videos_at_once=videos_at_once,
         frames_per_batch=frames_per_batch,
+        retry_errors=retry_errors,
         command=command(),
     )
     summary = launch(segment, job)

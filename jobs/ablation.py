@@ -29,8 +29,8 @@ from jobs.stages import WEIGHTS, starting_model
 from jobs.store import LAYOUT, Store, code_version, now
 from jobs.train import check_gate, encodings_folder, prepare_data, read_data
 from jobs.watch import Stopwatch, say
-from vis_models.checkpoints import build, config_hash, initialise
-from vis_models.config import Config
+from vis_models.checkpoints import build, initialise
+from vis_models.config import Config, config_hash
 from vis_models.configs import ROWS
 from vis_models.data.annotations import AnnotatedVideo, VideoSet, as_youtube_vis
 from vis_models.data.clips import ClipSet, collate

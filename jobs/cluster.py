@@ -2,9 +2,7 @@
 
 import logging
 import os
-import re
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -13,9 +11,11 @@ from functools import partial
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from jobs.settings import Settings
-from vis_models.config import BadConfig, Config
+from jobs.workers import LISTEN_S, Say, Workers, cores, own_ray_folder, ray_to_join, share
+from vis_models.config import BadConfig
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Small on purpose: frames and masks never pass through Ray's object store."""
@@ -23,32 +23,32 @@ OBJECT_STORE_BYTES = 256 * 2**20
 TICKETS_PER_CORE = 2
 """What Ray calls CPUs are tickets here: enough that the workers never wait for Ray's own tasks."""
 
-LISTEN_S = 0.5
-"""How often the notes of workers are read."""
-
-
-class Workers(Config):
-    """How many workers a job gets and what each of them may use."""
-
-    count: int
-    cpus: int
-    device: str
-    """`cpu` or `cuda`; with `cuda` each worker has one GPU of its own."""
+TICKETS = "vislake_tickets"
+"""Resource by which a Ray of ours is known: its CPUs are tickets."""
 
 
 @contextmanager
-def cluster(settings: Settings) -> Iterator[Workers]:
+def cluster(settings: Settings, say: Say = lambda line: print(f"vis: {line}", file=sys.stderr)) -> Iterator[Workers]:
     """Connects to Ray, or starts it and stops it afterwards. A Ray that this process uses already is left running.
 
+    Args:
+        say: is told where the environment decided otherwise than the settings.
+
     Raises:
-        BadConfig: no Ray at `settings.ray_address`, or a GPU was asked for and there is none.
+        BadConfig: no Ray at `settings.ray_address`, one too small for the workers, or no GPU where one was asked for.
     """
     ours = not ray.is_initialized()
     if ours:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray Data's pools log a harmless error per actor
+        address, why = ray_to_join(settings)
+        if why:
+            say(why)
+        folder, why = ("", "") if address else own_ray_folder()
+        if why:
+            say(why)
         with _silent(), _own_sigterm():
-            _connect(settings)
+            _join(address) if address else _start(settings, folder)
     try:
         yield _workers(settings)
     finally:
@@ -56,38 +56,54 @@ def cluster(settings: Settings) -> Iterator[Workers]:
             ray.shutdown()
 
 
-def _connect(settings: Settings) -> None:
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if settings.ray_address:
-        try:
-            if at := re.fullmatch(r"(?:ray://)?([^:/]+):([0-9]+)", settings.ray_address):
-                socket.create_connection((at[1], int(at[2])), timeout=10).close()  # Ray tries for minutes, then exits
-            ray.init(address=settings.ray_address, **quiet)
-        except OSError as error:
-            raise BadConfig(
-                f"no Ray at {settings.ray_address}: {error}. Start it, correct VIS_RAY_ADDRESS, or leave it out to "
-                "have one started on this machine"
-            ) from error
-    else:
-        tickets = TICKETS_PER_CORE * max(os.cpu_count() or 1, settings.workers * max(1, settings.cpus_per_worker))
-        start = partial(
-            ray.init, num_cpus=tickets, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet
-        )
-        try:
-            start()
-        except Exception:  # Ray gives itself 30 s to start, which a busy machine can exceed; what is wrong stays wrong
-            ray.shutdown()
-            start()
+QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(address=address, **QUIET)
+    except (OSError, RuntimeError) as error:
+        raise BadConfig(
+            f"no Ray at {address}: {error}. Start it, correct VIS_RAY_ADDRESS (or RAY_ADDRESS), or set "
+            "VIS_RAY_ADDRESS=local to work on this machine"
+        ) from error
+
+
+def _start(settings: Settings, folder: str) -> None:
+    tickets = TICKETS_PER_CORE * max(cores(), settings.workers * max(1, settings.cpus_per_worker))
+    start = partial(
+        ray.init,
+        address="local",  # not one that somebody else started, or left behind
+        num_cpus=tickets,
+        resources={TICKETS: 1},
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        _temp_dir=folder,
+        **QUIET,
+    )
+    try:
+        start()
+    except Exception:  # Ray gives itself 30 s to start, which a busy machine can exceed; what is wrong stays wrong
+        ray.shutdown()
+        start()
 
 
 def _workers(settings: Settings) -> Workers:
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    if settings.device == "cuda" and not gpus:
-        raise BadConfig("device cuda was asked for, Ray sees no GPU: set VIS_DEVICE=cpu or check the driver")
-    use_gpus = gpus > 0 and settings.device != "cpu"
-    count = settings.workers or (gpus if use_gpus else 1)
-    cpus = settings.cpus_per_worker or max(1, (os.cpu_count() or 1) // count)
-    return Workers(count=count, cpus=cpus, device="cuda" if use_gpus else "cpu")
+    there = ray.cluster_resources()
+    workers = share(settings, int(there.get("GPU", 0)))
+    limit, largest = int(there.get("CPU", 0)), 0
+    for node in ray.nodes():
+        largest = max(largest, int(node["Resources"].get("CPU", 0)) if node["Alive"] else 0)
+    if TICKETS not in there and not settings.cpus_per_worker:  # the cores of this machine say nothing of that Ray's
+        workers = workers.model_copy(update={"cpus": max(1, min(largest, limit // workers.count))})
+    if workers.count * workers.cpus > limit or workers.cpus > largest:
+        raise BadConfig(
+            f"{workers.count} workers of {workers.cpus} CPUs each do not fit: Ray has {limit} CPUs, at most {largest} "
+            "on one machine. Set VIS_WORKERS and VIS_CPUS_PER_WORKER, or add machines"
+        )
+    if workers.device == "cuda" and workers.count > there["GPU"]:
+        raise BadConfig(f"{workers.count} workers need a GPU each, Ray has {there['GPU']:g}: set VIS_WORKERS")
+    return workers
 
 
 @contextmanager
@@ -130,6 +146,10 @@ class Board:
         return notes
 
 
+PATIENCE_S = 30
+"""How long the notes of workers may take to come."""
+
+
 @contextmanager
 def listening(hear: Callable[[dict[str, Any]], None]) -> Iterator[Any]:
     """A board; its notes are passed to `hear`, in a thread, for as long as the block lasts."""
@@ -137,7 +157,11 @@ def listening(hear: Callable[[dict[str, Any]], None]) -> Iterator[Any]:
     over = threading.Event()
 
     def take() -> None:
-        for note in ray.get(board.take.remote()):
+        try:
+            notes = ray.get(board.take.remote(), timeout=PATIENCE_S)
+        except RayError:  # how far the work is must not decide whether it is done
+            return
+        for note in notes:
             hear(note)
 
     def listen() -> None:

@@ -20,7 +20,7 @@ from jobs import tables
 from jobs.archive import VideoSource
 from jobs.frames import frames_in_time
 from jobs.painting import Colour, colour_of, paint
-from jobs.shards import find_sources
+from jobs.plans import find_sources
 from jobs.store import LAYOUT, Store
 from vis_models import masks
 from vis_models.config import BadVideo

@@ -1,42 +1,48 @@
-"""Archive -> tables: a frozen plan of shards, a pool of Ray workers, one published snapshot.
+"""Archive -> tables: a frozen plan of shards, a pool of workers, one published snapshot.
 
-The same command again finds its snapshot and does no work; after a kill it finds the shards that were committed and
-does the rest; two at once may do a shard twice, and the snapshot names one of the two attempts.
+The same command again finds its snapshot and does no work, except for videos that may go better now; after a kill it
+finds the shards that were committed and does the rest; two at once may do a shard twice, and the snapshot names one of
+the two attempts.
 """
 
 import hashlib
 import heapq
 import json
-import logging
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
-import ray.data
 from pydantic import Field, PositiveInt
 
 from jobs import models, tables
 from jobs.archive import DATA_SETS, PassedOver, VideoSource, read_archive
-from jobs.cluster import Workers, cluster, listening
+from jobs.child import alone, may_be_alone
+from jobs.plans import STAGES, Load, ShardJob, planned, write_plan
 from jobs.results_files import read_json
 from jobs.settings import Settings
-from jobs.shards import STAGES, Load, ShardJob, ShardWorker, write_plan
 from jobs.store import Marker, Purpose, Snapshot, Store, code_version, now, plan_key, snapshot_key
+from jobs.workers import Say, Workers, ray_to_join
 from vis_models.cards import ModelCard, read_card
-from vis_models.checkpoints import config_hash, load_model
-from vis_models.config import BadConfig, Config
+from vis_models.config import BadConfig, Config, config_hash
 from vis_models.progress import Progress
 
 SHARD_VIDEOS = 16
 """At most so many videos in a shard: enough to play side by side, little to repeat after a kill."""
-SHARD_BYTES = 64 * 2**20
-"""About so many bytes of video in a shard, so that long films spread over the workers."""
-VIDEO_BYTES = 64 * 2**10
-"""What opening a video costs, in bytes of decoding."""
+SHARD_SHARE = 64
+"""A shard is about the 64th part of an archive's footage, so that workers share it and a kill costs little of it."""
+SHARD_FRAMES = (256, 65_536)
+"""About so many frames in a shard, at least and at most. A longer video is a shard of its own."""
+FRAME_BYTES = 512
+"""Of a film, for each frame that it is taken to hold: its header is not read before it is played. Real films take ten
+times as much, drawn ones half; shards that are too small cost less than those that are too large."""
+VIDEO_FRAMES = 16
+"""What opening a video costs, in frames."""
+CRASHES = 8
+"""Videos that end their worker and, where they are more than those that were played, the run."""
 
 
 class SegmentJob(Config):
@@ -63,6 +69,8 @@ class SegmentJob(Config):
     """Frames that the model encodes in one batch; changes speed and memory, not results."""
     purpose: Purpose = "archive"
     """Queries see archives; the predictions of an evaluation are opened by naming it."""
+    retry_errors: bool = False
+    """Try every video again that has an error, not only those whose reason lies outside of the file."""
     command: str = ""
     """What was typed, for the record."""
 
@@ -131,13 +139,13 @@ def segment(
     progress: Progress | None = None,
     *,
     run_id: str = "",
-    load: Load = load_model,
+    load: Load | None = None,
 ) -> SegmentSummary:
     """Plays every video of the archive through the model and publishes what it saw.
 
     Args:
         run_id: names the run in the tables; made up when empty.
-        load: reads a model folder inside the worker.
+        load: reads a model folder inside the worker; None: `load_model`.
 
     Raises:
         BadConfig: no archive, no model, or a store that refuses.
@@ -151,67 +159,180 @@ def segment(
     digest = read_json(store, job.labels)[1] if job.labels else None
     plan_id = plan(job, card, sources, digest)
     snapshot = store.snapshot(plan_id)
-    if snapshot:
+    if snapshot and not _worth_another_try(snapshot.counts, job.retry_errors):
         if (job.purpose, snapshot.purpose) == ("archive", "evaluation"):  # queries shall see it from now on
             snapshot = snapshot.model_copy(update={"purpose": job.purpose, "created_at": now()})
             store.publish(snapshot)
         return _summary(store, snapshot, card, time.perf_counter() - started, new_frames=None)
-    shards = split(sources)
+    shards = planned(store, plan_id)  # as an earlier run split it, which may have done some
     run_id = run_id or f"segment-{now()[:19]}-{uuid.uuid4().hex[:6]}".replace(":", "")
     lineage = _lineage(job, store, card, plan_id, run_id)
-    write_plan(store, plan_id, shards)
+    if shards is None:
+        by_shard = split(sources)
+        shards = {shard: [source.video_id for source in videos] for shard, videos in by_shard.items()}
+        write_plan(store, plan_id, by_shard)
     store.write_json(plan_key(plan_id, "spec.json"), lineage | {"card": card.model_dump(mode="json")})
-    markers = store.markers(plan_id)
-    missing = [shard for shard in shards if shard not in markers]
+    markers = {shard: marker for shard, marker in store.markers(plan_id).items() if shard in shards}
+    again = {
+        shard: marker.attempt
+        for shard, marker in markers.items()
+        if _worth_another_try(marker.counts, job.retry_errors)
+    }
+    kept = {shard: marker for shard, marker in markers.items() if shard not in again}
+    missing = [shard for shard in shards if shard not in kept]
     if missing:
-        how_far = _HowFar(markers, len(sources), progress)
-        with cluster(settings) as workers, listening(how_far.playing) as board:
+        how_far = _HowFar(shards, sources, kept, progress)
+        with how_far.stopped(), _pool(settings, how_far.say) as pool:
             shard_job = ShardJob(
                 settings=settings,
-                workers=workers,
+                workers=pool.workers,
                 plan_id=plan_id,
                 run_id=run_id,
                 model=model,
                 load=load,
                 lineage=lineage,
                 slot_recycling=job.recycles,
-                board=board,
+                again=again,
                 **job.model_dump(include={"min_score", "videos_at_once", "frames_per_batch", "labels"}),
             )
-            for marker in _run(missing, shard_job, workers):
-                how_far.committed(marker)
+            for row in pool.play(missing, shard_job, how_far.playing):
+                if row["bad_config"]:
+                    raise BadConfig(f"{row['bad_config']}. {how_far.kept()}" if how_far.done else row["bad_config"])
+                how_far.committed(Marker.model_validate_json(row["marker"]))
     snapshot = publish(store, plan_id, list(shards), lineage, job.purpose, archive.passed_over)
-    new_frames = snapshot.counts["frames"] - _total(markers, "frames")
+    new_frames = snapshot.counts["frames"] - _total(kept, "frames")
     return _summary(store, snapshot, card, time.perf_counter() - started, new_frames)
 
 
-class _HowFar:
-    """What is committed of a plan, and what the workers say that they play; told to whoever wants to know."""
+def _worth_another_try(counts: dict[str, int], every_error: bool) -> bool:
+    hurt = counts.get("partial", 0) + counts.get("failed", 0)
+    return bool(counts.get("retryable")) or (every_error and hurt > 0)
 
-    def __init__(self, markers: dict[str, Marker], videos: int, progress: Progress | None) -> None:
-        self._markers, self._videos, self._progress = dict(markers), videos, progress
-        self._playing: dict[str, int] = {}
+
+class Pool(Protocol):
+    """Workers that play shards."""
+
+    workers: Workers
+
+    def play(
+        self, shards: list[str], job: ShardJob, hear: Callable[[dict[str, Any]], None]
+    ) -> Iterator[dict[str, str]]:
+        """What `ShardWorker` answers for each shard, as they come; its notes go to `hear`."""
+        ...
+
+
+@contextmanager
+def _pool(settings: Settings, say: Say) -> Iterator[Pool]:
+    """One worker in a child process where that is what the settings come to, else workers on Ray."""
+    if may_be_alone(settings):
+        if why := ray_to_join(settings)[1]:
+            say(why)
+        with alone(settings) as one:
+            if one:
+                yield one
+                return
+    from jobs.cluster import cluster  # Ray, which one worker does without
+    from jobs.shards_on_ray import OnRay
+
+    with cluster(settings, say) as workers:
+        yield OnRay(workers, say)
+
+
+class _HowFar:
+    """What is committed of a plan, and what the workers say that they play; told to whoever wants to know.
+
+    Sums are kept as notes come. The number of frames is an estimate until every video was opened: what headers promise
+    of the open ones, and for the others the same share of the guess by which they were split.
+    """
+
+    def __init__(
+        self,
+        shards: dict[str, list[str]],
+        sources: list[VideoSource],
+        kept: dict[str, Marker],
+        progress: Progress | None,
+    ) -> None:
+        guesses = {source.video_id: footage(source) for source in sources}
+        self._guess = {shard: sum(guesses[video_id] for video_id in videos) for shard, videos in shards.items()}
+        self._size = {shard: len(videos) for shard, videos in shards.items()}
+        self._videos, self._progress = len(sources), progress
+        self._open: dict[str, dict[str, Any]] = {}
+        """The newest note of each shard that is being played."""
+        self._committed: set[str] = set()
+        self.done = self._frames = self._known_guess = 0
+        self._crashed = self._played = 0
         self._lock = threading.Lock()
-        self._before = _total(markers, "frames")
+        for marker in kept.values():
+            self._add(marker)
+        self._before = self._frames
+        self._crashed = self._played = 0
         self._started = time.perf_counter()
+
+    def say(self, sentence: str) -> None:
+        if self._progress:
+            self._progress("segment", self.done, self._videos, {"note": sentence})
 
     def playing(self, note: dict[str, Any]) -> None:
         with self._lock:
-            self._playing[note["shard"]] = note["frames"]
-            self._tell()
+            if note["shard"] not in self._committed:
+                self._open[note["shard"]] = note
+                self._tell()
 
     def committed(self, marker: Marker) -> None:
+        """Raises RuntimeError: the videos that end their worker are too many for damage."""
         with self._lock:
-            self._markers[marker.shard] = marker
+            self._open.pop(marker.shard, None)
+            self._add(marker)
             self._tell()
+        if self._crashed >= CRASHES and self._crashed > self._played:
+            raise RuntimeError(
+                f"{self._crashed} videos ended their worker and {self._played} did not: that is not the fault of the "
+                'videos. `vis query "SELECT detail FROM errors"` cannot tell yet; try one alone: vis segment FILM'
+            )
+
+    def kept(self) -> str:
+        return (
+            f"{self.done} of {self._videos} videos ({self._frames} frames) are done and kept; "
+            "the same command goes on after them"
+        )
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Says after Ctrl-C what is kept."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.say(f"stopped. {self.kept()}")
+            raise
+
+    def _add(self, marker: Marker) -> None:
+        self._committed.add(marker.shard)
+        self.done += sum(marker.counts.get(status, 0) for status in ("done", "partial", "failed"))
+        self._frames += marker.counts.get("frames", 0)
+        self._known_guess += self._guess[marker.shard]
+        self._crashed += marker.counts.get("crashed", 0)
+        self._played += marker.counts.get("done", 0) + marker.counts.get("partial", 0)
 
     def _tell(self) -> None:
-        if self._progress:
-            played = sum(frames for shard, frames in self._playing.items() if shard not in self._markers)
-            frames = _total(self._markers, "frames") + played
+        notes = self._open.values()
+        if self._progress and (self.done or any(note["opened"] for note in notes)):
+            frames = self._frames + sum(note["frames"] for note in notes)
+            videos = self.done + sum(note["videos"] for note in notes)
             rate = (frames - self._before) / (time.perf_counter() - self._started)
-            videos = sum(_total(self._markers, status) for status in ("done", "partial", "failed"))
-            self._progress("segment", videos, self._videos, {"frames": frames, "frames_per_s": round(rate, 1)})
+            total, sure = self._total_frames(frames)
+            info = {"frames": "" if sure else "(total estimated)", "videos": f"{videos} of {self._videos}"}
+            self._progress("segment", frames, total, info | {"frames_per_s": round(rate, 1)})
+
+    def _total_frames(self, played: int) -> tuple[int, bool]:
+        """(frames of the archive, whether that is certain)."""
+        known, guess = float(self._frames), float(self._known_guess)
+        for shard, note in self._open.items():
+            known += max(note["promised"], note["frames"])
+            guess += self._guess[shard] * note["opened"] / self._size[shard]
+        if self.done == self._videos:
+            return self._frames, True
+        whole = sum(self._guess.values())
+        return max(round(known * whole / guess), played + 1), False
 
 
 def plan(job: SegmentJob, card: ModelCard, sources: list[VideoSource], labels_sha256: str | None = None) -> str:
@@ -225,55 +346,29 @@ def plan(job: SegmentJob, card: ModelCard, sources: list[VideoSource], labels_sh
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def footage(source: VideoSource) -> int:
+    """Frames of a video, counted where it is a folder of them, else guessed from its bytes."""
+    return len(source.frames) if source.frames is not None else 1 + source.size_bytes // FRAME_BYTES
+
+
 def split(sources: list[VideoSource]) -> dict[str, list[VideoSource]]:
-    """Shards of about equal cost, by name: the longest video first, each to the shard with the least to do."""
-    total = sum(source.size_bytes for source in sources)
-    count = max(-(-len(sources) // SHARD_VIDEOS), min(len(sources), total // SHARD_BYTES))
+    """Shards of about equal footage, by name: the longest video first, each to the shard with the least to do."""
+    total = sum(footage(source) for source in sources)
+    size = min(max(total // SHARD_SHARE, SHARD_FRAMES[0]), SHARD_FRAMES[1])
+    count = max(-(-len(sources) // SHARD_VIDEOS), min(len(sources), -(-total // size)))
     shards: list[list[VideoSource]] = [[] for _ in range(count)]
     loads = [(0, place) for place in range(count)]
-    for source in sorted(sources, key=lambda source: (-source.size_bytes, source.video_id)):
+    for source in sorted(sources, key=lambda source: (-footage(source), source.video_id)):
         cost, place = heapq.heappop(loads)
         shards[place].append(source)
         if len(shards[place]) < SHARD_VIDEOS:
-            heapq.heappush(loads, (cost + source.size_bytes + VIDEO_BYTES, place))
+            heapq.heappush(loads, (cost + footage(source) + VIDEO_FRAMES, place))
     return {_shard_name(place, shard): shard for place, shard in enumerate(shards)}
 
 
 def _shard_name(place: int, sources: list[VideoSource]) -> str:
     ids = json.dumps([source.video_id for source in sources])
     return f"{place:05d}-{hashlib.sha256(ids.encode()).hexdigest()[:8]}"
-
-
-def _run(shards: list[str], job: ShardJob, workers: Workers) -> Iterator[Marker]:
-    """The commits of these shards as they come. Ray runs a shard again whose worker was lost."""
-    with _quiet():
-        rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards)).map(
-            ShardWorker,  # type: ignore[arg-type]  # Ray takes a class, its annotation does not
-            fn_constructor_args=(job,),
-            compute=ray.data.ActorPoolStrategy(size=min(workers.count, len(shards)), max_tasks_in_flight_per_actor=1),
-            num_cpus=workers.cpus,
-            num_gpus=1 if workers.device == "cuda" else 0,
-        )
-        for row in rows.iter_rows():
-            if row["bad_config"]:
-                raise BadConfig(row["bad_config"])
-            yield Marker.model_validate_json(row["marker"])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Ray Data without its own progress bars and reports; errors are shown."""
-    context = ray.data.DataContext.get_current()
-    loud = context.enable_progress_bars, context.print_on_execution_start
-    context.enable_progress_bars = context.print_on_execution_start = False
-    logger = logging.getLogger("ray.data")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        context.enable_progress_bars, context.print_on_execution_start = loud
-        logger.setLevel(level)
 
 
 def publish(
@@ -290,9 +385,9 @@ def publish(
     assert not missing, f"plan {plan_id} lacks the commits of shards {missing[:5]}"
     counts: Counter[str] = Counter(dict.fromkeys(("done", "partial", "failed", "frames"), 0))
     seconds: Counter[str] = Counter()
-    for marker in markers.values():
-        counts.update(marker.counts)
-        seconds.update(marker.seconds)
+    for shard in shards:
+        counts.update(markers[shard].counts)
+        seconds.update(markers[shard].seconds)
     snapshot = Snapshot(
         plan_id=plan_id,
         archive=lineage["dataset"],
@@ -313,7 +408,7 @@ def publish(
 def _lineage(job: SegmentJob, store: Store, card: ModelCard, plan_id: str, run_id: str) -> dict[str, str]:
     """The key-values that say where a file comes from."""
     fs, path = store.open_source(job.archive)
-    config = job.model_dump(exclude={"command", "purpose"}) | {"slot_recycling": job.recycles}
+    config = job.model_dump(exclude={"command", "purpose", "retry_errors"}) | {"slot_recycling": job.recycles}
     return {
         "dataset": f"s3://{path}" if "s3" in fs.protocol else path,
         "plan_id": plan_id,

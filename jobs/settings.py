@@ -66,7 +66,9 @@ class Settings(BaseSettings):
     launcher: Literal["local"] = "local"
     """Where a job runs: `local` is the flow's own process with a local Ray."""
     ray_address: str | None = None
-    """A running Ray cluster, e.g. `auto`; None starts one on this machine for the duration of the job."""
+    """A running Ray cluster: HOST:PORT, ray://HOST:PORT or `auto`. None: that of RAY_ADDRESS, which stands in every Ray
+    job and pod, where it answers; else, as with `local`, this machine does the work, with a Ray of its own only where
+    several workers do it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = Field(0, ge=0)
     """Workers of a job; 0: as many as GPUs, or one."""

@@ -1,83 +1,71 @@
-"""One shard of a plan: a handful of videos in, four tables and a marker out. Runs inside a Ray worker.
+"""One shard of a plan: a handful of videos in, four tables and a marker out. Runs inside a worker: a child, or Ray's.
 
-The worker loads its model once. Nothing that is wrong with a video leaves this file as an exception.
+The worker loads its model once. Nothing that is wrong with a video leaves this file as an exception. A video may still
+end the whole process, as a decoder that crashes does. Whoever runs the workers starts the shard again; it then plays
+its videos one at a time and notes each before it opens it, so that the next attempt knows which one to leave out.
 """
 
 import hashlib
 import os
 import platform
+import tempfile
 import time
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from jobs import tables
 from jobs.archive import VideoSource
-from jobs.cluster import LISTEN_S, Workers
 from jobs.frames import RETRYABLE
+from jobs.plans import Load, ShardJob, read_plan
 from jobs.records import MaskSpill, track_row
 from jobs.results_files import read_json
-from jobs.settings import Settings
 from jobs.side_by_side import Faults, Outcome, SideBySide
-from jobs.store import LAYOUT, FileRef, Marker, Store, now, plan_key, work_key
+from jobs.store import FULL, LAYOUT, FileRef, Marker, Store, now, work_key
 from jobs.true_objects import TrueObjects
+from jobs.workers import LISTEN_S
 from vis_models.cards import ModelCard
+from vis_models.checkpoints import load_model
 from vis_models.config import BadConfig, BadVideo
 from vis_models.metrics.youtube_vis import GroundTruth
 from vis_models.types import TracksGivenObjects, VideoModel
 
-Load = Callable[[Path, str, bool], tuple[Any, ModelCard]]
-"""(model folder, device, slot_recycling) -> the model and its card."""
-STAGES = ("decode", "encode", "step", "rle", "write")
 MAX_ATTEMPTS = 4
-"""Times that one run starts a shard. Ray starts it again whenever its worker is lost; a film that crashes the decoder
-would have it do so for ever."""
-
-
-@dataclass(frozen=True)
-class ShardJob:
-    """What a worker must know about the run it belongs to."""
-
-    settings: Settings
-    workers: Workers
-    plan_id: str
-    run_id: str
-    model: str
-    """Address of the model folder."""
-    load: Load
-    lineage: dict[str, str]
-    """Footer of every file."""
-    min_score: float
-    slot_recycling: bool
-    videos_at_once: int
-    frames_per_batch: int
-    labels: str | None
-    """See `SegmentJob.labels`."""
-    board: Any
-    """A `Board` that is told `{"shard", "frames"}` while a shard is played."""
+"""Times that one run loses the worker of a shard without a video to blame."""
+CRASHED = "decoder_crashed"
+ALONE, DIED = "alone.json", "died.json"
+"""Notes of an attempt: the video that it plays alone; how its worker ended."""
 
 
 class ShardWorker:
     """Segments shards, one after the other."""
 
-    def __init__(self, job: ShardJob) -> None:
-        self._job = job
+    def __init__(self, job: ShardJob, say: Callable[[dict[str, Any]], None]) -> None:
+        """`say` is told what `_tell` says while a shard is played."""
+        self._job, self._say = job, say
         self._faults = Faults()
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
-        """`{"shard"}` -> `{"shard", "marker"}`, or `{"shard", "bad_config"}` for what the user can mend."""
+        """`{"shard"}` -> `{"shard", "marker"}`, or `{"shard", "bad_config"}` for what the user can mend.
+
+        `row["died"]`: how the worker ended that began with this shard before, if that is known.
+        """
         try:
-            return row | {"marker": self.segment(row["shard"]).model_dump_json(), "bad_config": ""}
+            marker = self.segment(row["shard"], row.get("died", ""))
+            return {"shard": row["shard"], "marker": marker.model_dump_json(), "bad_config": ""}
         except BadConfig as error:
-            return row | {"marker": "", "bad_config": str(error)}
+            return {"shard": row["shard"], "marker": "", "bad_config": str(error)}
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            where = error.filename or tempfile.gettempdir()  # masks wait there; the store speaks for itself
+            text = f"{where}: {error.strerror}. Make room there, or set TMPDIR to another disk"
+            return {"shard": row["shard"], "marker": "", "bad_config": text}
 
     @cached_property
     def _store(self) -> Store:
@@ -87,7 +75,8 @@ class ShardWorker:
     def _model(self) -> tuple[VideoModel[Any, Any], ModelCard]:
         torch.set_num_threads(self._job.workers.cpus)
         folder = self._store.local_copy(self._job.model)
-        return self._job.load(folder, self._job.workers.device, self._job.slot_recycling)
+        load: Load = self._job.load or load_model
+        return load(folder, self._job.workers.device, self._job.slot_recycling)
 
     @cached_property
     def _given(self) -> TrueObjects | None:
@@ -99,34 +88,39 @@ class ShardWorker:
         truth = GroundTruth(read_json(self._store, self._job.labels)[0], self._job.labels)
         return TrueObjects(truth, [category.name for category in card.classes])
 
-    def segment(self, shard: str) -> Marker:
+    def segment(self, shard: str, died: str = "") -> Marker:
         """Plays the videos of a shard and commits what was seen, unless another attempt was committed already."""
         job, store = self._job, self._store
-        if committed := store.marker(job.plan_id, shard):
+        committed = store.marker(job.plan_id, shard)
+        if committed and committed.attempt != job.again.get(shard):
             return committed
-        model, card = self._model
         sources = read_plan(store, job.plan_id, shard)
-        attempt = self._begin(shard, sources, card)
+        if not sources:
+            raise RuntimeError(f"plan {job.plan_id} has no shard {shard}: was it planned anew by another run?")
+        attempt = self._begin(shard, died)
+        self._say({"shard": shard, "frames": 0, "videos": 0, "promised": 0, "opened": 0})
+        model, card = self._model
         stage = SideBySide(
             model,
             job.workers.device,
             store,
-            videos_at_once=job.videos_at_once,
+            videos_at_once=1 if attempt.alone else job.videos_at_once,
             frames_per_batch=job.frames_per_batch,
             threads=job.workers.cpus,
             given=self._given,
-            say=self._tell(shard),
             faults=self._faults,
         )
         began = time.perf_counter()
         spill = MaskSpill()
-        outcomes = sorted(stage.play(sources, spill), key=lambda outcome: outcome.source.video_id)
+        outcomes = sorted(self._play(sources, stage, spill, attempt), key=lambda outcome: outcome.source.video_id)
         spill.finish()
         with stage.timed("write"):
-            files = attempt.write(store, outcomes)
+            files = attempt.write(store, card, outcomes)
         spill.close()
         counts = Counter(outcome.status for outcome in outcomes)
         counts["frames"] = sum(outcome.record.frames for outcome in outcomes if outcome.record)
+        codes = [outcome.error.code for outcome in outcomes if outcome.error]
+        counts |= {"crashed": codes.count(CRASHED), "retryable": sum(code in RETRYABLE for code in codes)}
         marker = Marker(
             plan_id=job.plan_id,
             shard=shard,
@@ -139,33 +133,89 @@ class ShardWorker:
         store.commit(marker)
         return marker
 
-    def _tell(self, shard: str) -> Callable[[int], None]:
-        """Passes on how many frames of a shard were played, once a second."""
+    def _play(
+        self, sources: list[VideoSource], stage: SideBySide, spill: MaskSpill, attempt: "Attempt"
+    ) -> list[Outcome]:
+        crashed = [source for source in sources if source.video_id in attempt.crashed]
+        outcomes = [Outcome(source, error=_crash(source, attempt.crashed[source.video_id])) for source in crashed]
+        whole = [source for source in sources if source.video_id not in attempt.crashed]
+        stage.say = self._tell(attempt.shard, stage, outcomes)
+        for outcome in stage.play(_Noted(whole, partial(self._note, attempt)) if attempt.alone else whole, spill):
+            outcomes.append(outcome)
+        if attempt.alone:
+            self._note(attempt, None)
+        return outcomes
+
+    def _note(self, attempt: "Attempt", source: VideoSource | None) -> None:
+        """What is played alone from now on; None: no video."""
+        key = work_key(self._job.plan_id, attempt.shard, attempt.name, ALONE)
+        self._store.write_json(key, {"video_id": source and source.video_id, "at": now()})
+
+    def _tell(self, shard: str, stage: SideBySide, over: list[Outcome]) -> Callable[[int], None]:
+        """Says of a shard, now and then: frames played, videos over, and frames that its `opened` videos promise."""
         last_s = time.monotonic()
 
         def say(frames: int) -> None:
             nonlocal last_s
             if time.monotonic() - last_s >= LISTEN_S:
                 last_s = time.monotonic()
-                self._job.board.write.remote({"shard": shard, "frames": frames})
+                promised = {"promised": stage.promised_frames, "opened": stage.promised_videos}
+                self._say({"shard": shard, "frames": frames, "videos": len(over)} | promised)
 
         return say
 
-    def _begin(self, shard: str, sources: list[VideoSource], card: ModelCard) -> "Attempt":
+    def _begin(self, shard: str, died: str) -> "Attempt":
         """A new attempt, noted in the store so that the next one can count it if this worker is lost."""
-        job = self._job
+        job, store = self._job, self._store
         run = hashlib.sha256(job.run_id.encode()).hexdigest()[:8]
-        earlier = {key.split("/")[-2] for key in self._store.list(f"{LAYOUT}/_work/{job.plan_id}/{shard}")}
-        if sum(run in name for name in earlier) >= MAX_ATTEMPTS:
+        files: dict[str, set[str]] = defaultdict(set)
+        for key in store.list(f"{LAYOUT}/_work/{job.plan_id}/{shard}"):
+            files[key.split("/")[-2]].add(key.split("/")[-1])
+        lost = sorted(name for name in files if run in name)
+        if lost and died:
+            store.write_json(work_key(job.plan_id, shard, lost[-1], DIED), died)
+            files[lost[-1]].add(DIED)
+        crashed: dict[str, str] = {}
+        for name in lost:
+            if ALONE in files[name]:
+                video_id = store.read_json(work_key(job.plan_id, shard, name, ALONE))["video_id"]
+                how = store.read_json(work_key(job.plan_id, shard, name, DIED)) if DIED in files[name] else "unknown"
+                crashed |= {video_id: how} if video_id is not None else {}
+        if len(lost) - len(crashed) >= MAX_ATTEMPTS:
             raise RuntimeError(
-                f"shard {shard} lost its worker {MAX_ATTEMPTS} times. If the machine has memory to spare, one of its "
-                f"videos crashes the decoder: {', '.join(source.video_id for source in sources)}"
+                f"shard {shard} lost its worker {len(lost)} times, and not while it played one video alone"
+                f"{f' (last: {died})' if died else ''}. Has the machine memory to spare?"
             )
-        number = len(earlier) + 1
-        attempt = Attempt(job, card, shard, f"{number:03d}-{run}-{uuid.uuid4().hex[:8]}", number)
+        number = len(files) + 1
+        name = f"{number:03d}-{run}-{uuid.uuid4().hex[:8]}"
+        attempt = Attempt(job, shard, name, number, alone=bool(lost), crashed=crashed)
         note = {"host": platform.node(), "pid": os.getpid(), "started_at": now()}
-        self._store.write_json(work_key(job.plan_id, shard, attempt.name, "started.json"), note)
+        store.write_json(work_key(job.plan_id, shard, attempt.name, "started.json"), note)
         return attempt
+
+
+class _Noted(Sequence[VideoSource]):
+    """Videos that are noted when they are taken."""
+
+    def __init__(self, sources: list[VideoSource], note: Callable[[VideoSource], None]) -> None:
+        self._sources, self._note = sources, note
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def __getitem__(self, place: Any) -> Any:
+        source = self._sources[place]
+        self._note(source)
+        return source
+
+
+def _crash(source: VideoSource, how: str) -> BadVideo:
+    return BadVideo(
+        f"{source.uri} ended its worker twice, the second time when it was played alone (the process ended by {how}), "
+        "expected a film that the decoder survives. Nothing is kept. Leave it out, write it again with "
+        f"`ffmpeg -i`, or, where memory may have lacked, try again with --retry-errors",
+        code=CRASHED,
+    )
 
 
 @dataclass(frozen=True)
@@ -173,18 +223,21 @@ class Attempt:
     """One try at a shard, which writes under keys of its own."""
 
     job: ShardJob
-    card: ModelCard
     shard: str
     name: str
     number: int
+    alone: bool
+    """The attempt before lost its worker: play one video at a time."""
+    crashed: dict[str, str]
+    """Videos that ended a worker when they were played alone, and how it ended."""
 
-    def write(self, store: Store, outcomes: list[Outcome]) -> dict[str, FileRef]:
+    def write(self, store: Store, card: ModelCard, outcomes: list[Outcome]) -> dict[str, FileRef]:
         """The four tables of these videos, which are sorted by id."""
         refs: dict[str, FileRef] = {}
         rows: dict[str, list[dict[str, Any]]] = {"videos": [], "tracks": [], "errors": []}
         with tables.create(store, self._key("masks"), "masks", self.job.lineage, refs) as writer:
             for outcome in outcomes:
-                tracks, low = self._tracks(outcome, writer)
+                tracks, low = self._tracks(outcome, card, writer)
                 rows["videos"].append(self._video_row(outcome, len(tracks), low))
                 rows["tracks"] += tracks
                 if outcome.error:
@@ -197,14 +250,16 @@ class Attempt:
     def _key(self, name: str) -> str:
         return work_key(self.job.plan_id, self.shard, self.name, f"{name}.parquet")
 
-    def _tracks(self, outcome: Outcome, writer: tables.TableWriter) -> tuple[list[dict[str, Any]], int]:
+    def _tracks(
+        self, outcome: Outcome, card: ModelCard, writer: tables.TableWriter
+    ) -> tuple[list[dict[str, Any]], int]:
         """(rows of the table tracks, number of tracks under min_score); their masks are written on the way."""
         if outcome.record is None:
             return [], 0
         kept, low = outcome.record.tracks(self.job.min_score)
         rows = []
         for track_id, tally in kept.items():
-            category = self.card.classes[tally.category]
+            category = card.classes[tally.category]
             common = {
                 "plan_id": self.job.plan_id,
                 "video_id": outcome.source.video_id,
@@ -259,33 +314,3 @@ class Attempt:
             "retryable": error.code in RETRYABLE,
             "host": platform.node(),
         }
-
-
-PLAN = pa.schema([
-    ("shard", pa.string()), ("video_id", pa.string()), ("uri", pa.string()), ("kind", pa.string()),
-    ("content_id", pa.string()), ("size_bytes", pa.int64()), ("frames", pa.list_(pa.string())), ("listed", pa.bool_()),
-    ("fps", pa.float64()), ("height", pa.int32()), ("width", pa.int32()),
-])  # fmt: skip
-
-
-def write_plan(store: Store, plan_id: str, shards: dict[str, list[VideoSource]]) -> None:
-    """The shards of a plan, in order, as one small table."""
-    rows = [source.model_dump() | {"shard": shard} for shard, sources in shards.items() for source in sources]
-    with store.create(plan_key(plan_id, "plan.parquet")) as output:
-        pq.write_table(pa.Table.from_pylist(rows, schema=PLAN), output, compression="zstd", row_group_size=4096)
-
-
-def read_plan(store: Store, plan_id: str, shard: str) -> list[VideoSource]:
-    """The videos of one shard, in playing order."""
-    return _read_plan(store, plan_id, ("shard", "=", shard))
-
-
-def find_sources(store: Store, plan_id: str, video_ids: Sequence[str]) -> dict[str, VideoSource]:
-    """Where some videos of a plan were read, by id."""
-    return {source.video_id: source for source in _read_plan(store, plan_id, ("video_id", "in", list(video_ids)))}
-
-
-def _read_plan(store: Store, plan_id: str, wanted: tuple[str, str, Any]) -> list[VideoSource]:
-    path = store.path(plan_key(plan_id, "plan.parquet"))
-    rows = pq.read_table(path, filesystem=store.arrow, filters=[wanted]).to_pylist()
-    return [VideoSource.model_validate({key: row[key] for key in row if key != "shard"}) for row in rows]

@@ -152,12 +152,14 @@ class SideBySide:
         faults: Faults | None = None,
     ) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self.promised_frames = self.promised_videos = 0
+        """What the headers of the videos opened so far promise."""
         self._model, self._device, self._store = model, device, store
         self._videos_at_once = videos_at_once
         self._frames_per_batch = frames_per_batch
         self._threads = threads
         self._given = given
-        self._say = say
+        self.say = say
         self._faults = faults or Faults()
         self._frames = 0
 
@@ -226,6 +228,8 @@ class SideBySide:
             player.outcome.record = VideoRecord(video.info, place, spill)
             player.size = self._model.frame_size(video.info)
             player.frames = video.frames(player.size)
+            self.promised_frames += min(video.promised()[0] or 0, source.size_bytes)  # a header may say anything
+            self.promised_videos += 1
             player.outcome.decode_s = time.perf_counter() - started
             player.read(max(1, self._frames_per_batch // self._videos_at_once), player.chunk, task)
             player.take(player.chunk)
@@ -281,7 +285,7 @@ class SideBySide:
         for player in lane:
             player.outcome.infer_s += spent / len(lane)
         self._frames += len(frames)
-        self._say(self._frames)
+        self.say(self._frames)
         return state
 
     @torch.inference_mode()

@@ -12,6 +12,7 @@ No step needs a rename or a conditional put. An attempt writes under keys of its
 another complete attempt, and whichever it names is whole; two publishers of a plan each write a complete snapshot.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -45,6 +46,8 @@ from vis_models.config import BadConfig, Config
 
 LAYOUT = "vis/v1"
 Purpose = Literal["archive", "evaluation"]
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""What the system says where nothing more can be written."""
 
 
 class FileRef(Config):
@@ -430,6 +433,13 @@ def _refusals(uri: str, settings: Settings) -> Iterator[None]:
             where = error.filename or uri
             raise BadConfig(
                 f"{where}: permission denied; expected a place that this user may read and write"
+            ) from error
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise BadConfig(
+                f"{error.filename or uri}: {error.strerror}. Make room there, or set VIS_STORE to another disk; what "
+                "is committed is kept, the same command goes on after it"
             ) from error
         return
     server = settings.s3_endpoint or f"AWS S3 ({settings.s3_region})"

@@ -26,7 +26,7 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 from safetensors.torch import load_file
 from torch import Tensor
 
-from jobs import preflight
+from jobs import check, preflight
 from jobs.cluster import Workers, cluster
 from jobs.descent import (
     FiniteTerms,
@@ -56,8 +56,8 @@ from jobs.stages import (
 )
 from jobs.store import LAYOUT, Store, code_version
 from jobs.watch import Events, Stopwatch, relay, say
-from vis_models.checkpoints import ModelCard, build, config_hash, save_model, weights_hash
-from vis_models.config import BadConfig
+from vis_models.checkpoints import ModelCard, build, save_model, weights_hash
+from vis_models.config import BadConfig, config_hash
 from vis_models.data.annotations import VideoSet, digest, hold_out, read_youtube_vis, split_hash
 from vis_models.data.categories import counterparts
 from vis_models.data.clips import ClipSet
@@ -131,8 +131,10 @@ def prepare_run(
     preflight.check_clips(job, todo, sets)
     model, _ = starting_model(job, sets.train, store)
     preflight.check_space(job, model, store)
-    if found:
-        report("read labels", 1, 1, {"note": found})
+    for note in filter(None, dict.fromkeys((*sets.train.notes, *sets.val.notes, found))):
+        report("read labels", 1, 1, {"note": note})
+    for finding in check.quick(sets.train, sets.val):
+        report("look at labels", 1, 1, {"note": " ".join((finding.text, *finding.examples))})
     key = f"{folder}/left_out.json"
     if not store.exists(key):
         left_out = preflight.leave_out_unreadable(job, sets, report)

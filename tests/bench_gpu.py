@@ -240,7 +240,6 @@ def film_to_masks(plan: Plan, model: Rgnn, folder: Path) -> tuple[float, int, di
         store,
         videos_at_once=plan.films,
         frames_per_batch=2 * plan.films,
-        frame_folder_fps=None,
         threads=max(plan.processes, 1),
     )
     spill = MaskSpill()

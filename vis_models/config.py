@@ -1,7 +1,10 @@
 """What every config is, and the two families of errors that a caller can do something about. No torch."""
 
+import hashlib
+import json
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,6 +13,11 @@ class Config(BaseModel):
     """Base of every config: frozen, unknown keys refused, field docstrings become descriptions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """A short, stable name for a config."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 class BadConfig(ValueError):

@@ -15,6 +15,7 @@ from PIL import Image
 from jobs import tables
 from jobs.archive import list_videos
 from jobs.cluster import cluster
+from jobs.plans import write_plan
 from jobs.settings import Settings
 from jobs.store import FileRef, Snapshot, Store, plan_key
 from vis_models import masks
@@ -212,8 +213,6 @@ def _publish(
         "config_json": json.dumps({"min_score": min_score}),
         "class_map_json": json.dumps(categories),
     }
-    from jobs.shards import write_plan  # brings Ray
-
     write_plan(store, "plan", {"0": list_videos(archive, store)})
     card = {"name": "drawn", "recipe": "by_hand", "run_id": "r", "commit": "beef", "data": "", "command": "vis train"}
     store.write_json(plan_key("plan", "spec.json"), lineage | {"card": card})

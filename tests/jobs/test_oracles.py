@@ -40,7 +40,7 @@ def untrained(folder: Path, classes: tuple[Category, ...]) -> str:
     return str(folder)
 
 
-def test_the_image_oracle_runs_the_tracker_on_the_labelled_objects(world: Path, tmp_path: Path, local_ray: None):
+def test_the_image_oracle_runs_the_tracker_on_the_labelled_objects(world: Path, tmp_path: Path):
     settings = Settings(store=str(tmp_path / "lake"), workers=1, cpus_per_worker=1)
     classes = read_youtube_vis(world).categories
     model = untrained(tmp_path / "model", classes)
@@ -70,7 +70,7 @@ def test_the_image_oracle_runs_the_tracker_on_the_labelled_objects(world: Path, 
     assert segment(job, settings).plan_id not in (own.plan_id, given.plan_id)
 
 
-def test_a_model_that_takes_no_objects_from_outside_is_named(world: Path, tmp_path: Path, local_ray: None):
+def test_a_model_that_takes_no_objects_from_outside_is_named(world: Path, tmp_path: Path):
     model = barcode.write_model(tmp_path / "model")
     with pytest.raises(BadConfig, match=r"no image oracle: the tracker of .* takes no objects from outside"):
         segment(

@@ -8,8 +8,8 @@ from PIL import Image
 from jobs import tables
 from jobs.archive import read_archive
 from jobs.overlay import draw_overlays
+from jobs.plans import write_plan
 from jobs.settings import Settings
-from jobs.shards import write_plan
 from jobs.store import LAYOUT, FileRef, Snapshot, Store
 from tests.jobs import barcode
 from vis_models import masks

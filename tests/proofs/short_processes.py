@@ -54,11 +54,11 @@ def endings(commands: list[list[str]], runs: int, environment: dict[str, str], f
     def end(command: list[str]) -> int | str:
         try:
             done = subprocess.run(
-                command, env=environment, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+                command, env=environment, cwd=folder, capture_output=True, timeout=PATIENCE_S, check=False
             )
         except subprocess.TimeoutExpired:
             return f"{command} hangs"
-        return done.returncode or (f"{command}: {done.stderr}" if "Traceback" in done.stderr else 0)
+        return done.returncode or (f"{command}: {done.stderr!r}" if b"Traceback" in done.stderr else 0)
 
     with ThreadPoolExecutor(AT_ONCE) as some:
         return Counter(some.map(end, itertools.islice(itertools.cycle(commands), runs)))

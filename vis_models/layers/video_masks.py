@@ -44,7 +44,7 @@ def video_masks(
     places: list[Place] = []
     firsts = [0, *accumulate(counts)]
     for (first, last), size in zip(pairwise(firsts), sizes_px, strict=True):
-        own = [_reach(*box, points, size) for box in boxes[first:last]]
+        own = [_reach(x0, y0, x1, y1, points, size) for x0, y0, x1, y1 in boxes[first:last]]
         if exclusive:
             parts += _compete(logits[first:last], size, own, background)
         else:

@@ -1,8 +1,10 @@
 """Speed and memory, measured side by side in one run: `make bench` (15 minutes on two cores, after `make demo`).
 
 Prints one table per question; each states what it was measured on. Nothing here passes or fails.
+`--sizes 720x1280 2160x3840` measures large films alone, at these sizes.
 """
 
+import argparse
 import resource
 import tempfile
 import time
@@ -13,6 +15,7 @@ import pyarrow.parquet as pq
 
 from jobs.archive import list_videos
 from jobs.evaluate import EvaluateJob, evaluate
+from jobs.frames import open_video
 from jobs.models import find, registered
 from jobs.records import MaskSpill
 from jobs.runs import resumable
@@ -96,8 +99,43 @@ def long_film(store: Store) -> None:
         print(f"  {minutes:3} min {600 * minutes:18} {600 * minutes / wall:10.0f} {peak:10.0f} MiB  {shares}")
 
 
+def large_films(store: Store, sizes: list[str], films: int = 8, frames: int = 6) -> None:
+    """Films side by side at their own size, against the ceiling: decoding and scaling alone, CPU time of one core."""
+    model, _ = load_model(store.local_copy(find(store)))
+    height, width = model.config.detector.image_size
+    print(f"\n{films} films side by side, CPU time       frames/s   decoding alone      shares: decode encode step rle")
+    for size in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            own = dict(zip(("height", "width"), map(int, size.split("x")), strict=True))
+            write_archive(WorldConfig(frames=frames, **own), Path(folder), films)
+            sources = list_videos(folder, store)
+            began = time.process_time()
+            for source in sources:
+                with open_video(source, store) as video:
+                    for _ in video.frames((height, width)):
+                        pass
+            alone = time.process_time() - began
+            stage = SideBySide(
+                model, "cpu", store, videos_at_once=films, frames_per_batch=16, frame_folder_fps=None, threads=2
+            )
+            began, spill = time.process_time(), MaskSpill()
+            for _ in stage.play(sources, spill):
+                pass
+            took = time.process_time() - began
+            spill.close()
+        busy = sum(stage.seconds[name] for name in ("decode", "encode", "step", "rle"))
+        shares = "".join(f"{stage.seconds[name] / busy:7.0%}" for name in ("decode", "encode", "step", "rle"))
+        print(f"  {size:33} {films * frames / took:10.1f} {films * frames / alone:16.1f}       {shares}")
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", nargs="+", metavar="HEIGHTxWIDTH", help="large films alone, at these sizes")
+    sizes = parser.parse_args().sizes
     store = Store.open(Settings())
+    large_films(store, sizes or ["720x1280", "2160x3840"])
+    if sizes:
+        return
     long_film(store)
     association(store)
     drawing()

@@ -95,7 +95,7 @@ def test_the_slot_of_the_track_with_the_lowest_score_out_of_sight_goes_first_and
     _, state = model.step(two_objects(5.0), state)
     for _ in range(3):
         _, state = model.step(one_object(60.0, y=30.0, category=2), state)  # the second of the two stays
-    tracks, state = model.step(one_object(5.0, category=3), state)
+    tracks, state = model.step(one_object(30.0, y=2.0, category=3), state)
     assert tracks[0].sightings[0].track_ids == [2]
     assert [verdict.track_id for verdict in tracks[0].verdicts] == [0]
     assert [verdict.track_id for verdict in model.finish(state)[0].verdicts] == [2, 1]

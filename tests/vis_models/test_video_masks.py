@@ -32,9 +32,6 @@ def blobs(tracks: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
 
 
 def kinds_of_logits() -> dict[str, torch.Tensor]:
-    """Never three tracks: PyTorch takes those for a picture in colours, and on one thread rounds otherwise than for any
-    other number of tracks or threads. What is tested does not.
-    """
     noise = BACKGROUND + 5 * torch.randn(4, 24, 40, generator=torch.Generator().manual_seed(1))
     nearly = torch.full((4, 17, 29), BACKGROUND)
     nearly[1] = torch.nextafter(nearly[1], torch.tensor(99.0))
@@ -109,6 +106,20 @@ def test_of_a_large_frame_only_the_places_of_objects_are_kept():
     (found,) = video_masks(logits, [2], [(720, 1280)], BACKGROUND)
     assert found.parts[0].shape == (5 * 30 + 3, 5 * 32 + 3)  # half a point on each side, and what may be rounded
     assert found.parts[1].numel() == 0
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_number_of_tracks_and_threads_changes_nothing_either(threads: int):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for tracks in range(1, 6):
+            logits = torch.full((tracks, 17, 29), torch.tensor(BACKGROUND).nextafter(torch.tensor(99.0)).item())
+            logits[:, ::2] = BACKGROUND
+            (found,) = video_masks(logits, [tracks], [(151, 283)], BACKGROUND)
+            assert torch.equal(found.whole(), slow_masks(logits, (151, 283), BACKGROUND)), tracks
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("points", [(1, 9), (7, 12), (48, 80), (138, 140), (300, 200)])

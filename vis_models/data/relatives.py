@@ -105,7 +105,7 @@ RELATIVES: tuple[tuple[Callable[[Any], bool], str], ...] = (
     ),
     (
         lambda c: _is_entry(c, "labels") or (_has(c, "frames") and _any_of(_first(c, "frames"), "labels")),
-        "this is Scalabel (BDD100K): `python -m bdd100k.label.to_coco -m seg_track` makes CocoVID of it, which is read",
+        "this is Scalabel (BDD100K): its own toolkit converts it to COCO's form with videos (CocoVID), which is read",
     ),
     (
         lambda c: _has(c, "masklet"),

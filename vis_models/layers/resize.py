@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 SMALL = 128
 """PyTorch resizes to so few rows and columns by other code, which rounds otherwise."""
+COLOURS = 3
+"""So many maps it takes for a picture, and resizes that on one thread by other code too."""
 
 Place = tuple[int, int, int, int]
 """(x0, y0, x1, y1) in pixels, x1 and y1 exclusive."""
@@ -29,7 +32,7 @@ def resize_parts(
     columns is the rest of it, and columns do not depend on each other: only those of the part are resized.
     """
     height, width = size
-    apart = min(size) > SMALL
+    apart = min(size) > SMALL and not (len(logits) == COLOURS and torch.get_num_threads() == 1)
     wide = resize_logits(logits[None], (logits.shape[1], width) if apart else size)[0]
     for rows, (x0, y0, x1, y1) in zip(wide, places, strict=True):
         columns = rows[:, x0:x1]

@@ -2,6 +2,8 @@
 
 import json
 import re
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
@@ -14,8 +16,15 @@ def post(server: Server, path: str, body: dict) -> dict:
     request = urllib.request.Request(
         f"{server.api_url}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:  # the server's database is busy: Prefect's own client asks again, too
+            if error.code != 503 or time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 @pytest.fixture

@@ -92,7 +92,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, as_interrupt)
     try:
         app()
-    except SystemExit:
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # of `--output /dev/stdout | head -1`, which click makes a 1
+            sys.exit(0)
         if lost := unwritten():
             print(f"vis: the answer could not be written: {lost.strerror}", file=sys.stderr)
             sys.exit(MENDABLE_EXIT)

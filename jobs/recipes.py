@@ -230,7 +230,10 @@ def rgnn_r18_world_hard() -> TrainJob:
         update={
             "world": WorldData(world=WorldConfig(level="hard"), train_videos=1000, val_videos=200),
             "config": job.config.model_copy(update={"detections": 12, "tracks": 16}),
-            "stages": (detector, tracker.model_copy(update={"batch_size": 8, "learning_rate": 6e-3})),
+            "stages": (
+                detector.model_copy(update={"weight_decay": 1e-4}),  # as it was when the tables were measured
+                tracker.model_copy(update={"batch_size": 8, "learning_rate": 6e-3}),
+            ),
         }
     )
 
@@ -479,6 +482,7 @@ def _world_easy(name: str, detector_iterations: int, tracker_iterations: int, tr
                 learning_rate=4e-3,
                 cosine=True,
                 warm_up=detector_iterations // 20,
+                weight_decay=0.05,
                 clip_gradient=10.0,
                 augmentation=augmentation,
             ),

@@ -13,6 +13,7 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.states import Failed
 
 from flows.progress import of_flow
+from flows.surroundings import enter_folder
 from jobs.launch import LostWorker, launcher
 from jobs.settings import Settings
 from vis_models.config import BadConfig, Config
@@ -29,6 +30,7 @@ def mendable(run: Callable[P, Result]) -> Callable[P, Result | State]:
     @functools.wraps(run)
     def ends_with_a_sentence(*args: P.args, **kwargs: P.kwargs) -> Result | State:
         try:
+            enter_folder()
             return run(*args, **kwargs)
         except BadConfig as error:
             return Failed(name=BadConfig.__name__, message=str(error))

@@ -6,6 +6,8 @@ import urllib.request
 from vis_models.config import BadConfig
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+FOLDER = "VISLAKE_FOLDER"
+"""Names the folder in which the flows of a `vis up` run, with its vis.toml: the one where it was started."""
 
 
 def reach_loopback(*also: str) -> None:
@@ -34,3 +36,14 @@ def check_working_folder() -> None:
         raise BadConfig(
             f"the working folder {os.environ.get('PWD', '')} is gone ({error.strerror}): change to one that is there"
         ) from None
+
+
+def enter_folder() -> None:
+    """Goes where the flows of `vis up` run, if this is one. Raises BadConfig: the folder is gone."""
+    if folder := os.environ.get(FOLDER):
+        try:
+            os.chdir(folder)
+        except OSError as error:
+            raise BadConfig(
+                f"the folder {folder} where `vis up` was started is gone ({error.strerror}): start it again"
+            ) from None

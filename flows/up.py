@@ -21,7 +21,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from flows.embedded import load_prefect
-from flows.surroundings import reach_loopback
+from flows.surroundings import FOLDER, reach_loopback
 from jobs.settings import Settings
 from vis_models.config import BadConfig
 
@@ -188,7 +188,11 @@ def _conclude(run: "FlowRun", why: str, name: str) -> str:
 
 
 class _Children:
-    """Prefect commands, each in a session of its own so that Ctrl-C reaches this process alone."""
+    """Prefect commands, each in a session of its own so that Ctrl-C reaches this process alone.
+
+    They run in `home`, and flows go from there to the folder of this process when they begin: Prefect imports a flow
+    with its working folder in front, where a folder `flows` of the user's would be taken for ours.
+    """
 
     def __init__(self, home: Path, say: Say) -> None:
         self.home = home
@@ -206,7 +210,8 @@ class _Children:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
             "PREFECT_PLUGINS_ENABLED": "1",
-            "PYTHONSAFEPATH": "1",  # with the plug-in: a folder `flows` of the user's is not taken for ours
+            "PYTHONSAFEPATH": "1",
+            FOLDER: os.getcwd(),
             "VIS_UP": str(self.home),
         }
 
@@ -218,6 +223,7 @@ class _Children:
         with self.log(name).open("ab") as log:
             self.running[name] = subprocess.Popen(
                 [sys.executable, "-m", "prefect", *arguments],
+                cwd=self.home,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -226,7 +232,7 @@ class _Children:
 
     def run(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "prefect", *arguments]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+        done = subprocess.run(command, cwd=self.home, stdin=subprocess.DEVNULL, capture_output=True)
         if done.returncode:
             raise RuntimeError(f"prefect {' '.join(arguments)} failed:\n{done.stdout.decode()}{done.stderr.decode()}")
 

@@ -61,10 +61,10 @@ def test_a_bare_name_that_two_have_is_refused_with_both(server, a_second_report)
 
 def test_where_plugins_are_not_switched_on_prefect_is_as_it_was(server):
     off = {"PREFECT_PLUGINS_ENABLED": "0"}
-    done = server.prefect("deployment", "inspect", "report", code=1, **off)
+    done = server.prefect("deployment", "run", "report", code=1, **off)
     assert "<FLOW_NAME>/<DEPLOYMENT_NAME>" in done.stdout + done.stderr or "<flow-name>/" in done.stdout
 
 
 def test_the_server_is_reached_past_a_proxy_that_is_meant_for_the_world(server):
     proxies = dict.fromkeys(PROXIES, "http://127.0.0.1:9")
-    assert "train-rgnn" in server.prefect("deployment", "inspect", "train-rgnn", **proxies).stdout
+    assert "train-rgnn" in server.prefect("deployment", "inspect", "train-rgnn/train-rgnn", **proxies).stdout

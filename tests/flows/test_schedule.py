@@ -94,7 +94,7 @@ def test_a_schedule_fires_and_a_regression_is_told_but_a_harmless_change_is_not(
 
     def ended(version: str) -> Found:
         run = api.finished(lambda run: run["parameters"].get("results") == files[version])
-        assert run["state_type"] == "COMPLETED", run
+        assert run["state_type"] == "COMPLETED", api.ask("GET", f"/flow_runs/{run['id']}")["state"]
         return run
 
     every = {"interval": 60, "anchor_date": (datetime.now(UTC) + timedelta(seconds=10)).isoformat()}
@@ -131,10 +131,9 @@ def test_a_model_that_was_registered_is_evaluated(api: Api):
     }
     api.post("/events", [event])
     run = api.finished(lambda run: run["parameters"].get("model") == "newcomer")
-    assert run["state_name"] == "BadConfig"  # the name came through, and there is no such model here
-    assert (
-        "newcomer is neither a registered model" in api.client.get(f"/flow_runs/{run['id']}").json()["state"]["message"]
-    )
+    message = api.ask("GET", f"/flow_runs/{run['id']}")["state"]["message"]
+    assert run["state_name"] == "BadConfig", message  # the name came through, and there is no such model here
+    assert "newcomer is neither a registered model" in message
 
 
 def test_the_weekly_schedule_is_off_until_somebody_names_the_data(api: Api):

@@ -81,18 +81,18 @@ def test_a_killed_worker_costs_time_and_nothing_else(tmp_path: Path, local_ray: 
     train(detector, settings(tmp_path), "quiet")
     killed: list[int] = []
 
-    def kill_after_the_first_checkpoint() -> None:
+    def kill_after_the_second_checkpoint() -> None:
         folder = tmp_path / LAYOUT / "runs" / "rough" / "detector"
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not killed:
-            if list(folder.glob("checkpoint_*/model.safetensors")):
+            if len(list(folder.glob("checkpoint_*/model.safetensors"))) > 1:  # so that the first one is committed
                 for process in Path("/proc").glob("[0-9]*"):
                     if is_train_worker(process):
                         os.kill(int(process.name), signal.SIGKILL)
                         killed.append(int(process.name))
             time.sleep(0.05)
 
-    killer = threading.Thread(target=kill_after_the_first_checkpoint)
+    killer = threading.Thread(target=kill_after_the_second_checkpoint)
     killer.start()
     notes: list[str] = []
     train(detector, settings(tmp_path), "rough", lambda stage, done, total, info: notes.append(info.get("note", "")))

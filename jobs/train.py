@@ -56,6 +56,7 @@ from jobs.stages import (
 )
 from jobs.store import LAYOUT, Store, code_version
 from jobs.watch import Events, Stopwatch, relay, say
+from jobs.workers import ray_to_join
 from vis_models.checkpoints import ModelCard, build, save_model, weights_hash
 from vis_models.config import BadConfig, config_hash
 from vis_models.data.annotations import VideoSet, digest, hold_out, read_youtube_vis, split_hash
@@ -167,7 +168,7 @@ def rehearse_there(
 def _workers_here(settings: Settings) -> int | None:
     """How many workers there will be where that is known without Ray: on the CPU of this machine."""
     on_gpus = settings.device != "cpu" and torch.cuda.is_available()
-    return None if settings.ray_address or on_gpus else settings.workers or 1
+    return None if ray_to_join(settings)[0] or on_gpus else settings.workers or 1
 
 
 def _folder(run_id: str, stage: Stage) -> str:

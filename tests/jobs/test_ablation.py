@@ -105,9 +105,7 @@ def test_a_tracker_is_trained_alone_on_the_detector_of_another_model(given: Sett
 
 
 def test_an_unknown_row_is_refused_with_the_known_ones(given: Settings):
-    with pytest.raises(
-        BadConfig, match=r"unknown row 'no_luck' of the paper's tables, did you mean "
-    ):
+    with pytest.raises(BadConfig, match=r"unknown row 'no_luck' of the paper's tables, did you mean "):
         ablate(job(rows=("no_luck",)), given)
 
 

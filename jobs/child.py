@@ -212,6 +212,6 @@ def _plain(error: Exception) -> Exception:
     """The error, or what it says where it cannot travel."""
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:
+    except Exception:  # an exception of a library may refuse in any way
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error

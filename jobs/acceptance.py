@@ -126,7 +126,11 @@ def accepted(store: Store, evaluation_id: str) -> str | None:
 
 def history(store: Store) -> list[Acceptance]:
     """Everything that was ever accepted, oldest first."""
-    return [Acceptance.model_validate_json(store.read_bytes(key)) for key in store.list(FOLDER)]
+
+    def read(key: str) -> Acceptance:
+        return Acceptance.model_validate_json(store.read_bytes(key))
+
+    return [record for _, record in store.readable(store.list(FOLDER), read)]
 
 
 def alarm(verdict: Verdict) -> str:

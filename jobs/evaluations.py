@@ -85,13 +85,16 @@ def read(store: Store, evaluation_id: str) -> tuple[pa.Table, Provenance, list[s
             f"no evaluation {evaluation_id} in {store.uri(FOLDER)}, {newest}. `vis evaluate` prints the id of each; "
             "results files are compared with --gt"
         )
-    table = store.read_table(key)
-    return table, _provenance(table.schema.metadata), json.loads(table.schema.metadata[b"notes"])
+    try:
+        table = store.read_table(key)
+        return table, _provenance(table.schema.metadata), json.loads((table.schema.metadata or {})[b"notes"])
+    except (ValueError, KeyError) as error:
+        raise BadConfig(f"{store.uri(key)} is damaged ({error}): evaluate once more, or bring it back") from error
 
 
-def _provenance(footer: Mapping[bytes, bytes]) -> Provenance:
+def _provenance(footer: Mapping[bytes, bytes] | None) -> Provenance:
     """Files of the days before the column `oracle` name it in the words of their rules."""
-    found = json.loads(footer[b"provenance"])
+    found = json.loads((footer or {})[b"provenance"])
     if "oracle" not in found:
         named = re.search(ORACLE_IN_RULES, found["rules"])
         found["oracle"] = named[1] if named else None
@@ -113,11 +116,8 @@ def find(store: Store, before: str | None = None, **wanted: str | None) -> str |
 
     Scores of a server and of oracles count only where they are asked for, by `rules` and by `oracle`.
     """
-    for key in reversed(store.list(FOLDER)):
-        if before and key >= f"{FOLDER}/{before}.parquet":
-            continue
-        with store.fs.open(store.path(key), "rb") as file:
-            provenance = _provenance(pq.read_schema(file).metadata)
+    keys = (key for key in reversed(store.list(FOLDER)) if not before or key < f"{FOLDER}/{before}.parquet")
+    for _, provenance in store.readable(keys, lambda key: _provenance(store.footer(key).metadata)):
         if provenance["oracle"] != wanted.get("oracle") or (provenance["rules"] == SERVER and "rules" not in wanted):
             continue
         if wanted.items() <= provenance.items():

@@ -288,7 +288,10 @@ def _make_views(connection: duckdb.DuckDBPyConnection, store: Store, scope: Scop
         _join(connection, store, name, file)
     allowed = []
     if named & {"evaluations", "switches"}:
-        scored, switched = store.list(evaluations.FOLDER), store.list(switches.FOLDER)
+        scored, switched = (
+            [key for key, _ in store.readable(store.list(folder), store.footer)]
+            for folder in (evaluations.FOLDER, switches.FOLDER)
+        )
         oracle = f"coalesce(oracle, nullif(regexp_extract(rules, '{evaluations.ORACLE_IN_RULES}', 1), '')) AS oracle"
         _view(connection, store, "evaluations", evaluations.EVALUATIONS, scored, f"* REPLACE ({oracle})")
         _view(connection, store, "switches", switches.SWITCHES, switched)

@@ -145,8 +145,14 @@ def runs(store: Store) -> list[Run]:
         run, _, inside = path.removeprefix(f"{store.path(RUNS)}/").partition("/")
         files[run][inside] = info
     finished = set(models.registered(store))
-    read = (_read(store, name, each, name in finished) for name, each in files.items() if SPEC in each)
-    return sorted(read, key=lambda run: (run.written_at, run.name))
+    specs = [f"{RUNS}/{name}/{SPEC}" for name, each in files.items() if SPEC in each]
+
+    def read_run(spec: str) -> Run:
+        name = spec.split("/")[-2]
+        return _read(store, name, files[name], name in finished)
+
+    read = store.readable(specs, read_run)
+    return sorted((run for _, run in read), key=lambda run: (run.written_at, run.name))
 
 
 def run_of(store: Store, name: str) -> Run:

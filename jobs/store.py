@@ -16,6 +16,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -23,14 +24,14 @@ import tempfile
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeVar
 from urllib.parse import unquote
 
 import fsspec
@@ -45,6 +46,8 @@ from jobs.settings import Settings, without_keys
 from vis_models.config import BadConfig, Config
 
 LAYOUT = "vis/v1"
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 Purpose = Literal["archive", "evaluation"]
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """What the system says where nothing more can be written."""
@@ -187,6 +190,22 @@ class Store:
     def read_json(self, key: str) -> Any:
         return json.loads(self.read_bytes(key))
 
+    def readable(self, keys: Iterable[str], read: Callable[[str], T]) -> Iterator[tuple[str, T]]:
+        """Each key and what `read` makes of it. A damaged file is named in the log, once, and passed over.
+
+        For records that lie side by side and of which each stands for itself.
+        """
+        for key in keys:
+            try:
+                yield key, read(key)
+            except (ValueError, KeyError) as error:  # of json, pydantic and pyarrow
+                _say_damaged(self.uri(key), str(error).partition("\n")[0])
+
+    def footer(self, key: str) -> pa.Schema:
+        """Columns and key-values of a Parquet file, of which only the end is read."""
+        with self.fs.open(self.path(key), "rb") as file:
+            return pq.read_schema(file)
+
     def write_bytes(self, key: str, data: bytes) -> None:
         """Whole or not at all."""
         with self.create(key) as file:
@@ -197,13 +216,18 @@ class Store:
 
     @contextmanager
     def create(self, key: str) -> Iterator["Output"]:
-        """A file to write from start to end. A local one gets its name when it is whole."""
+        """A file to write from start to end, which gets its name when it is whole; after an exception there is none."""
         path = self.path(key)
         hidden = f"{os.path.dirname(path)}/.{os.path.basename(path)}.{uuid.uuid4().hex}"
         with self.guard(self.uri(key)):
             if not self.is_local:
-                with self.fs.open(path, "wb") as file:
+                file = self.fs.open(path, "wb")
+                try:
                     yield Output(file)
+                except BaseException:
+                    _discard(file)
+                    raise
+                file.close()
                 return
             try:
                 os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -256,14 +280,17 @@ class Store:
 
     def markers(self, plan_id: str) -> dict[str, Marker]:
         """The commits of a plan by shard."""
-        keys = self.list(f"{LAYOUT}/_commits/{plan_id}")
-        found = (Marker.model_validate_json(self.read_bytes(key)) for key in keys)
-        return {marker.shard: marker for marker in found}
+        found = self.readable(self.list(f"{LAYOUT}/_commits/{plan_id}"), self._marker)
+        return {marker.shard: marker for _, marker in found}
 
     def marker(self, plan_id: str, shard: str) -> Marker | None:
         """The commit of one shard, or None."""
         key = commit_key(plan_id, shard)
-        return Marker.model_validate_json(self.read_bytes(key)) if self.exists(key) else None
+        found = self.readable([key] if self.exists(key) else [], self._marker)
+        return next((marker for _, marker in found), None)
+
+    def _marker(self, key: str) -> Marker:
+        return Marker.model_validate_json(self.read_bytes(key))
 
     def commit(self, marker: Marker) -> None:
         self.write_bytes(commit_key(marker.plan_id, marker.shard), marker.model_dump_json(indent=1).encode())
@@ -275,11 +302,30 @@ class Store:
 
     def snapshots(self) -> Sequence[Snapshot]:
         """Everything published, oldest first."""
-        found = [Snapshot.model_validate_json(self.read_bytes(key)) for key in self.list(f"{LAYOUT}/_snapshots")]
+
+        def read(key: str) -> Snapshot:
+            return Snapshot.model_validate_json(self.read_bytes(key))
+
+        found = (snapshot for _, snapshot in self.readable(self.list(f"{LAYOUT}/_snapshots"), read))
         return sorted(found, key=lambda snapshot: (snapshot.created_at, snapshot.plan_id))
 
     def publish(self, snapshot: Snapshot) -> None:
         self.write_bytes(snapshot_key(snapshot.plan_id), snapshot.model_dump_json(indent=1).encode())
+
+
+@cache
+def _say_damaged(uri: str, reason: str) -> None:
+    logger.warning("%s is damaged and passed over: %s. Bring it back from a copy, or remove it", uri, reason)
+
+
+def _discard(file: Any) -> None:
+    """Forget what was written to an upload: fsspec would commit it when it closes the file or collects it."""
+    try:
+        file.discard()  # the parts that are already on the server
+    except Exception:  # the server is gone, or refuses: what stopped the writer is what must be said
+        pass
+    finally:
+        file.closed = True
 
 
 def _bring(fs: fsspec.AbstractFileSystem, path: str, files: list[str], target: Path) -> None:

@@ -113,7 +113,7 @@ class Rgnn(nn.Module):
         num_classes = config.detector.num_classes + 1
         self.appearance_c4 = nn.Linear(c4, A // 2)
         self.appearance_c5 = nn.Linear(c5, A - A // 2)
-        self.appearance = Residual(A, A // 4, layers=3)
+        self.appearance = Residual(A, A // 4, layers=3, final_relu=config.association != "masktrack")
         if config.gnn == "full":
             self.blocks = nn.ModuleList(GnnBlock(config, first=index == 0) for index in range(config.gnn_blocks))
             self.match_head = _head(D, 1, bias=-2.1)
@@ -745,10 +745,15 @@ class MessageGate(nn.Module):
 
 
 class Residual(nn.Module):
-    """ReLU(x + h(x)) with a bottleneck of two or three linears (Table 3)."""
+    """ReLU(x + h(x)) with a bottleneck of two or three linears (Table 3).
 
-    def __init__(self, channels: int, inner: int, layers: int) -> None:
+    Without the final ReLU looks can be unlike: [31] compares them with a new track at 0, which behind a ReLU none is
+    below, so that a detection of a class that lives could never start a track.
+    """
+
+    def __init__(self, channels: int, inner: int, layers: int, final_relu: bool = True) -> None:
         super().__init__()
+        self.final_relu = final_relu
         widths = [channels] + [inner] * (layers - 1) + [channels]
         linears = [nn.Linear(a, b) for a, b in pairwise(widths)]
         self.layers = nn.ModuleList(linears)
@@ -757,7 +762,8 @@ class Residual(nn.Module):
         y = x
         for linear in self.layers[:-1]:
             y = F.relu(linear(y))
-        return F.relu(x + self.layers[-1](y))
+        y = x + self.layers[-1](y)
+        return F.relu(y) if self.final_relu else y
 
 
 class Gate(nn.Module):

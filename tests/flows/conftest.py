@@ -187,3 +187,10 @@ def server(vis: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     yield server
     server.process.send_signal(signal.SIGINT)
     server.process.wait(PATIENCE_S)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers (`pytest -n 2`) one of them takes this whole folder: its tests share a store and a server."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.xdist_group("flows"))

@@ -2,11 +2,13 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load
+from scipy import stats
 
-from jobs.ablation import AblationJob, Comparison, ablate, labels_of, read_results
+from jobs.ablation import AblationJob, Comparison, ablate, labels_of, markdown, read_results
 from jobs.evaluate import EvaluateJob, evaluate
 from jobs.recipes import RECIPES, TrainJob, build, measured, published_ap
 from jobs.settings import Settings
@@ -110,11 +112,39 @@ def test_an_unknown_row_is_refused_with_the_known_ones(given: Settings):
 
 
 @pytest.mark.unit
-def test_a_gap_counts_as_reproduced_when_the_whole_interval_is_below_zero():
-    assert Comparison("limited", 3, 0.3, -0.04, 0.01).verdict == "reproduced"
-    assert Comparison("limited", 3, 0.3, -0.04, 0.03).verdict == "not reproduced"
-    assert Comparison("limited", 3, 0.3, +0.04, 0.01).verdict == "not reproduced"
-    assert Comparison("no_appearance", 1, 0.3, -0.04, 0.01).verdict == ""  # published: 0.8 AP below
+def test_a_gap_counts_as_reproduced_when_the_wider_of_both_intervals_is_below_zero():
+    close, far = (-0.041, -0.040, -0.039), (-0.018, -0.039, -0.063)  # seeds that agree, seeds that do not
+    assert Comparison("limited", 3, 0.3, -0.04, 0.01, close).verdict == "reproduced"
+    assert Comparison("limited", 3, 0.3, -0.04, 0.03, close).verdict == "not reproduced"
+    assert Comparison("limited", 3, 0.3, +0.04, 0.01, close).verdict == "not reproduced"
+    assert Comparison("limited", 3, 0.3, -0.04, 0.008, far).verdict == "not reproduced"
+    assert Comparison("limited", 1, 0.3, -0.04, 0.01, (-0.04,)).verdict == "reproduced in one run"
+    assert Comparison("no_appearance", 1, 0.3, -0.04, 0.01, (-0.04,)).verdict == ""  # published: 0.8 AP below
+
+
+@pytest.mark.unit
+def test_the_spread_of_seeds_is_that_of_students_t_and_one_seed_has_none():
+    for seeds in (2, 3, 6, 10):
+        differences = tuple(np.random.default_rng(seeds).normal(-0.04, 0.01, seeds))
+        low, high = stats.t.interval(0.95, seeds - 1, np.mean(differences), stats.sem(differences))
+        said = Comparison("limited", seeds, 0.3, -0.04, 0.01, differences).spread_of_seeds
+        assert said == pytest.approx((high - low) / 2, rel=1e-3)
+    assert Comparison("limited", 1, 0.3, -0.04, 0.01, (-0.04,)).spread_of_seeds is None
+
+
+@pytest.mark.unit
+def test_the_table_shows_both_spreads_and_says_where_there_was_one_run():
+    rows = [
+        Comparison("proposed", 3, 0.228, 0.0, 0.0, (0.0, 0.0, 0.0)),
+        Comparison("simple", 3, 0.188, -0.04, 0.008, (-0.018, -0.039, -0.063)),
+        Comparison("no_gating", 1, 0.203, -0.023, 0.01, (-0.023,)),
+    ]
+    proposed, simple, no_gating = (
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in markdown(rows, "R", "D").splitlines()[2:]
+    )
+    assert proposed[3:8] == ["22.8 (3)", "", "", "", ""]
+    assert simple[3:8] == ["18.8 (3)", "-4.0", "± 1.6", "± 5.6", "-3.8 not reproduced"]
+    assert no_gating[3:8] == ["20.3 (1)", "-2.3", "± 2.0", "one run", ""]
 
 
 @pytest.mark.unit

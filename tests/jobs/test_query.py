@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.evaluate import EvaluateJob, evaluate
-from jobs.evaluations import find
+from jobs.evaluations import FOLDER, find, read
 from jobs.query import NAMED_QUERIES, Scope, ask, run
 from jobs.settings import Settings
 from jobs.store import Store
@@ -22,6 +22,20 @@ def test_the_views_hold_the_published_rows(labelled_lake):
     sql = "SELECT " + ", ".join(f"{count} AS {view}" for view, count in counts.items())
     expected = {"videos": 4, "tracks": 4, "masks": 6 + 6 + 3 + 6, "errors": 1, "evaluations": 0}
     assert run(sql, labelled_lake.store).to_pylist() == [expected]
+
+
+def test_a_damaged_evaluation_stops_neither_queries_nor_evaluations(draw_lake, s3_settings: Settings):
+    for lake in (draw_lake(), draw_lake(settings=s3_settings)):
+        first = evaluate(EvaluateJob(data=str(lake.data), plan="plan"), lake.settings).evaluation_id
+        for name, damage in {"cut": b"PAR1\x15", "empty": b""}.items():  # names that are newer than every time
+            lake.store.write_bytes(f"{FOLDER}/{name}.parquet", damage)
+        assert find(lake.store) == first
+        again = evaluate(EvaluateJob(data=str(lake.data), plan="plan"), lake.settings)
+        assert again.before_id == first
+        seen = run("SELECT DISTINCT evaluation_id FROM evaluations", lake.store)["evaluation_id"].to_pylist()
+        assert {*seen} == {first, again.evaluation_id}
+        with pytest.raises(BadConfig, match=r"cut.parquet is damaged .*: evaluate once more"):
+            read(lake.store, "cut")
 
 
 def test_evaluations_are_a_view_too(labelled_lake):

@@ -292,6 +292,9 @@ def test_a_detector_with_a_gap_is_refused(folder: Path):
 class Foreign:
     """Of a model that somebody pickled whole."""
 
+    def __repr__(self) -> str:
+        return "a foreign object"
+
 
 @pytest.mark.parametrize(
     ("content", "said"),

@@ -101,6 +101,25 @@ def test_by_the_rule_of_masktrack_class_outweighs_likeness_and_the_most_confiden
     assert torch.isinf(worth[0, 0, 2])
 
 
+def test_by_the_rule_of_masktrack_a_detection_that_looks_unlike_the_tracks_of_its_class_can_start_one():
+    model = model_of("masktrack")
+    model.appearance_c4.bias.data.zero_()
+    model.appearance_c5.bias.data.zero_()
+    first, started = detections(1, seed=8), {}
+    for look in (1, -1):  # as in the frame before, or the opposite
+        _, state = run(model, [first])
+        second = detections(1, seed=8)
+        second.boxes_px[:] += 10_000  # nothing overlaps from frame to frame
+        second.pooled_c4[..., 1:] *= look
+        second.pooled_c5[..., 1:] *= look
+        for logits in (second.class_logits, state.class_logits):  # and all is of one class
+            logits[:] = torch.tensor([0.0, 5.0, *[0.0] * (logits.shape[-1] - 2)])
+        _, decisions = model.advance(second, state, 0.0)
+        started[look] = int(decisions.born.sum() + decisions.dropped.sum())
+    assert started[1] == 0
+    assert started[-1] > 0
+
+
 def test_without_tracks_every_detection_starts_one_by_the_rule_of_masktrack():
     nothing = torch.zeros(1, 2, dtype=torch.bool)
     worth, new = ablations.masktrack_decisions(

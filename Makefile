@@ -89,11 +89,14 @@ demo: .venv/setup.stamp
 
 # ---- checks ----------------------------------------------------------------------------------------------------
 
+# Two tests side by side, each with one thread: most of their time is that of servers and engines that start.
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2 --dist loadgroup
+
 test: .venv/test.stamp
-	.venv/bin/python -m pytest
+	$(SIDE_BY_SIDE)
 
 unit: .venv/test.stamp
-	.venv/bin/python -m pytest -m unit
+	$(SIDE_BY_SIDE) -m unit
 
 lint: .venv/test.stamp
 	.venv/bin/ruff check .

@@ -234,16 +234,17 @@ def ablate(
     iterations: Annotated[int | None, typer.Option(help="Of each row; default: the recipe's.", min=1)] = None,
 ) -> None:
     """Train every row of the RGNN paper's tables on one detector, and compare each with the proposed approach."""
-    from jobs import models, recipes
+    from jobs import models
     from jobs.settings import Settings
     from jobs.store import Store
+    from jobs.training import recipes
 
     for each in row or ["proposed"]:
         recipes.with_row(recipe, each)
     models.find(Store.open(Settings()), detector)
     from flows.progress import at_terminal
     from flows.steps import command
-    from jobs.ablation import AblationJob, ablate
+    from jobs.training.ablation import AblationJob, ablate
 
     given = {"rows": tuple(row)} if row else {}
     job = AblationJob(recipe=recipe, detector=detector, seeds=tuple(range(seeds)), iterations=iterations, **given)
@@ -268,7 +269,7 @@ def segment(
 ) -> None:
     """Segment and track every video of an archive; publish the tables videos, tracks, masks, errors."""
     from jobs import models
-    from jobs.archive import check_archive
+    from jobs.archives.archive import check_archive
     from jobs.settings import Settings
     from jobs.store import Store
 
@@ -290,7 +291,7 @@ def segment(
         raise typer.Exit(1)
     if overlay:
         from flows.progress import at_terminal
-        from jobs.overlay import draw_overlays
+        from jobs.reporting.overlay import draw_overlays
         from jobs.settings import Settings
         from jobs.store import Store
 
@@ -379,7 +380,7 @@ def evaluate(
         print(f"verdict     {done['verdict']}")
     print(f"evaluation  {done['uri']}")
     if accept and "verdict" not in done:
-        from jobs.acceptance import accept as make_the_measure
+        from jobs.evaluation.acceptance import accept as make_the_measure
         from jobs.settings import Settings
 
         record = make_the_measure(done["evaluation_id"], Settings(), shlex.join(["vis", *sys.argv[1:]]))
@@ -389,8 +390,8 @@ def evaluate(
 def _score_files(labels: str, results: str | None, plan: str | None, chosen: dict[str, Any]) -> dict[str, Any] | None:
     """An evaluation of what is there already, without a model and without Prefect; None: there is nothing."""
     from flows.progress import at_terminal
-    from jobs.evaluate import EvaluateJob, evaluate
-    from jobs.predictions import data_file, results_file
+    from jobs.evaluation.evaluate import EvaluateJob, evaluate
+    from jobs.evaluation.predictions import data_file, results_file
     from jobs.settings import Settings
     from jobs.store import Store
     from vis_models.data.holdout import HoldOut
@@ -417,7 +418,7 @@ def compare(
 ) -> None:
     """Is A better than B? Difference of AP on the same videos, its interval, how likely chance is, what changed."""
     from flows.progress import at_terminal
-    from jobs.compare import CompareJob, compare_two
+    from jobs.evaluation.compare import CompareJob, compare_two
     from jobs.settings import Settings
     from vis_models.metrics.uncertainty import with_interval
 
@@ -452,8 +453,8 @@ def submission(
 ) -> None:
     """Write the zip that a benchmark's server takes, every entry checked; later, record its score."""
     from flows.progress import at_terminal
+    from jobs.evaluation.submission import SubmissionJob, record_server_score, write_submission
     from jobs.settings import Settings
-    from jobs.submission import SubmissionJob, record_server_score, write_submission
 
     command = shlex.join(["vis", *sys.argv[1:]])
     if server_score:
@@ -492,8 +493,8 @@ def check(
 ) -> None:
     """Look before the cost: what is wrong with labels, frames or films, and how long they take; changes nothing."""
     from flows.progress import at_terminal
-    from jobs.check import CheckJob
-    from jobs.check import check as look
+    from jobs.reporting.check import CheckJob
+    from jobs.reporting.check import check as look
     from jobs.settings import Settings
 
     command = shlex.join(["vis", *sys.argv[1:]])
@@ -535,8 +536,8 @@ def query(
     named: Annotated[bool, typer.Option("--list", help="List the named queries.")] = False,
 ) -> None:
     """Ask the published tables and the evaluations in SQL."""
-    from jobs.answers import create, form_of, write
-    from jobs.query import NAMED_QUERIES, Scope, ask
+    from jobs.reporting.answers import create, form_of, write
+    from jobs.reporting.query import NAMED_QUERIES, Scope, ask
     from jobs.settings import Settings
     from jobs.store import Store
 
@@ -565,7 +566,7 @@ def query(
 def models(recipes: Annotated[bool, typer.Option("--recipes", help="List what can be trained.")] = False) -> None:
     """List the registered models with their figures, oldest first."""
     if recipes:
-        from jobs.recipes import RECIPES, measured, published_ap
+        from jobs.training.recipes import RECIPES, measured, published_ap
 
         print(f"{'recipe':42}{'published':>10}{'measured':>10}   AP x 100; published on YouTube-VIS 2019 valid")
         for name, recipe in RECIPES.items():
@@ -603,9 +604,9 @@ def runs(
 
 
 def _list_runs() -> None:
-    from jobs.runs import RUNS, runs
     from jobs.settings import Settings
     from jobs.store import Store
+    from jobs.training.runs import RUNS, runs
 
     store = Store.open(Settings())
     rows = [("run", "last written", "state", "stage", "iteration", "disk", "data", "figures")]
@@ -621,9 +622,9 @@ def _list_runs() -> None:
 @runs_app.command()
 def show(run: RunArgument) -> None:
     """What is known of one training run, and how to go on with it."""
-    from jobs.runs import RUNS, run_of
     from jobs.settings import Settings
     from jobs.store import Store
+    from jobs.training.runs import RUNS, run_of
 
     store = Store.open(Settings())
     found = run_of(store, run)
@@ -649,9 +650,9 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove what a training run wrote: checkpoints and curves. A model that it registered stays."""
-    from jobs.runs import delete, run_of
     from jobs.settings import Settings
     from jobs.store import Store
+    from jobs.training.runs import delete, run_of
 
     store = Store.open(Settings())
     found = run_of(store, run)
@@ -694,9 +695,9 @@ def up(
 
 def _check_training(given: dict[str, Any]) -> None:
     """What can be known without torch, Ray and Prefect; the flow asks again. Raises BadConfig."""
-    from jobs.runs import asked_for
     from jobs.settings import Settings
     from jobs.store import Store
+    from jobs.training.runs import asked_for
 
     store = Store.open(Settings())
     asked_for(store, **given)
@@ -706,7 +707,7 @@ def _check_training(given: dict[str, Any]) -> None:
 def _check_evaluation(labels: str | None, model: str | None, holdout: str | None, accepted_oracle: str | None) -> None:
     """The same for an evaluation that runs a model."""
     from jobs import models
-    from jobs.predictions import data_file
+    from jobs.evaluation.predictions import data_file
     from jobs.settings import Settings
     from jobs.store import Store
     from vis_models.data.holdout import HoldOut
@@ -796,7 +797,7 @@ def _run(module: str, flow: str, **parameters: Any) -> dict[str, Any]:
         KeyboardInterrupt: Ctrl-C, which Ray Train turns into an exit without an error.
     """
     from flows.embedded import prefect_api
-    from jobs.child import started_early
+    from jobs.segmentation.child import started_early
     from jobs.settings import Settings
     from vis_models.config import BadConfig
 

@@ -10,18 +10,18 @@ from pydantic import Field, PositiveInt
 from flows.events import evaluation_regressed
 from flows.progress import of_flow, shown
 from flows.steps import command, launch, mendable
-from jobs.acceptance import JudgeJob, alarm, judge
-from jobs.evaluate import EvaluateJob, evaluate
+from jobs.evaluation.acceptance import JudgeJob, alarm, judge
+from jobs.evaluation.evaluate import EvaluateJob, evaluate
+from jobs.evaluation.oracles import Oracle
+from jobs.evaluation.predictions import Check, data_file
+from jobs.evaluation.predictions import labels as read_labels
+from jobs.evaluation.splits import held_out
 from jobs.models import find, find_to_score
-from jobs.oracles import Oracle
-from jobs.predictions import Check, data_file
-from jobs.predictions import labels as read_labels
-from jobs.runs import resumable
-from jobs.segment import SegmentJob, segment
+from jobs.segmentation.segment import SegmentJob, segment
 from jobs.settings import Settings
-from jobs.splits import held_out
 from jobs.store import Store
-from jobs.train import prepare_data
+from jobs.training.runs import resumable
+from jobs.training.train import prepare_data
 from vis_models.cards import read_card
 from vis_models.config import BadConfig
 from vis_models.data.holdout import HoldOut

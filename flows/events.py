@@ -10,7 +10,7 @@ from typing import Any
 
 from prefect.events import emit_event
 
-from jobs.acceptance import Verdict
+from jobs.evaluation.acceptance import Verdict
 from vis_models.cards import ModelCard
 
 REGISTERED = "vis.model.registered"

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from flows.progress import shown
 from flows.steps import command, launch, mendable
-from jobs import evaluations
-from jobs.report import ReportJob, write_report
+from jobs.evaluation import evaluations
+from jobs.reporting.report import ReportJob, write_report
 from jobs.settings import Settings
 from jobs.store import Store
 

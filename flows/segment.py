@@ -10,7 +10,7 @@ from pydantic import Field
 from flows.progress import shown
 from flows.steps import command, launch, mendable
 from jobs import tables
-from jobs.segment import SegmentJob, segment
+from jobs.segmentation.segment import SegmentJob, segment
 from jobs.settings import Settings
 from jobs.store import Store
 

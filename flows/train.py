@@ -9,11 +9,11 @@ from prefect.exceptions import TerminationSignal
 from flows.events import model_registered
 from flows.progress import say, shown
 from flows.steps import command, launch, mendable, run_name
-from jobs.recipes import DEFAULT
-from jobs.runs import asked_for, says_why_it_ends
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
-from jobs.train import train
+from jobs.training.recipes import DEFAULT
+from jobs.training.runs import asked_for, says_why_it_ends
+from jobs.training.train import train
 
 
 @flow(name="train-rgnn", flow_run_name="train-{recipe}")

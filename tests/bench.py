@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from jobs.archive import list_videos
-from jobs.evaluate import EvaluateJob, evaluate
-from jobs.frames import open_video
+from jobs.archives.archive import list_videos
+from jobs.archives.frames import open_video
+from jobs.evaluation.evaluate import EvaluateJob, evaluate
 from jobs.models import find, registered
-from jobs.records import MaskSpill
-from jobs.runs import resumable
-from jobs.segment import SegmentJob, segment
+from jobs.segmentation.records import MaskSpill
+from jobs.segmentation.segment import SegmentJob, segment
+from jobs.segmentation.side_by_side import SideBySide
 from jobs.settings import Settings
-from jobs.side_by_side import SideBySide
 from jobs.store import LAYOUT, Store
-from jobs.train import prepare_data
+from jobs.training.runs import resumable
+from jobs.training.train import prepare_data
 from tests import bench_evaluation
 from vis_models.checkpoints import build, load_model, save_model
 from vis_models.data.world import WorldConfig, draw_video, write_archive, write_youtube_vis

@@ -21,8 +21,8 @@ from tests.vis_models.metrics.test_average_precision import may_match, plain_sum
 CHILD = """
 import json, sys, time
 from pathlib import Path
-from jobs.evaluate import EvaluateJob, evaluate
-from jobs.outcomes import read
+from jobs.evaluation.evaluate import EvaluateJob, evaluate
+from jobs.evaluation.outcomes import read
 from jobs.settings import Settings
 from jobs.store import Store
 from vis_models.metrics.uncertainty import standard_error

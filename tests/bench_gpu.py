@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
-from jobs.descent import Losses, compile_convolutions, descend, load_batches, optimizer_of
-from jobs.recipes import Stage, build
+from jobs.training.descent import Losses, compile_convolutions, descend, load_batches, optimizer_of
+from jobs.training.recipes import Stage, build
 from tests.vis_models.drawn import small_config
 from vis_models.data.annotations import VideoSet, read_youtube_vis
 from vis_models.data.clips import ClipSet
@@ -136,7 +136,7 @@ class Rates:
 
 
 def train(plan: Plan, stage: Stage, model: Any, videos: VideoSet) -> Rates:
-    """A stage as `jobs/train.py` runs it, first on four batches over and over, then through the loader."""
+    """A stage as `jobs/training/train.py` runs it, first on four batches over and over, then through the loader."""
     part = model.detector if stage.part == "detector" else model
     part.train()
     part.requires_grad_(True)
@@ -224,10 +224,10 @@ def infer(plan: Plan, model: Rgnn, videos: VideoSet) -> tuple[float, float, floa
 
 def film_to_masks(plan: Plan, model: Rgnn, folder: Path) -> tuple[float, int, dict[str, float]]:
     """(frames per second, masks, share of each stage) of one worker: decode, encode, step, run-length coding."""
-    from jobs.archive import list_videos  # these need more packages than the models do
-    from jobs.records import MaskSpill
+    from jobs.archives.archive import list_videos  # these need more packages than the models do
+    from jobs.segmentation.records import MaskSpill
+    from jobs.segmentation.side_by_side import SideBySide
     from jobs.settings import Settings
-    from jobs.side_by_side import SideBySide
     from jobs.store import Store
 
     films = folder / "films"

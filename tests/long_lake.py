@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from jobs import tables
-from jobs.evaluate import EvaluateJob, evaluate
+from jobs.evaluation.evaluate import EvaluateJob, evaluate
 from jobs.store import FileRef, Snapshot, Store
 
 SEEN = {"x0_px": 0, "y0_px": 0, "x1_px": 9, "y1_px": 9, "category_id": 1, "score": 0.5}

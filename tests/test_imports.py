@@ -35,6 +35,36 @@ def test_a_room_imports_only_rooms_below_it(room: str):
     assert [(str(path), name) for path, name in imports(room) if name in above] == []
 
 
+JOBS = {  # the rooms of jobs/, and which others each may use beside the hall: the files of jobs/ itself
+    "archives": set(),
+    "training": {"archives"},
+    "segmentation": {"archives"},
+    "evaluation": {"archives"},
+    "reporting": {"archives", "training", "segmentation", "evaluation"},  # it reads what the others publish
+}
+
+
+def room_of(module: str) -> str:
+    """The room of `jobs.ROOM.FILE`; of `jobs.FILE` the hall."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in JOBS else "hall"
+
+
+def test_a_room_of_the_jobs_uses_the_hall_and_those_that_it_may():
+    jobs = REPOSITORY / "jobs"
+    assert {path.parent.name for path in jobs.glob("*/__init__.py")} == {*JOBS}
+    used: dict[str, set[str]] = {room: set() for room in (*JOBS, "hall")}
+    for path in sorted(jobs.rglob("*.py")):
+        here = room_of(".".join(path.relative_to(REPOSITORY).with_suffix("").parts))
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jobs":
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                used[here] |= {room_of(name) for name in names} - {here}
+    assert used.pop("hall") <= {"hall"}
+    for room, others in used.items():
+        assert others <= {"hall"} | JOBS[room], f"{room} uses {others}"
+
+
 def test_models_import_nothing_of_cluster_server_or_network():
     allowed = MODELS_NEED | set(sys.stdlib_module_names) | {"vis_models"}
     assert [(str(path), name) for path, name in imports("vis_models") if name not in allowed] == []
@@ -88,7 +118,7 @@ BROUGHT_ALONG = {
 def test_every_module_of_the_models_imports_where_nothing_else_is_installed():
     """Of the whole house only the models, and what measures them on a GPU, must run where there is no cluster."""
     present = (MODELS_NEED - {"scipy"}).union({"vis_models", "jobs", "tests"}, *BROUGHT_ALONG.values())
-    alone = "jobs.recipes jobs.descent tests.bench_gpu"
+    alone = "jobs.training.recipes jobs.training.descent tests.bench_gpu"
     done = subprocess.run(
         [sys.executable, "-c", ONLY, " ".join(present), alone], cwd=REPOSITORY, capture_output=True, text=True
     )

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import query, tables
+from jobs import tables
+from jobs.reporting import query
 from jobs.settings import Settings
 from jobs.store import Store
 from vis_models import masks

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.cli import main
-from jobs.evaluations import FOLDER
+from jobs.evaluation.evaluations import FOLDER
 from jobs.settings import Settings
 from jobs.store import Store
 from tests.drawn_results import Drawing, write

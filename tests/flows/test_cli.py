@@ -16,11 +16,11 @@ import pytest
 
 from flows.cli import DeviceOption, main
 from jobs import tables
-from jobs.recipes import build
-from jobs.runs import says_why_it_ends
 from jobs.settings import Settings
 from jobs.store import Store
-from jobs.train import freeze
+from jobs.training.recipes import build
+from jobs.training.runs import says_why_it_ends
+from jobs.training.train import freeze
 from tests.conftest import REPOSITORY
 from tests.drawn_results import Drawing, write
 from tests.flows.conftest import PROGRAMS, Program, Trained

@@ -16,8 +16,8 @@ from flows.embedded import prefect_api
 from flows.progress import shown
 from flows.report import report
 from flows.segment import segment_archive
-from jobs.report import ReportJob
-from jobs.segment import SegmentJob
+from jobs.reporting.report import ReportJob
+from jobs.segmentation.segment import SegmentJob
 from jobs.settings import Settings
 from vis_models.config import BadConfig, Config
 

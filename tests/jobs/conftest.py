@@ -13,9 +13,9 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from jobs import tables
-from jobs.archive import list_videos
+from jobs.archives.archive import list_videos
 from jobs.cluster import cluster
-from jobs.plans import write_plan
+from jobs.segmentation.plans import write_plan
 from jobs.settings import Settings
 from jobs.store import FileRef, Snapshot, Store, plan_key
 from vis_models import masks

@@ -7,7 +7,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from jobs.archive import VideoSource, list_videos
+from jobs.archives.archive import VideoSource, list_videos
 from jobs.store import Store
 from tests.jobs import barcode
 

@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load
 from scipy import stats
 
-from jobs.ablation import AblationJob, Comparison, ablate, labels_of, markdown, read_results
-from jobs.evaluate import EvaluateJob, evaluate
-from jobs.recipes import RECIPES, TrainJob, build, measured, published_ap
+from jobs.evaluation.evaluate import EvaluateJob, evaluate
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
-from jobs.train import train
+from jobs.training.ablation import AblationJob, Comparison, ablate, labels_of, markdown, read_results
+from jobs.training.recipes import RECIPES, TrainJob, build, measured, published_ap
+from jobs.training.train import train
 from vis_models.checkpoints import ModelCard, save_model
 from vis_models.config import BadConfig
 from vis_models.configs import ROWS

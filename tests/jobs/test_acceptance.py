@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs import acceptance, evaluations, outcomes
-from jobs.acceptance import JudgeJob, Verdict, accept, accepted, alarm, history, judge
-from jobs.evaluate import EvaluateJob, evaluate
+from jobs.evaluation import acceptance, evaluations, outcomes
+from jobs.evaluation.acceptance import JudgeJob, Verdict, accept, accepted, alarm, history, judge
+from jobs.evaluation.evaluate import EvaluateJob, evaluate
 from jobs.settings import Settings
 from jobs.store import Store
 from tests.drawn_results import Drawing, write

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from pycocotools import mask as coco
 
-from jobs.answers import FORMS, create, form_of, write
-from jobs.query import run
+from jobs.reporting.answers import FORMS, create, form_of, write
+from jobs.reporting.query import run
 from vis_models.config import BadConfig
 
 pytestmark = pytest.mark.unit

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.archive import IMAGES, VideoSource, list_videos, read_archive
+from jobs.archives.archive import IMAGES, VideoSource, list_videos, read_archive
 from jobs.settings import Settings
 from jobs.store import Store
 from vis_models.config import BadConfig

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from jobs.check import Check, CheckJob, check
+from jobs.reporting.check import Check, CheckJob, check
 from jobs.settings import Settings
 from vis_models.config import BadConfig
 from vis_models.data.world import WorldConfig, write_archive, write_youtube_vis

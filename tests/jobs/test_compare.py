@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.compare import CompareJob, compare_two
-from jobs.evaluate import EvaluateJob, evaluate
+from jobs.evaluation.compare import CompareJob, compare_two
+from jobs.evaluation.evaluate import EvaluateJob, evaluate
+from jobs.evaluation.submission import SubmissionJob, record_server_score, write_submission
 from jobs.settings import Settings
 from jobs.store import Store
-from jobs.submission import SubmissionJob, record_server_score, write_submission
 from tests.drawn_results import Drawing, write
 from vis_models.config import BadConfig
 

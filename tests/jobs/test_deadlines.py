@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.deadlines import Hung, Task, decoders
+from jobs.archives.deadlines import Hung, Task, decoders
 
 pytestmark = pytest.mark.unit
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -55,7 +55,7 @@ def test_what_work_raises_comes_out_also_a_timeout_of_its_own():
 def test_a_process_with_a_thread_that_hangs_can_end(tmp_path: Path):
     code = """
 import os, sys
-from jobs.deadlines import Hung, decoders
+from jobs.archives.deadlines import Hung, decoders
 os.mkfifo(sys.argv[1])
 with decoders(1, 0.3) as pool:
     try:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.descent import FiniteTerms, Losses, compile_convolutions, descend, load_batches, optimizer_of
-from jobs.recipes import Stage
-from jobs.stages import broken_tensors, load_state, save_state, trained_part
-from jobs.watch import Stopwatch
+from jobs.training.descent import FiniteTerms, Losses, compile_convolutions, descend, load_batches, optimizer_of
+from jobs.training.recipes import Stage
+from jobs.training.stages import broken_tensors, load_state, save_state, trained_part
+from jobs.training.watch import Stopwatch
 from vis_models.config import BadConfig
 from vis_models.rgnn import Rgnn
 from vis_models.types import Clips
@@ -128,7 +128,7 @@ def test_compiled_parts_keep_the_names_of_their_parameters():
 
 def test_waiting_is_the_share_of_time_until_the_next_item_comes(monkeypatch: pytest.MonkeyPatch):
     clock = [100.0]
-    monkeypatch.setattr("jobs.watch.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("jobs.training.watch.time.monotonic", lambda: clock[0])
 
     def slow() -> Iterator[int]:
         for number in range(3):

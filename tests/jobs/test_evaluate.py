@@ -5,8 +5,8 @@ import duckdb
 import numpy as np
 import pytest
 
-from jobs import evaluations
-from jobs.evaluate import EvaluateJob, Evaluation, evaluate
+from jobs.evaluation import evaluations
+from jobs.evaluation.evaluate import EvaluateJob, Evaluation, evaluate
 from jobs.settings import Settings
 from jobs.store import Store
 from tests.conftest import REPOSITORY
@@ -121,7 +121,8 @@ def test_the_error_of_ap_is_stored_where_there_are_enough_videos(tmp_path):
 
 
 def test_scoring_brings_no_torch_no_ray_and_no_prefect():
-    brings = "import sys, jobs.evaluate, jobs.compare; print({'torch', 'ray', 'prefect'} & set(sys.modules))"
+    scoring = "jobs.evaluation.evaluate, jobs.evaluation.compare"
+    brings = f"import sys, {scoring}; print({{'torch', 'ray', 'prefect'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", brings], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import pytest
 
-from jobs.frame_clocks import exact_rate, gaps, stamps_s
+from jobs.archives.frame_clocks import exact_rate, gaps, stamps_s
 
 pytestmark = pytest.mark.unit
 

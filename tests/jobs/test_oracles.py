@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs import evaluations, tables
-from jobs.evaluate import EvaluateJob, evaluate
-from jobs.segment import SegmentJob, segment
+from jobs import tables
+from jobs.evaluation import evaluations
+from jobs.evaluation.evaluate import EvaluateJob, evaluate
+from jobs.segmentation.segment import SegmentJob, segment
 from jobs.settings import Settings
 from jobs.store import Store, now
 from tests.jobs import barcode

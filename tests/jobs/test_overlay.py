@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from jobs import tables
-from jobs.archive import read_archive
-from jobs.overlay import draw_overlays
-from jobs.plans import write_plan
+from jobs.archives.archive import read_archive
+from jobs.reporting.overlay import draw_overlays
+from jobs.segmentation.plans import write_plan
 from jobs.settings import Settings
 from jobs.store import LAYOUT, FileRef, Snapshot, Store
 from tests.jobs import barcode

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jobs.painting import COLOURS, EDGE_PX, TINT, colour_of, paint
+from jobs.reporting.painting import COLOURS, EDGE_PX, TINT, colour_of, paint
 
 pytestmark = pytest.mark.unit
 

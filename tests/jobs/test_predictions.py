@@ -4,10 +4,11 @@ import json
 import pyarrow as pa
 import pytest
 
-from jobs import evaluations, tables
-from jobs.compare import CompareJob, compare_two
-from jobs.evaluate import EvaluateJob, Evaluation, evaluate
-from jobs.predictions import by_video, mask_tracks, results_file
+from jobs import tables
+from jobs.evaluation import evaluations
+from jobs.evaluation.compare import CompareJob, compare_two
+from jobs.evaluation.evaluate import EvaluateJob, Evaluation, evaluate
+from jobs.evaluation.predictions import by_video, mask_tracks, results_file
 from jobs.settings import Settings
 from vis_models.config import BadConfig
 from vis_models.data.holdout import HoldOut

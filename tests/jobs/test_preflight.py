@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from jobs import preflight
-from jobs.recipes import TrainJob, build
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
-from jobs.train import Data, prepare_run, train
+from jobs.training import preflight
+from jobs.training.recipes import TrainJob, build
+from jobs.training.train import Data, prepare_run, train
 from vis_models.checkpoints import ModelCard, save_model
 from vis_models.config import BadConfig
 from vis_models.data.annotations import Category

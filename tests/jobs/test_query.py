@@ -5,9 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.evaluate import EvaluateJob, evaluate
-from jobs.evaluations import FOLDER, find, read
-from jobs.query import NAMED_QUERIES, Scope, ask, run
+from jobs.evaluation.evaluate import EvaluateJob, evaluate
+from jobs.evaluation.evaluations import FOLDER, find, read
+from jobs.reporting.query import NAMED_QUERIES, Scope, ask, run
 from jobs.settings import Settings
 from jobs.store import Store
 from tests.jobs.test_tables import publish

@@ -1,7 +1,7 @@
 import pytest
 
-from jobs.descent import learning_rate
-from jobs.recipes import RECIPES, ExtraData, build, with_row
+from jobs.training.descent import learning_rate
+from jobs.training.recipes import RECIPES, ExtraData, build, with_row
 from vis_models.config import BadConfig
 from vis_models.data.holdout import HoldOut
 

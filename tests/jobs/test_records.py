@@ -4,8 +4,9 @@ import tracemalloc
 import pytest
 import torch
 
-from jobs import records, tables
-from jobs.records import MaskSpill, VideoRecord, track_row
+from jobs import tables
+from jobs.segmentation import records
+from jobs.segmentation.records import MaskSpill, VideoRecord, track_row
 from vis_models import masks
 from vis_models.types import Masks, Sighting, Tracks, Verdict, VideoInfo
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.evaluate import EvaluateJob, evaluate
-from jobs.report import ReportJob, write_report
+from jobs.evaluation.evaluate import EvaluateJob, evaluate
+from jobs.reporting.report import ReportJob, write_report
 from jobs.settings import Settings
 from jobs.store import Store, now
 from tests.drawn_results import Drawing, write

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from jobs.evaluate import EvaluateJob, evaluate
-from jobs.report import ReportJob, write_report
+from jobs.evaluation.evaluate import EvaluateJob, evaluate
+from jobs.reporting.report import ReportJob, write_report
 
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 

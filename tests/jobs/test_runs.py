@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.recipes import TrainJob, build
-from jobs.runs import RUNS, asked_for, check_data, delete, run_of, runs, says_why_it_ends
 from jobs.store import Store
-from jobs.train import freeze
+from jobs.training.recipes import TrainJob, build
+from jobs.training.runs import RUNS, asked_for, check_data, delete, run_of, runs, says_why_it_ends
+from jobs.training.train import freeze
 from vis_models.config import BadConfig
 
 pytestmark = pytest.mark.unit

@@ -18,9 +18,9 @@ import ray
 from pycocotools import mask as coco
 
 from jobs import tables
-from jobs.archive import VideoSource, list_videos
-from jobs.plans import write_plan
-from jobs.segment import CRASHES, SHARD_VIDEOS, SegmentJob, _HowFar, plan, segment, split
+from jobs.archives.archive import VideoSource, list_videos
+from jobs.segmentation.plans import write_plan
+from jobs.segmentation.segment import CRASHES, SHARD_VIDEOS, SegmentJob, _HowFar, plan, segment, split
 from jobs.settings import Settings
 from jobs.store import Marker, Store
 from tests.jobs import barcode, odd_models
@@ -448,7 +448,7 @@ def test_ctrl_c_says_what_is_kept_and_the_next_run_goes_on_there(model: Path, se
 def test_a_killed_run_resumes_and_leaves_no_process(model: Path, settings: Settings, tmp_path: Path):
     archive = many_films(tmp_path / "films", 40)
     script = (
-        "import functools, sys; from tests.jobs import barcode; from jobs.segment import *;"
+        "import functools, sys; from tests.jobs import barcode; from jobs.segmentation.segment import *;"
         "segment(SegmentJob(archive=sys.argv[1], model=sys.argv[2]), Settings(store=sys.argv[3]),"
         " load=functools.partial(barcode.load, delay_s=0.05))"
     )
@@ -552,6 +552,6 @@ def test_in_a_large_archive_a_kill_costs_little_of_it_and_workers_play_side_by_s
 
 
 def test_one_worker_brings_neither_ray_nor_torch_into_the_process_that_waits_for_it():
-    code = "import sys, jobs.segment; print(sorted({'torch', 'ray'} & set(sys.modules)))"
+    code = "import sys, jobs.segmentation.segment; print(sorted({'torch', 'ray'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
     assert done.stdout == "[]\n", done.stderr

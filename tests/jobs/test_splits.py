@@ -1,7 +1,7 @@
 import pytest
 
-from jobs.archive import list_videos
-from jobs.splits import held_out
+from jobs.archives.archive import list_videos
+from jobs.evaluation.splits import held_out
 from vis_models.config import BadConfig
 from vis_models.data.holdout import HoldOut, ListedVideo, split, split_name
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs import evaluations
-from jobs.evaluate import EvaluateJob, evaluate
-from jobs.report import ReportJob, write_report
-from jobs.submission import Submission, SubmissionJob, record_server_score, write_submission
+from jobs.evaluation import evaluations
+from jobs.evaluation.evaluate import EvaluateJob, evaluate
+from jobs.evaluation.submission import Submission, SubmissionJob, record_server_score, write_submission
+from jobs.reporting.report import ReportJob, write_report
 from vis_models.config import BadConfig
 from vis_models.masks import encode
 

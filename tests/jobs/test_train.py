@@ -18,13 +18,13 @@ from ray.exceptions import ActorDiedError
 from ray.train import WorkerGroupError
 from safetensors.torch import load
 
-from jobs.descent import learning_rate
-from jobs.recipes import TrainJob, build
-from jobs.runs import resumable
 from jobs.settings import Settings
-from jobs.stages import samples_of
 from jobs.store import LAYOUT, Store
-from jobs.train import (
+from jobs.training.descent import learning_rate
+from jobs.training.recipes import TrainJob, build
+from jobs.training.runs import resumable
+from jobs.training.stages import samples_of
+from jobs.training.train import (
     Data,
     check_gate,
     encodings_folder,

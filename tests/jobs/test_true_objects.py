@@ -1,6 +1,6 @@
 import pytest
 
-from jobs.true_objects import TrueObjects
+from jobs.segmentation.true_objects import TrueObjects
 from vis_models.metrics.youtube_vis import GroundTruth
 
 pytestmark = pytest.mark.unit

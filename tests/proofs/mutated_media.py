@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.archive import list_videos
-from jobs.frames import frames_in_time
-from jobs.records import MaskSpill
+from jobs.archives.archive import list_videos
+from jobs.archives.frames import frames_in_time
+from jobs.segmentation.records import MaskSpill
+from jobs.segmentation.side_by_side import SideBySide
 from jobs.settings import Settings
-from jobs.side_by_side import SideBySide
 from jobs.store import Store
 from tests.jobs import barcode, mutated
 from vis_models.config import BadVideo

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs import evaluations
-from jobs.answers import FORMS
-from jobs.query import NAMED_QUERIES
+from jobs.evaluation import evaluations
+from jobs.reporting.answers import FORMS
+from jobs.reporting.query import NAMED_QUERIES
 from tests.jobs.conftest import *  # noqa: F403  # the store in a folder or in S3, and a labelled lake
 from tests.long_lake import publish_long, scored_twice
 

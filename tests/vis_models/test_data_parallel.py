@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from jobs.descent import Losses
+from jobs.training.descent import Losses
 from vis_models.configs import ROWS
 from vis_models.rgnn import Rgnn
 from vis_models.types import Clips

@@ -1,0 +1,160 @@
+"""Gradient descent on one device, as a stage wants it: batches that are ready in time, learning rate, iteration.
+
+No cluster in here: `jobs/training/train.py` runs it on the workers of Ray Train, `make bench-gpu` without any.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from jobs.training.recipes import Stage
+from vis_models.config import BadConfig
+from vis_models.data.clips import collate
+from vis_models.types import Clips
+
+
+class Samples(Protocol):
+    """A `ClipSet` or a `Mixture`: sample n of a run, one clip."""
+
+    def __getitem__(self, n: int) -> Clips: ...
+
+
+def load_batches(
+    samples: Samples, numbers: Sequence[list[int]], device: torch.device, processes: int
+) -> Iterator[Clips]:
+    """Batches on the device, in order.
+
+    Args:
+        numbers: the samples of each batch.
+        processes: that prepare batches ahead, two each; 0 prepares them here, in a thread, one ahead. On a GPU they
+            come through pinned memory, so that the copy runs beside the computation.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        samples,  # type: ignore[arg-type]  # any object with __getitem__ will do beside a batch sampler
+        batch_sampler=numbers,
+        collate_fn=collate,
+        num_workers=processes,
+        multiprocessing_context="forkserver" if processes else None,  # this process may run threads, of Ray for example
+        pin_memory=device.type == "cuda",
+    )
+    batches = iter(loader) if processes else _one_ahead(iter(loader))
+    return (clips.to(device) for clips in batches)
+
+
+def _one_ahead(batches: Iterator[Clips]) -> Iterator[Clips]:
+    """The next batch is prepared while this one is used: decoding and torch leave Python's lock to each other."""
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+        coming = thread.submit(next, batches, None)
+        while batch := coming.result():
+            coming = thread.submit(next, batches, None)
+            yield batch
+
+
+def optimizer_of(stage: Stage, part: nn.Module) -> torch.optim.Optimizer:
+    """What the stage asks for, over the parameters that are not frozen."""
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[stage.optimizer]
+    trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
+    return kind(trained, lr=stage.learning_rate, weight_decay=stage.weight_decay, fused=True)
+
+
+def learning_rate(stage: Stage, iteration: int) -> float:
+    """Of one iteration: warm-up, then constant, in drops, or along a cosine."""
+    if iteration < stage.warm_up:
+        return stage.learning_rate * (iteration + 1) / stage.warm_up
+    share = iteration / stage.iterations
+    if stage.cosine:
+        past = (iteration - stage.warm_up) / max(stage.iterations - stage.warm_up, 1)
+        return stage.learning_rate * (1 + math.cos(math.pi * past)) / 2
+    return stage.learning_rate / 5 ** sum(share >= drop for drop in stage.drops)
+
+
+class Losses(nn.Module):
+    """A loss as a module's `forward`, which is what data-parallel training wraps."""
+
+    def __init__(self, part: nn.Module, loss: Callable[..., dict[str, Tensor]]) -> None:
+        super().__init__()
+        self.part = part
+        self.loss = loss
+
+    def forward(self, *batch: Any) -> dict[str, Tensor]:
+        return self.loss(*batch)
+
+
+def descend(
+    stage: Stage,
+    seed: tuple[int, ...],
+    module: Any,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[tuple],
+    first: int = 0,
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Gradient descent, one iteration a turn: how many are done, and the loss terms of the last one.
+
+    Args:
+        seed: with the iteration it decides the dropout, which is the same again after a resume.
+        module: takes a batch, returns loss terms.
+        first: iterations that were done before.
+    """
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    device = trained[0].device.type
+    for iteration, batch in enumerate(batches, start=first):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(stage, iteration)
+        torch.manual_seed(hash((*seed, iteration)))
+        with torch.autocast(device, torch.bfloat16, enabled=stage.precision == "bf16"):
+            terms: dict[str, Tensor] = module(*batch)
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()
+        if stage.clip_gradient:
+            nn.utils.clip_grad_norm_(trained, stage.clip_gradient)
+        optimizer.step()
+        yield iteration + 1, {name: term.detach() for name, term in terms.items()}
+
+
+class FiniteTerms:
+    """Which loss term was no finite number first: noted on the device in every iteration, read when asked for."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.first: Tensor | None = None
+        """The iteration in which each term broke, -1 where it did not."""
+
+    def see(self, done: int, terms: dict[str, Tensor]) -> None:
+        values = torch.stack(list(terms.values())).detach()
+        if self.first is None:
+            self.names, self.first = list(terms), torch.full_like(values, -1, dtype=torch.long)
+        self.first = self.first.where((self.first >= 0) | values.isfinite(), done)
+
+    def require(self, stage: Stage) -> None:
+        """Raises BadConfig when a term has broken."""
+        first = [] if self.first is None else self.first.tolist()
+        broken = {name: at for name, at in zip(self.names, first, strict=True) if at >= 0}
+        if broken:
+            at = min(broken.values())
+            names = ", ".join(name for name in broken if broken[name] == at)
+            raise diverged(stage, f"no finite number came out of the loss term {names} in iteration {at}")
+
+
+def diverged(stage: Stage, what: str) -> BadConfig:
+    """What to say when training has left the finite numbers: trying again would end in the same place."""
+    return BadConfig(
+        f"stage {stage.name} diverged: {what}. Nothing of it was saved: the last checkpoint is from before. Start anew "
+        f"with other fields of the stage (--set): a lower learning_rate (now {stage.learning_rate:g}), a limit on the "
+        'gradient (clip_gradient), or precision="fp32".'
+    )
+
+
+def compile_convolutions(detector: Any) -> None:
+    """Let `torch.compile` fuse the parts of a detector that see one shape and decide nothing.
+
+    Losses, matching and suppression choose by value, which a compiler cannot follow. What it cannot compile for any
+    other reason runs as it is. Names of parameters stay.
+    """
+    torch._dynamo.config.suppress_errors = True
+    for part in (detector.backbone, detector.fpn, detector.proto_net):
+        part.compile()

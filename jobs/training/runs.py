@@ -1,0 +1,263 @@
+"""Training runs: the job that a person's words mean, and which runs of a store there are. No torch, no Ray.
+
+Everything that can be known before an engine starts is asked here, by the command line and by the flow alike.
+"""
+
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from jobs import models
+from jobs.settings import Settings
+from jobs.store import LAYOUT, Store
+from jobs.training import recipes
+from jobs.training.recipes import TrainJob
+from vis_models.config import BadConfig, Config, nearest
+
+RUNS = f"{LAYOUT}/runs"
+SPEC, ENDED, DONE, CHECKPOINTS = "spec.json", "ended.json", "done.json", "checkpoint_manager_snapshot.json"
+QUIET_S = 120
+"""A run that wrote nothing for so long, nor why it ended, is taken for one that was killed."""
+OPTIONS = {
+    "recipe": "--recipe",
+    "data": "--data",
+    "init": "--init",
+    "detector": "--detector",
+    "name": "--name",
+    "changes": "--set",
+}
+"""Parameters of a training that a resumed run has already, as the command line calls them."""
+
+
+def asked_for(
+    store: Store,
+    *,
+    recipe: str | None = None,
+    resume: str | None = None,
+    name: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    data: str | None = None,
+    init: str | None = None,
+    detector: str | None = None,
+) -> TrainJob:
+    """The job that the parameters of a training mean, its inputs looked for.
+
+    Raises:
+        BadConfig: unknown recipe, field or model; a value out of range; no data set where one is needed or named; a
+            name that is taken; no run to resume, or a field beside it, as a run keeps its own.
+    """
+    if resume:
+        given = {"recipe": recipe, "data": data, "init": init, "detector": detector, "name": name, "changes": changes}
+        job = resumable(store.settings, resume)
+        beside = [option for field, option in OPTIONS.items() if given[field]]
+        if changes:
+            beside[-1] += f" ({', '.join(changes)})"
+        if beside:
+            raise BadConfig(
+                f"--resume {resume} goes on with the recipe, data and fields of that run: leave {', '.join(beside)} "
+                "away, or start a new run without --resume"
+            )
+        return job
+    if name is not None:
+        _check_name(store, name)
+    places = {field: store.address(place) for field, place in {"data": data, "init": init}.items() if place}
+    model = {"detector": models.find(store, detector)} if detector else {}
+    job = recipes.build(recipe or recipes.DEFAULT, {**(changes or {}), **places, **model})
+    check_data(job, store)
+    for place in filter(None, (job.init, *(part.labels for part in job.extra), *(part.frames for part in job.extra))):
+        if not _is_there(store, place):
+            raise BadConfig(f"{place} does not exist: correct the name")
+    return job
+
+
+def check_data(job: TrainJob, store: Store) -> None:
+    """Raises BadConfig: the job has no data set, or not with the files that it needs."""
+    if not job.data and not job.world:
+        raise BadConfig(
+            f"recipe {job.recipe} draws no data: give a folder in the YouTube-VIS format with `--data`, "
+            "holding train.json and the frames under train/JPEGImages"
+        )
+    if not job.data:
+        return
+    if not _is_there(store, job.data):
+        raise BadConfig(f"{job.data} does not exist: expected a data set in the YouTube-VIS format")
+    if not _is_there(store, f"{job.data}/train.json"):
+        raise BadConfig(f"{job.data} holds no train.json: expected a data set in the YouTube-VIS format")
+    if not job.hold_out and not _is_there(store, f"{job.data}/val.json"):
+        raise BadConfig(
+            f"{job.data} holds no val.json and recipe {job.recipe} holds no videos of train.json out: "
+            'set the rule, as in `--set hold_out=\'{"rule": "hash", "share": 0.1}\'`'
+        )
+
+
+def resumable(settings: Settings, run_id: str) -> TrainJob:
+    """The job of an earlier run. Raises BadConfig when there is none of this name."""
+    store = Store.open(settings)
+    key = f"{RUNS}/{run_id}/{SPEC}"
+    if not recipes.NAME.fullmatch(run_id) or not store.exists(key):
+        raise _no_run(store, run_id)
+    try:
+        return TrainJob.model_validate(store.read_json(key))
+    except ValueError as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        where = ".".join(map(str, first["loc"]))
+        raise BadConfig(
+            f"{store.uri(key)} is no job of this version ({where}: {first['msg']}): start a new run"
+        ) from None
+
+
+class Run(Config):
+    """What is known of a training run from what it wrote."""
+
+    name: str
+    state: Literal["finished", "running", "stopped", "failed to start"]
+    """finished: its model is registered; running: it wrote something in the last minutes; stopped: it has a checkpoint
+    from which `--resume` goes on; failed to start: it ended before its first one."""
+    reason: str
+    """Why it ended, where it is not finished and could still say so."""
+    recipe: str
+    data: str
+    stage: str | None
+    """The stage that it is in, or ended with; None: no stage wrote anything."""
+    iteration: int
+    """Of that stage's newest checkpoint; 0: there is none."""
+    iterations: int
+    """Of that stage when it is done."""
+    size_bytes: int
+    files: int
+    started_at: datetime
+    written_at: datetime
+    """When something was last written."""
+    metrics: dict[str, float]
+    """At the end of each finished stage."""
+
+
+def runs(store: Store) -> list[Run]:
+    """Every training run of a store, the one written to last at the end."""
+    with store.guard(store.uri(RUNS)):
+        found = store.fs.find(store.path(RUNS), detail=True)
+    files: dict[str, dict[str, Any]] = defaultdict(dict)
+    for path, info in found.items():
+        run, _, inside = path.removeprefix(f"{store.path(RUNS)}/").partition("/")
+        files[run][inside] = info
+    finished = set(models.registered(store))
+    specs = [f"{RUNS}/{name}/{SPEC}" for name, each in files.items() if SPEC in each]
+
+    def read_run(spec: str) -> Run:
+        name = spec.split("/")[-2]
+        return _read(store, name, files[name], name in finished)
+
+    read = store.readable(specs, read_run)
+    return sorted((run for _, run in read), key=lambda run: (run.written_at, run.name))
+
+
+def run_of(store: Store, name: str) -> Run:
+    """One training run. Raises BadConfig: there is none of this name."""
+    found = next((run for run in runs(store) if run.name == name), None)
+    if found is None:
+        raise _no_run(store, name)
+    return found
+
+
+@contextmanager
+def says_why_it_ends(store: Store, run_id: str) -> Iterator[None]:
+    """An error or an interruption inside is written beside what the run has written, and goes on its way."""
+    try:
+        yield
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+        why = "interrupted" if interrupted else str(error) if isinstance(error, BadConfig) else repr(error)
+        if store.exists(f"{RUNS}/{run_id}/{SPEC}"):
+            store.write_json(f"{RUNS}/{run_id}/{ENDED}", {"reason": why})
+        raise
+
+
+def delete(store: Store, run: Run) -> None:
+    """Remove everything that a run wrote, but not the model that it registered.
+
+    Raises:
+        BadConfig: it is running.
+    """
+    if run.state == "running":
+        raise BadConfig(
+            f"run {run.name} wrote something less than {QUIET_S} s ago and may be running: stop it first, or wait"
+        )
+    with store.guard(store.uri(RUNS)):
+        store.fs.rm(store.path(f"{RUNS}/{run.name}"), recursive=True)
+
+
+def _read(store: Store, name: str, files: Mapping[str, Any], finished: bool) -> Run:
+    spec = store.read_json(f"{RUNS}/{name}/{SPEC}")  # as it stands: it may be of an older version
+    stage, iteration, iterations = None, 0, 0
+    metrics: dict[str, float] = {}
+    for each in spec["stages"]:
+        if f"{each['name']}/{DONE}" in files:
+            done = store.read_json(f"{RUNS}/{name}/{each['name']}/{DONE}")["metrics"]
+            stage, iteration, iterations = each["name"], each["iterations"], each["iterations"]
+            metrics |= {key: value for key, value in done.items() if isinstance(value, float)}
+        elif any(inside.startswith(f"{each['name']}/") for inside in files):
+            stage, iterations = each["name"], each["iterations"]
+            iteration = _checkpointed(store, f"{RUNS}/{name}/{stage}") if f"{stage}/{CHECKPOINTS}" in files else 0
+    written_at = max(_time(info) for info in files.values())
+    ended = ENDED in files and _time(files[ENDED]) == written_at  # a resumed run has written since
+    running = not ended and (datetime.now(UTC) - written_at).total_seconds() < QUIET_S
+    world = spec.get("world")
+    drawn = f"world {world['world']['level']}" if world else ""
+    return Run(
+        name=name,
+        state="finished" if finished else "running" if running else "stopped" if iteration else "failed to start",
+        reason=store.read_json(f"{RUNS}/{name}/{ENDED}")["reason"] if ended and not finished else "",
+        recipe=spec["recipe"],
+        data=spec.get("data") or drawn,
+        stage=stage,
+        iteration=iteration,
+        iterations=iterations,
+        size_bytes=sum(info["size"] for info in files.values()),
+        files=len(files),
+        started_at=_time(files[SPEC]),
+        written_at=written_at,
+        metrics=metrics,
+    )
+
+
+def _checkpointed(store: Store, folder: str) -> int:
+    """Iteration of the newest checkpoint, as Ray Train lists them."""
+    listed = store.read_json(f"{folder}/{CHECKPOINTS}")["checkpoint_results"]
+    return max((int(each["metrics"]["iteration"]) for each in listed), default=0)
+
+
+def _time(info: Mapping[str, Any]) -> datetime:
+    """When a file was written; a folder's and a bucket's listings say so in different words."""
+    return info["LastModified"] if "LastModified" in info else datetime.fromtimestamp(info["mtime"], UTC)
+
+
+def _is_there(store: Store, uri: str) -> bool:
+    fs, path = store.open_source(uri)
+    store.check(uri)
+    with store.guard(uri):
+        return fs.exists(path)
+
+
+def _check_name(store: Store, name: str) -> None:
+    try:
+        recipes.fit_name(name)
+    except ValueError as error:
+        raise BadConfig(f"--name: {error}") from None
+    if store.exists(f"{RUNS}/{name}/{SPEC}"):
+        raise BadConfig(f"--name {name}: a run has it already; `vis train --resume {name}` goes on, or take another")
+    if name in models.registered(store):
+        raise BadConfig(f"--name {name}: a registered model has it already, take another")
+
+
+def _no_run(store: Store, name: str) -> BadConfig:
+    names = sorted({key.split("/")[3] for key in store.list(RUNS) if posixpath.basename(key) == SPEC})
+    if not names:
+        return BadConfig(f"no run {name!r} in {store.uri(RUNS)}: there is none at all")
+    meant = nearest(name, names)
+    hint = f"did you mean {meant}" if meant else f"expected one of: {', '.join(names[-5:])}"
+    return BadConfig(f"no run {name!r} in {store.uri(RUNS)}, {hint}; `vis runs` lists all")

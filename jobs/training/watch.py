@@ -1,0 +1,94 @@
+"""What a training run shows while it runs: how far it is for the driver, curves for TensorBoard."""
+
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tensorboardX import SummaryWriter
+
+from jobs.cluster import listening
+from jobs.store import Store
+from jobs.training.recipes import Stage
+from vis_models.progress import Progress
+
+REPORT_EVERY_S = 1.0
+Item = TypeVar("Item")
+
+
+class Events:
+    """TensorBoard event files of a stage, copied to the store with every checkpoint."""
+
+    def __init__(self, store: Store, folder: str, rank: int) -> None:
+        self.store, self.folder = store, folder
+        self.local = tempfile.TemporaryDirectory(prefix="vis-events-")
+        self.writer = SummaryWriter(self.local.name) if rank == 0 else None
+
+    def write(self, iteration: int, values: dict[str, float]) -> None:
+        if self.writer:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, iteration)
+
+    def save(self, last: bool) -> None:
+        """Bring the files to the store; only closing the writer brings the newest values for certain."""
+        if self.writer:
+            self.writer.close() if last else self.writer.flush()
+            for file in Path(self.local.name).iterdir():
+                self.store.write_bytes(f"{self.folder}/events/{file.name}", file.read_bytes())
+
+
+class Stopwatch:
+    """When it is time to say something, how fast it goes, and how much of the time passes waiting."""
+
+    def __init__(self) -> None:
+        self.start = self.last = time.monotonic()
+        self.waited_s = 0.0
+
+    def due(self) -> bool:
+        now = time.monotonic()
+        if now - self.last < REPORT_EVERY_S:
+            return False
+        self.last = now
+        return True
+
+    def rate(self, iterations: int) -> float:
+        return iterations / max(time.monotonic() - self.start, 1e-9)
+
+    def waits_for(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items; the time from asking for one until it comes counts as waiting."""
+        ahead = iter(items)
+        while True:
+            asked = time.monotonic()
+            try:
+                item = next(ahead)
+            except StopIteration:
+                return
+            self.waited_s += time.monotonic() - asked
+            yield item
+
+    def waiting(self) -> float:
+        """Share of the time so far, 0 to 1."""
+        return self.waited_s / max(time.monotonic() - self.start, 1e-9)
+
+
+def say(board: Any, rank: int, note: dict[str, Any]) -> None:
+    if rank == 0:
+        board.write.remote(note)
+
+
+@contextmanager
+def relay(stage: Stage, progress: Progress) -> Iterator[Any]:
+    """A board for `say`; what the workers say on it is passed on while the driver waits for them."""
+
+    def hear(note: dict[str, Any]) -> None:
+        if "encoded" in note:
+            progress(f"encode for {stage.name}", note["encoded"], note["of"], {})
+        else:
+            info = {key: value for key, value in note.items() if key != "done"}
+            progress(f"train {stage.name}", note.get("done", 0), stage.iterations, info)
+
+    progress(f"train {stage.name}", 0, stage.iterations, {})  # the workers take their time until they say a word
+    with listening(hear) as board:
+        yield board

@@ -237,10 +237,10 @@ def ablate(
     from jobs import models
     from jobs.settings import Settings
     from jobs.store import Store
-    from jobs.training import recipes
+    from jobs.training.recipes.catalogue import with_row
 
     for each in row or ["proposed"]:
-        recipes.with_row(recipe, each)
+        with_row(recipe, each)
     models.find(Store.open(Settings()), detector)
     from flows.progress import at_terminal
     from flows.steps import command
@@ -566,7 +566,7 @@ def query(
 def models(recipes: Annotated[bool, typer.Option("--recipes", help="List what can be trained.")] = False) -> None:
     """List the registered models with their figures, oldest first."""
     if recipes:
-        from jobs.training.recipes import RECIPES, measured, published_ap
+        from jobs.training.recipes.catalogue import RECIPES, measured, published_ap
 
         print(f"{'recipe':42}{'published':>10}{'measured':>10}   AP x 100; published on YouTube-VIS 2019 valid")
         for name, recipe in RECIPES.items():

@@ -11,7 +11,7 @@ from flows.progress import say, shown
 from flows.steps import command, launch, mendable, run_name
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
-from jobs.training.recipes import DEFAULT
+from jobs.training.recipes.catalogue import DEFAULT
 from jobs.training.runs import asked_for, says_why_it_ends
 from jobs.training.train import train
 

@@ -23,8 +23,9 @@ from typing import Any
 
 import torch
 
-from jobs.training.descent import Losses, compile_convolutions, descend, load_batches, optimizer_of
-from jobs.training.recipes import Stage, build
+from jobs.training.descent import Losses, compile_fusible, descend, load_batches, optimizer_of
+from jobs.training.recipes.base import Stage
+from jobs.training.recipes.catalogue import build
 from tests.vis_models.drawn import small_config
 from vis_models.data.annotations import VideoSet, read_youtube_vis
 from vis_models.data.clips import ClipSet
@@ -266,7 +267,7 @@ def report(plan: Plan) -> None:
         torch.backends.cudnn.benchmark = True
         model = Rgnn(plan.config).to(plan.device, memory_format=torch.channels_last)
         if plan.compile:
-            compile_convolutions(model.detector)
+            compile_fusible(model)
         print(f"{'':72}{'loaded':>12}{'resident':>12}{'waiting':>10}")
         hours = []
         for stage in plan.stages:

@@ -19,7 +19,7 @@ class ModelCard(Config):
     name: str
     """Name of the registered model: the run that made it."""
     model: str
-    """Key of `zoo.MODELS`."""
+    """Its name in the zoo."""
     config: dict[str, Any]
     """Of the model's config class."""
     classes: tuple[Category, ...]

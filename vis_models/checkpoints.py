@@ -20,7 +20,7 @@ from vis_models.cards import CARD, WEIGHTS, ModelCard, read_card
 from vis_models.config import BadConfig
 from vis_models.data.annotations import Category
 from vis_models.rgnn import INITIAL_VARIANCES
-from vis_models.zoo import MODELS
+from vis_models.zoo import config_class, model_class
 
 OURS = "vislake"
 """Layout of our own files."""
@@ -91,8 +91,8 @@ def load_model(
     """
     card = read_card(folder)
     config = card.config | ({"slot_recycling": slot_recycling} if "slot_recycling" in card.config else {})
-    model = build(card.model, config)
-    expected = card.config.get("detector", card.config).get("num_classes")
+    model: Any = build(card.model, config)
+    expected = model.config.classes
     if expected != len(card.classes):
         raise BadConfig(
             f"{folder / CARD}: the config has {expected} classes, the class list {len(card.classes)}. "
@@ -114,11 +114,8 @@ def load_model(
 
 def build(name: str, config: dict[str, Any]) -> nn.Module:
     """A model of the zoo with fresh weights. Raises BadConfig for an unknown name or config key."""
-    if name not in MODELS:
-        raise BadConfig(f"unknown model {name!r}, expected one of {', '.join(sorted(MODELS))}")
-    config_class, model_class = MODELS[name]
     try:
-        return model_class(config_class.model_validate(config))
+        return model_class(name)(config_class(name).model_validate(config))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -227,12 +224,10 @@ def _refuse_other_card(folder: Path, model: nn.Module, classes: tuple[Category, 
         )
     whole: Any = getattr(model, "config", None)
     detector = getattr(whole, "detector", whole)
-    found = MODELS[card.model][0].model_validate(card.config) if card.model in MODELS else None
-    if found is None:
-        raise BadConfig(f"{folder / CARD}: unknown model {card.model!r}, expected one of {', '.join(sorted(MODELS))}")
-    pairs = [("detector.", found.detector.seen, detector.seen)]  # type: ignore[attr-defined]
+    found: Any = config_class(card.model).model_validate(card.config)
+    pairs = [("detector.", found.detector.seen, detector.seen)]
     if hasattr(model, "detector"):
-        pairs.append(("", found.switches, whole.switches))  # type: ignore[attr-defined]
+        pairs.append(("", found.switches, whole.switches))
     for prefix, got, expected in pairs:
         for name, value in expected.items():
             if got[name] != value:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -13,6 +13,36 @@ class Config(BaseModel):
     """Base of every config: frozen, unknown keys refused, field docstrings become descriptions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class ModelConfig(Config):
+    """Base of every model's config: what recipes and training ask of it before there is a model."""
+
+    parts: ClassVar[tuple[str, ...]] = ("whole",)
+    """The parts of the model that a stage can train, by the names that `TrainableModel.part` knows."""
+
+    @property
+    def classes(self) -> int:
+        """How many there are, without background."""
+        raise NotImplementedError
+
+    def with_classes(self, count: int) -> "ModelConfig":
+        """The same model for a data set with so many classes."""
+        raise NotImplementedError
+
+    @property
+    def frame_px(self) -> tuple[int, int]:
+        """(height, width) of the frames that it is trained on."""
+        raise NotImplementedError
+
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """Every field that decides what the model's frozen half returns, besides its weights: what cached encodings
+        are named by. For models that have such a half."""
+        raise NotImplementedError
+
+    def require_trainable(self) -> None:
+        """Raises ValueError: with these fields the model can run, but not be trained."""
 
 
 def config_hash(config: dict[str, Any]) -> str:

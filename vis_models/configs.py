@@ -6,11 +6,11 @@ does stands in the file that bears the model's name.
 
 from dataclasses import dataclass, field
 from math import exp
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from vis_models.config import Config
+from vis_models.config import Config, ModelConfig
 
 
 class ResNetConfig(Config):
@@ -106,7 +106,7 @@ SWITCHES = (
 """Fields of `RgnnConfig` under which alone weights mean what they were trained for."""
 
 
-class RgnnConfig(Config):
+class RgnnConfig(ModelConfig):
     """RGNN; defaults are the paper's settings."""
 
     detector: YolactConfig = YolactConfig()
@@ -184,6 +184,26 @@ class RgnnConfig(Config):
             keep_active_logit=-2.0,
             dropout=0.0,
         )
+
+    parts: ClassVar[tuple[str, ...]] = ("detector", "whole")
+
+    @property
+    def classes(self) -> int:
+        return self.detector.num_classes
+
+    def with_classes(self, count: int) -> "RgnnConfig":
+        return self.model_copy(update={"detector": self.detector.model_copy(update={"num_classes": count})})
+
+    @property
+    def frame_px(self) -> tuple[int, int]:
+        return self.detector.image_size
+
+    def require_trainable(self) -> None:
+        if self.tracks < self.detections:
+            raise ValueError(
+                f"config.tracks is {self.tracks}, config.detections {self.detections}: in training every detection of "
+                "a frame may start a track, expected at least as many slots"
+            )
 
     @property
     def encoding(self) -> dict[str, Any]:

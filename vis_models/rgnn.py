@@ -157,6 +157,22 @@ class Rgnn(nn.Module):
             unused += [stage for part, stage in last.residuals.items() if part in ("edges", "empty_edges")]
         return unused
 
+    @property
+    def encoder(self) -> Yolact:
+        return self.detector
+
+    def part(self, name: str) -> nn.Module:
+        """`detector`: YOLACT alone. `whole`: everything else, the detector frozen."""
+        alone = name == "detector"
+        self.detector.requires_grad_(alone)
+        return self.detector.train() if alone else self.train()
+
+    def frame_detector(self, name: str) -> Yolact | None:
+        return self.detector if name == "detector" else None
+
+    def fusible(self) -> tuple[nn.Module, ...]:
+        return self.detector.backbone, self.detector.fpn, self.detector.proto_net
+
     def train(self, mode: bool = True) -> "Rgnn":
         """The frozen detector stays in evaluation mode: its batch statistics do not move."""
         super().train(mode)

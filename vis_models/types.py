@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from vis_models import masks as mask_ops
+from vis_models.config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -212,9 +214,70 @@ class VideoModel(Protocol[Encoded, State]):
         """What the model still owes these videos, one entry per video: late frames, verdicts of open tracks."""
         ...
 
-    def loss(self, clips: Clips) -> dict[str, Tensor]:
-        """The training objective: one named, weighted scalar per term; their sum is minimised."""
+
+class TrainableModel(VideoModel[Encoded, State], Protocol):
+    """What training asks of a model beside. A stage of a recipe names a part; the model says what that is."""
+
+    config: ModelConfig
+
+    def part(self, name: str) -> nn.Module:
+        """The part of this name, ready to be trained: in training mode, all else frozen and in evaluation mode. Its
+        `loss(clips: Clips) -> dict[str, Tensor]` gives one named, weighted scalar per term; their sum is minimised.
+
+        Every parameter that is left to train must get a gradient from every batch, also from one without objects:
+        several workers share their gradients.
+        """
         ...
+
+    def frame_detector(self, name: str) -> "FrameDetector | None":
+        """What finds objects in single frames once the part of this name is trained; None: nothing does."""
+        ...
+
+    def fusible(self) -> Sequence[nn.Module]:
+        """The parts that see one shape and decide nothing by value, which a compiler can fuse; none is an answer."""
+        ...
+
+
+class CachesEncodings(Protocol[Encoded]):
+    """A `TrainableModel` with a half that its last stage does not train, whose answers can be kept in files."""
+
+    encoded: type[Encoded]
+    """What `encode_clips` returns."""
+    encoder: nn.Module
+    """The frozen half: its weights and `config.encoding` decide what is kept."""
+
+    def encode_clips(self, clips: Clips) -> tuple[Encoded, Objects]:
+        """B*L encoded frames, and what of the objects the loss looks at."""
+        ...
+
+    def encoded_loss(self, encoded: Encoded, objects: Objects) -> dict[str, Tensor]:
+        """The loss of the last stage from there."""
+        ...
+
+
+@runtime_checkable
+class FrameDetector(Protocol):
+    """What finds the objects of single frames."""
+
+    training: bool
+
+    def train(self, mode: bool = True) -> nn.Module: ...
+
+    def eval(self) -> nn.Module: ...
+
+    def find(self, frame: UInt8[np.ndarray, "H W 3"]) -> "Found":
+        """The instances of a frame, at its own size."""
+        ...
+
+
+@dataclass(frozen=True)
+class Found:
+    """The instances that a detector found in one frame."""
+
+    categories: list[int]
+    """Category indices, 0 .. classes-1."""
+    scores: list[float]
+    masks: Bool[Tensor, "N H W"]
 
 
 @runtime_checkable

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
 from torch import Tensor, nn
 
 from vis_models import boxes as box_ops
@@ -21,7 +23,7 @@ from vis_models.layers.backbones import ResNet
 from vis_models.layers.fpn import FeaturePyramid
 from vis_models.layers.resize import resize_logits
 from vis_models.losses import mean_over_workers
-from vis_models.types import Clips, Detections
+from vis_models.types import Clips, Detections, Found
 
 MEAN_RGB = (123.68, 116.78, 103.94)
 STD_RGB = (58.40, 57.12, 57.38)
@@ -167,6 +169,16 @@ class Yolact(nn.Module):
             masks = assemble(output.coefficients[frame, near[prior]], output.prototypes[frame], boxes)
             answers.append(Instances(classes, score, boxes.clamp(0, 1), masks))
         return answers
+
+    @torch.no_grad()
+    def find(self, frame: UInt8[np.ndarray, "H W 3"]) -> Found:
+        """The instances of a frame, at its own size."""
+        height, width = self.config.image_size
+        resized = Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].to(self.mean.device)
+        instances = self.instances(self(pixels))[0]
+        _, masks = instances.at((frame.shape[0], frame.shape[1]))
+        return Found(instances.classes.tolist(), instances.scores.tolist(), masks)
 
     def _image_scale(self, like: Tensor) -> Tensor:
         height, width = self.config.image_size

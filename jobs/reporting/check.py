@@ -27,7 +27,8 @@ from jobs.archives.frames import open_video, timed_out
 from jobs.reporting.check_page import Sample, write_page
 from jobs.settings import Settings
 from jobs.store import Store
-from jobs.training.recipes import TrainJob, build
+from jobs.training.recipes.base import TrainJob
+from jobs.training.recipes.catalogue import build
 from vis_models.config import BadConfig, BadVideo, Config
 from vis_models.data.annotations import AnnotatedVideo, VideoSet, hold_out, read_youtube_vis
 from vis_models.data.findings import Finding, Seen, compare_boxes, compare_sides, count, look_for_copies, many

@@ -27,8 +27,9 @@ from jobs.models import find
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, code_version, now
 from jobs.training.descent import descend, optimizer_of
-from jobs.training.recipes import TrainJob, with_row
-from jobs.training.stages import WEIGHTS, starting_model
+from jobs.training.recipes.base import TrainJob
+from jobs.training.recipes.catalogue import with_row
+from jobs.training.stages import WEIGHTS, gate_of, starting_model
 from jobs.training.train import check_gate, encodings_folder, prepare_data, read_data
 from jobs.training.watch import Stopwatch, say
 from vis_models.checkpoints import build, initialise
@@ -171,8 +172,8 @@ def ablate(job: AblationJob, settings: Settings, progress: Progress | None = Non
     with cluster(settings):
         shared, model = _encode(job, base, settings, store, train_set, val_set, report)
         if not store.exists(f"{folder}/detector.json"):
-            if base.gate_ap50:
-                check_gate(base, frame_mask_ap(model.detector, val_set, base.gate_frames, "cpu"))
+            if (gate := gate_of(base)) and gate.gate_ap50:
+                check_gate(base, gate, frame_mask_ap(model.detector, val_set, gate.gate_frames))
             store.write_json(f"{folder}/detector.json", _detector_figures(shared))
         results = read_results(store, folder)
         waiting = [run for run in job.runs if run not in {(result.row, result.seed) for result in results}]
@@ -331,7 +332,7 @@ def _encode(
         BadConfig: the detector is of another config or of other classes.
     """
     model: Any = starting_model(base, train_set, store)[0].eval()
-    size, stage = base.config.detector.image_size, base.stages[-1]
+    size, stage = base.config.frame_px, base.stages[-1]
 
     def encode(part: str, clips: ClipSet, copies: int) -> EncodedClips:
         folder = encodings_folder(settings, model, clips)
@@ -347,10 +348,8 @@ def _encode(
 
 
 def _model(job: TrainJob, detector: Path, classes: int) -> Any:
-    config = job.config.model_dump(mode="json")
-    config["detector"]["num_classes"] = classes
-    model = build(job.model, config)
-    initialise(model.detector, detector)  # type: ignore[arg-type]
+    model: Any = build(job.model, job.config.with_classes(classes).model_dump(mode="json"))
+    initialise(model.detector, detector)
     return model.eval()
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from jobs.training.recipes import Stage
+from jobs.training.recipes.base import Stage
 from vis_models.config import BadConfig
 from vis_models.data.clips import collate
 from vis_models.types import Clips
@@ -149,12 +149,12 @@ def diverged(stage: Stage, what: str) -> BadConfig:
     )
 
 
-def compile_convolutions(detector: Any) -> None:
-    """Let `torch.compile` fuse the parts of a detector that see one shape and decide nothing.
+def compile_fusible(model: Any) -> None:
+    """Let `torch.compile` fuse the parts of a model that see one shape and decide nothing.
 
     Losses, matching and suppression choose by value, which a compiler cannot follow. What it cannot compile for any
     other reason runs as it is. Names of parameters stay.
     """
     torch._dynamo.config.suppress_errors = True
-    for part in (detector.backbone, detector.fpn, detector.proto_net):
+    for part in model.fusible():
         part.compile()

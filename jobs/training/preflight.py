@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from jobs.settings import Settings
 from jobs.store import Store
 from jobs.training.descent import FiniteTerms, Losses, descend, optimizer_of
-from jobs.training.recipes import Stage, TrainJob
+from jobs.training.recipes.base import Stage, TrainJob
 from jobs.training.stages import (
     OPTIMIZER,
     WEIGHTS,
     Sets,
+    gate_of,
     load_state,
     samples_of,
     save_state,
@@ -96,7 +97,7 @@ def rehearse(
     folder: str,
     device: str,
     workers: int,
-    check_gate: Callable[[dict[str, float]], None],
+    check_gate: Callable[[Stage, dict[str, float]], None],
 ) -> None:
     """One step of every stage: forward, backward, optimizer, and the checkpoint written to `folder` and read back.
 
@@ -107,8 +108,8 @@ def rehearse(
     store = Store.open(settings)
     model, _ = starting_model(job, sets.train, store)
     model.to(device, memory_format=torch.channels_last)
-    if job.detector and job.gate_ap50:
-        check_gate(frame_mask_ap(model.detector, sets.val, job.gate_frames, device))
+    if (gate := gate_of(job)) and gate.gate_ap50:
+        check_gate(gate, frame_mask_ap(model.frame_detector(gate.part), sets.val, gate.gate_frames))
     for stage in stages:
         part = trained_part(model, stage)
         optimizer = optimizer_of(stage, part)

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from jobs import models
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
-from jobs.training import recipes
-from jobs.training.recipes import TrainJob
+from jobs.training.recipes.base import NAME, TrainJob, fit_name
+from jobs.training.recipes.catalogue import DEFAULT, build
 from vis_models.config import BadConfig, Config, nearest
 
 RUNS = f"{LAYOUT}/runs"
@@ -67,7 +67,7 @@ def asked_for(
         _check_name(store, name)
     places = {field: store.address(place) for field, place in {"data": data, "init": init}.items() if place}
     model = {"detector": models.find(store, detector)} if detector else {}
-    job = recipes.build(recipe or recipes.DEFAULT, {**(changes or {}), **places, **model})
+    job = build(recipe or DEFAULT, {**(changes or {}), **places, **model})
     check_data(job, store)
     for place in filter(None, (job.init, *(part.labels for part in job.extra), *(part.frames for part in job.extra))):
         if not _is_there(store, place):
@@ -99,7 +99,7 @@ def resumable(settings: Settings, run_id: str) -> TrainJob:
     """The job of an earlier run. Raises BadConfig when there is none of this name."""
     store = Store.open(settings)
     key = f"{RUNS}/{run_id}/{SPEC}"
-    if not recipes.NAME.fullmatch(run_id) or not store.exists(key):
+    if not NAME.fullmatch(run_id) or not store.exists(key):
         raise _no_run(store, run_id)
     try:
         return TrainJob.model_validate(store.read_json(key))
@@ -245,7 +245,7 @@ def _is_there(store: Store, uri: str) -> bool:
 
 def _check_name(store: Store, name: str) -> None:
     try:
-        recipes.fit_name(name)
+        fit_name(name)
     except ValueError as error:
         raise BadConfig(f"--name: {error}") from None
     if store.exists(f"{RUNS}/{name}/{SPEC}"):

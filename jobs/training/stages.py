@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from jobs.models import find
 from jobs.store import Store
-from jobs.training.recipes import Stage, TrainJob
+from jobs.training.recipes.base import Stage, TrainJob
 from vis_models.checkpoints import build, initialise, take_detector
 from vis_models.config import BadConfig
 from vis_models.data.annotations import VideoSet
@@ -47,13 +47,18 @@ def stages_of(job: TrainJob) -> tuple[Stage, ...]:
     return tuple(stage for stage in job.stages if stage.part != "detector" or not job.detector)
 
 
+def gate_of(job: TrainJob) -> Stage | None:
+    """The stage whose gate another run's detector must pass, as it takes its place."""
+    return next((stage for stage in job.stages if job.detector and stage.part == "detector"), None)
+
+
 def samples_of(job: TrainJob, stage: Stage, train_set: VideoSet, extra: tuple[VideoSet, ...]) -> ClipSet | Mixture:
     """The stream of clips of a stage: of the main set, or of all sets where the stage mixes them.
 
     Raises:
         BadConfig: the sets have no such clip, or too few.
     """
-    size = job.config.detector.image_size
+    size = job.config.frame_px
     mixed = extra if stage.mixture_epoch else ()
     try:
         sets = [ClipSet(part, stage.clip_length, size, stage.augmentation, job.seed) for part in (train_set, *mixed)]
@@ -67,9 +72,7 @@ def samples_of(job: TrainJob, stage: Stage, train_set: VideoSet, extra: tuple[Vi
 
 def sized(job: TrainJob, videos: VideoSet) -> dict[str, Any]:
     """The model's config with as many classes as the data set has."""
-    config = job.config.model_dump(mode="json")
-    config["detector"]["num_classes"] = len(videos.categories)
-    return config
+    return job.config.with_classes(len(videos.categories)).model_dump(mode="json")
 
 
 def starting_model(job: TrainJob, train_set: VideoSet, store: Store) -> tuple[Any, str]:
@@ -90,9 +93,7 @@ def starting_model(job: TrainJob, train_set: VideoSet, store: Store) -> tuple[An
 
 def trained_part(model: Any, stage: Stage) -> Any:
     """The module that the stage trains, ready for it; what it does not train is frozen."""
-    model.detector.requires_grad_(stage.part == "detector")
-    part = model.detector if stage.part == "detector" else model
-    part.train()
+    part = model.part(stage.part)
     if stage.batch_norm == "frozen":
         norm.freeze(part)
     return part

@@ -24,7 +24,7 @@ import torch
 from ray.exceptions import RayTaskError
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from jobs.cluster import Workers, cluster
 from jobs.launch import LostWorker
@@ -34,14 +34,14 @@ from jobs.training import preflight
 from jobs.training.descent import (
     FiniteTerms,
     Losses,
-    compile_convolutions,
+    compile_fusible,
     descend,
     diverged,
     learning_rate,
     load_batches,
     optimizer_of,
 )
-from jobs.training.recipes import Stage, TrainJob
+from jobs.training.recipes.base import Stage, TrainJob
 from jobs.training.runs import check_data
 from jobs.training.stages import (
     WEIGHTS,
@@ -111,8 +111,7 @@ def train(
         for stage in stages_of(job):
             done = train_stage(job, stage, data, settings, workers, run_id, weights, report)
             weights, metrics = done["weights"], metrics | done["metrics"]
-            if stage.part == "detector":
-                check_gate(job, metrics)
+            check_gate(job, stage, metrics)
     assert weights is not None
     return register(job, settings, run_id, data, weights, metrics, command)
 
@@ -364,15 +363,16 @@ def _trainer(work: Callable[[], None], stage: Stage, store: Store, workers: Work
     )
 
 
-def check_gate(job: TrainJob, metrics: dict[str, float]) -> None:
-    """Raises BadConfig when the detector is too weak for stage 2 to be worth its cost."""
-    reached = metrics["mask_ap50"]
-    if reached < job.gate_ap50:
-        raise BadConfig(
-            f"the detector of {job.recipe} reached mask AP50 {reached:.3f} on validation frames, the gate is "
-            f"{job.gate_ap50:.3f}. Train it longer (--set stages.0.iterations=...), start from pretrained weights "
-            "(--init), or lower gate_ap50 if you know why."
-        )
+def check_gate(job: TrainJob, stage: Stage, metrics: dict[str, float]) -> None:
+    """Raises BadConfig when what a stage trained is too weak for the next ones to be worth their cost."""
+    if not stage.gate_ap50 or (reached := metrics["mask_ap50"]) >= stage.gate_ap50:
+        return
+    place = f"stages.{job.stages.index(stage)}"
+    raise BadConfig(
+        f"the {stage.name} of {job.recipe} reached mask AP50 {reached:.3f} on validation frames, the gate is "
+        f"{stage.gate_ap50:.3f}. Train it longer (--set {place}.iterations=...), start from pretrained weights "
+        f"(--init), or lower {place}.gate_ap50 if you know why."
+    )
 
 
 def register(
@@ -434,10 +434,10 @@ def train_on_worker(
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # every batch has the same shapes
         if stage.compile:
-            compile_convolutions(model.detector)
+            compile_fusible(model)
     optimizer = optimizer_of(stage, part)
     first = _restore(model, optimizer)
-    for note in (f"goes on after iteration {first}" if first else origin, _about_norms(stage, workers)):
+    for note in (f"goes on after iteration {first}" if first else origin, _about_norms(stage, part, workers)):
         if note:
             say(board, rank, {"note": note})
     clips = samples_of(job, stage, sets.train, sets.extra)
@@ -459,9 +459,9 @@ def train_on_worker(
             if broken := broken_tensors(model, optimizer):
                 raise diverged(stage, f"iteration {done} left no finite numbers in {len(broken)} tensors: {broken[0]}")
             metrics: dict[str, float] = {"iteration": done, "loss": float(sum(terms.values()))}
-            if last and stage.part == "detector" and rank == 0:
-                say(board, rank, {"note": f"scoring the detector on {job.gate_frames} validation frames"})
-                metrics |= frame_mask_ap(model.detector, sets.val, job.gate_frames, device)
+            if last and rank == 0 and (detector := model.frame_detector(stage.part)):
+                say(board, rank, {"note": f"scoring the {stage.name} on {stage.gate_frames} validation frames"})
+                metrics |= frame_mask_ap(detector, sets.val, stage.gate_frames)
                 events.write(done, metrics)
             events.save(last)
             _checkpoint(model, optimizer, done, metrics, rank)
@@ -476,9 +476,10 @@ def _model(job: TrainJob, sets: Sets, store: Store, start: str | None) -> tuple[
     return starting_model(job, sets.train, store)
 
 
-def _about_norms(stage: Stage, workers: Workers) -> str:
+def _about_norms(stage: Stage, part: nn.Module, workers: Workers) -> str:
     """Said where somebody may wonder."""
-    if stage.part != "detector" or (workers.count == 1 and stage.batch_norm == "synchronised"):
+    learn = any(isinstance(norm, nn.BatchNorm2d) and norm.training for norm in part.modules())
+    if stage.batch_norm == "synchronised" and not (learn and workers.count > 1):
         return ""
     return f"batch norms are {stage.batch_norm}" + (f" over {workers.count} workers" if workers.count > 1 else "")
 
@@ -486,7 +487,7 @@ def _about_norms(stage: Stage, workers: Workers) -> str:
 def encodings_folder(settings: Settings, model: Any, clips: ClipSet) -> Path:
     """Where encoded copies lie on this machine: the same folder for all that makes the same files."""
     what = model.config.encoding | {
-        "weights": weights_hash(model.detector),
+        "weights": weights_hash(model.encoder),
         "data": digest(clips.videos),
         "videos": [video.video_id for video in clips.usable],
         "clip_length": clips.length,

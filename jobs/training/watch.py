@@ -11,7 +11,7 @@ from tensorboardX import SummaryWriter
 
 from jobs.cluster import listening
 from jobs.store import Store
-from jobs.training.recipes import Stage
+from jobs.training.recipes.base import Stage
 from vis_models.progress import Progress
 
 REPORT_EVERY_S = 1.0

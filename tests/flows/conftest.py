@@ -25,7 +25,7 @@ SMALL = {  # a training that runs every step and takes a minute
     "stages.1.iterations": 2,
     "world.train_videos": 8,
     "world.val_videos": 4,
-    "gate_frames": 4,
+    "stages.0.gate_frames": 4,
 }
 TRAIN = ["train", "--recipe", "rgnn_r18_world_tiny", *(f"--set={key}={value}" for key, value in SMALL.items())]
 

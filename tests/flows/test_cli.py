@@ -18,7 +18,7 @@ from flows.cli import DeviceOption, main
 from jobs import tables
 from jobs.settings import Settings
 from jobs.store import Store
-from jobs.training.recipes import build
+from jobs.training.recipes.catalogue import build
 from jobs.training.runs import says_why_it_ends
 from jobs.training.train import freeze
 from tests.conftest import REPOSITORY

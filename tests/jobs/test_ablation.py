@@ -12,7 +12,8 @@ from jobs.evaluation.evaluate import EvaluateJob, evaluate
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
 from jobs.training.ablation import AblationJob, Comparison, ablate, labels_of, markdown, read_results
-from jobs.training.recipes import RECIPES, TrainJob, build, measured, published_ap
+from jobs.training.recipes.base import TrainJob
+from jobs.training.recipes.catalogue import RECIPES, build, measured, published_ap
 from jobs.training.train import train
 from vis_models.checkpoints import ModelCard, save_model
 from vis_models.config import BadConfig

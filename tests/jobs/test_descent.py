@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.training.descent import FiniteTerms, Losses, compile_convolutions, descend, load_batches, optimizer_of
-from jobs.training.recipes import Stage
+from jobs.training.descent import FiniteTerms, Losses, compile_fusible, descend, load_batches, optimizer_of
+from jobs.training.recipes.base import Stage
 from jobs.training.stages import broken_tensors, load_state, save_state, trained_part
 from jobs.training.watch import Stopwatch
 from vis_models.config import BadConfig
@@ -121,7 +121,7 @@ def test_batches_come_in_order_whoever_prepares_them(processes: int):
 def test_compiled_parts_keep_the_names_of_their_parameters():
     model = Rgnn(small_config())
     names = list(model.state_dict())
-    compile_convolutions(model.detector)
+    compile_fusible(model)
     assert list(model.state_dict()) == names
     assert model.detector.backbone._compiled_call_impl is not None
 

@@ -10,7 +10,8 @@ import torch
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
 from jobs.training import preflight
-from jobs.training.recipes import TrainJob, build
+from jobs.training.recipes.base import TrainJob
+from jobs.training.recipes.catalogue import build
 from jobs.training.train import Data, prepare_run, train
 from vis_models.checkpoints import ModelCard, save_model
 from vis_models.config import BadConfig
@@ -19,7 +20,7 @@ from vis_models.data.world import CATEGORIES, WorldConfig, write_youtube_vis
 from vis_models.rgnn import Rgnn
 
 pytestmark = pytest.mark.unit
-SMALL = {"stages.0.batch_size": 2, "stages.1.batch_size": 2, "stages.1.clip_length": 3, "gate_frames": 2}
+SMALL = {"stages.0.batch_size": 2, "stages.1.batch_size": 2, "stages.1.clip_length": 3, "stages.0.gate_frames": 2}
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def base(tmp_path: Path) -> Settings:
 
 def test_another_models_detector_has_to_pass_the_gate_again(world: Path, base: Settings):
     with pytest.raises(BadConfig, match=r"reached mask AP50 0\.\d+ on validation frames, the gate is 0\.900"):
-        prepared(world, base, detector="base", gate_ap50=0.9)
+        prepared(world, base, detector="base", **{"stages.0.gate_ap50": 0.9})
 
 
 def test_another_models_detector_of_other_priors_or_classes_is_refused(world: Path, base: Settings):

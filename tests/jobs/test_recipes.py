@@ -1,7 +1,8 @@
 import pytest
 
 from jobs.training.descent import learning_rate
-from jobs.training.recipes import RECIPES, ExtraData, build, with_row
+from jobs.training.recipes.base import ExtraData
+from jobs.training.recipes.catalogue import RECIPES, build, with_row
 from vis_models.config import BadConfig
 from vis_models.data.holdout import HoldOut
 
@@ -130,5 +131,5 @@ def test_an_unknown_config_key_is_refused(path: str):
 
 
 def test_a_value_out_of_range_is_refused_with_the_range():
-    with pytest.raises(BadConfig, match=r"gate_ap50: Input should be less than or equal to 1, got 50"):
-        build("rgnn_r18_world_tiny", {"gate_ap50": 50})
+    with pytest.raises(BadConfig, match=r"stages.0.gate_ap50: Input should be less than or equal to 1, got 50"):
+        build("rgnn_r18_world_tiny", {"stages.0.gate_ap50": 50})

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from jobs.store import Store
-from jobs.training.recipes import TrainJob, build
+from jobs.training.recipes.base import TrainJob
+from jobs.training.recipes.catalogue import build
 from jobs.training.runs import RUNS, asked_for, check_data, delete, run_of, runs, says_why_it_ends
 from jobs.training.train import freeze
 from vis_models.config import BadConfig
@@ -81,7 +82,7 @@ def test_a_run_is_deleted_unless_it_may_be_running(store: Store):
         ({"data": "/d"}, "leave --data away"),
         ({"init": "w.pth"}, "leave --init away"),
         ({"detector": "m", "name": "n"}, "leave --detector, --name away"),
-        ({"changes": {"gate_ap50": 0.1}}, r"leave --set \(gate_ap50\) away"),
+        ({"changes": {"seed": 1}}, r"leave --set \(seed\) away"),
     ],
 )
 def test_a_resumed_run_takes_no_other_field(store: Store, beside: dict, named: str):

@@ -21,7 +21,8 @@ from safetensors.torch import load
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
 from jobs.training.descent import learning_rate
-from jobs.training.recipes import TrainJob, build
+from jobs.training.recipes.base import TrainJob
+from jobs.training.recipes.catalogue import build
 from jobs.training.runs import resumable
 from jobs.training.stages import samples_of
 from jobs.training.train import (
@@ -141,7 +142,7 @@ def is_train_worker(process: Path) -> bool:
 
 
 def test_a_detector_below_the_gate_stops_the_run_and_its_training_is_kept(tmp_path: Path, local_ray: None):
-    strict = job((0, 1), **{"stages.0.iterations": 2}).model_copy(update={"gate_ap50": 0.99})
+    strict = job((0, 1), **{"stages.0.iterations": 2, "stages.0.gate_ap50": 0.99})
     given = settings(tmp_path)
     with pytest.raises(BadConfig, match=r"reached mask AP50 0\.\d+ on validation frames, the gate is 0\.990"):
         train(strict, given, "weak")
@@ -149,7 +150,7 @@ def test_a_detector_below_the_gate_stops_the_run_and_its_training_is_kept(tmp_pa
     assert store.exists(f"{LAYOUT}/runs/weak/detector/done.json")
     assert not store.exists(f"{LAYOUT}/models/weak/card.json")
     with pytest.raises(BadConfig, match="started with another recipe or other fields"):
-        freeze(strict.model_copy(update={"gate_ap50": 0.5}), store, "weak")
+        freeze(strict.model_copy(update={"seed": 5}), store, "weak")
 
 
 def test_a_run_ends_in_a_model_folder_with_its_story_and_curves(tmp_path: Path, local_ray: None):
@@ -172,9 +173,7 @@ def test_a_run_ends_in_a_model_folder_with_its_story_and_curves(tmp_path: Path, 
     events.Reload()
     assert {"match", "init", "score", "seg", "learning_rate"} <= set(events.Tags()["scalars"])
     assert resumable(given, "run-1") == small
-    started = time.monotonic()
     assert train(small, given, "run-1").sha256 == card.sha256  # everything is there already
-    assert time.monotonic() - started < 30
 
 
 def test_a_stage_mixes_labelled_images_with_the_videos_and_says_what_it_dropped(tmp_path: Path, local_ray: None):
@@ -265,7 +264,8 @@ def test_a_run_that_does_not_exist_cannot_be_resumed(tmp_path: Path):
 
 @pytest.mark.unit
 def test_the_gate_lets_a_detector_pass_that_reaches_it():
-    check_gate(job((0,)).model_copy(update={"gate_ap50": 0.5}), {"mask_ap50": 0.5})
+    given = job((0,), **{"stages.0.gate_ap50": 0.5})
+    check_gate(given, given.stages[0], {"mask_ap50": 0.5})
 
 
 @pytest.mark.unit

@@ -11,22 +11,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vis_models import masks as mask_ops
 from vis_models.data.annotations import AnnotatedVideo, VideoSet
-from vis_models.data.clips import Augmentation, change_frame, draw_change
 from vis_models.layers.resize import resize_logits
 from vis_models.metrics.average_precision import average_precision
 from vis_models.metrics.oracle import LEAST_IOU
-from vis_models.yolact import Yolact, crop
-
-UNCHANGED = Augmentation(horizontal_flip=0.0)
+from vis_models.types import FrameDetector
+from vis_models.yolact import crop
 
 
 @torch.no_grad()
-def frame_mask_ap(detector: Yolact, videos: VideoSet, frames: int, device: torch.device | str) -> dict[str, float]:
+def frame_mask_ap(detector: FrameDetector, videos: VideoSet, frames: int) -> dict[str, float]:
     """`mask_ap` and `mask_ap50` of a detector, as fractions, on about `frames` frames spread evenly over the videos.
 
     Args:
@@ -53,7 +51,9 @@ def frame_mask_ap(detector: Yolact, videos: VideoSet, frames: int, device: torch
                     "iscrowd": int(track.crowd),
                     "segmentations": [{"size": size, "counts": rle.decode()}],
                 })  # fmt: skip
-        for category, score, rle in _detect(detector, video.read_frame(index), device):
+        found = detector.find(video.read_frame(index))
+        rles = mask_ops.encode(found.masks.numpy(force=True))
+        for category, score, rle in zip(found.categories, found.scores, rles, strict=True):
             results.append({
                 "video_id": number,
                 "category_id": videos.categories[category].id,
@@ -63,20 +63,6 @@ def frame_mask_ap(detector: Yolact, videos: VideoSet, frames: int, device: torch
     detector.train(training)
     summary = average_precision(truth, results).summary()
     return {"mask_ap": summary["AP"], "mask_ap50": summary["AP50"]}
-
-
-def _detect(
-    detector: Yolact, frame: UInt8[np.ndarray, "H W 3"], device: torch.device | str
-) -> list[tuple[int, float, bytes]]:
-    """(category index, score, RLE at the frame's own size) of each instance."""
-    height, width = frame.shape[:2]
-    change = draw_change(np.random.default_rng(0), UNCHANGED, (height, width), detector.config.image_size)
-    pixels = torch.from_numpy(change_frame(frame, change)).permute(2, 0, 1)[None].to(device)
-    found = detector.instances(detector(pixels))[0]
-    _, masks = found.at((height, width))
-    return list(
-        zip(found.classes.tolist(), found.scores.tolist(), mask_ops.encode(masks.numpy(force=True)), strict=True)
-    )
 
 
 def detected_masks(

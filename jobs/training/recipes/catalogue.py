@@ -1,0 +1,74 @@
+"""All recipes by name, and what is known of each: what its paper reports, what was measured here.
+
+A recipe is a function that returns everything that decides the result; its docstring is what `vis models --recipes`
+shows. Those of a paper stand in a file named as the model; recipes of other packages are found by the entry point
+`vislake.recipes`. A variant is a recipe rebuilt with fields changed: `vis train --set stages.0.iterations=500`.
+"""
+
+import csv
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from jobs.training.recipes import rgnn
+from jobs.training.recipes.base import TrainJob
+from jobs.training.recipes.changes import changed
+from vis_models.config import BadConfig, nearest
+from vis_models.configs import ROWS
+
+Recipe = Callable[[], TrainJob]
+
+RECIPES: dict[str, Recipe] = {recipe.__name__: recipe for module in (rgnn,) for recipe in module.RECIPES}
+_WHOLE = tuple(RECIPES)
+RECIPES |= {recipe.__name__: recipe for recipe in rgnn.ROW_RECIPES}
+DEFAULT = rgnn.rgnn_r18_world_easy.__name__
+"""What is trained when nothing is said."""
+MEASURED = Path(__file__).parent.with_name("measured.csv")
+"""What was measured with a recipe: figures, data, command and commit, one line per run as `vis ablate` writes them."""
+
+
+def build(recipe: str, changes: dict[str, Any] | None = None) -> TrainJob:
+    """A recipe with fields changed, by dotted path: `{"stages.0.iterations": 500}`.
+
+    Raises:
+        BadConfig: unknown recipe, unknown field, or a value out of range.
+    """
+    return changed(_find(recipe)(), changes or {})
+
+
+def _find(name: str) -> Recipe:
+    if name in RECIPES:
+        return RECIPES[name]
+    installed = {entry.name: entry for entry in entry_points(group="vislake.recipes")}
+    if name in installed:
+        return installed[name].load()
+    meant = nearest(name, {*RECIPES, *installed})
+    hint = f"did you mean {meant}" if meant else f"expected one of: {', '.join((*_WHOLE, *installed))}"
+    raise BadConfig(f"unknown recipe {name!r}, {hint}; `vis models --recipes` lists all")
+
+
+def with_row(recipe: str, name: str, changes: dict[str, Any] | None = None) -> TrainJob:
+    """A recipe with one row of the paper's tables, and more fields changed as in `build`."""
+    if name not in ROWS:
+        meant = nearest(name, ROWS)
+        hint = f"did you mean {meant}?" if meant else f"expected one of: {', '.join(ROWS)}"
+        raise BadConfig(f"unknown row {name!r} of the paper's tables, {hint}")
+    switches = {f"config.{path}": value for path, value in ROWS[name].changes.items()}
+    renamed = {"recipe": f"{recipe}.{name}"} if switches else {}
+    return build(recipe, switches | renamed | (changes or {}))
+
+
+def measured(recipe: str) -> float | None:
+    """Mean AP over the runs of a recipe that were measured, as a fraction; None: there was none."""
+    with MEASURED.open(newline="") as file:
+        found = [float(line["ap"]) for line in csv.DictReader(file) if line["recipe"] == recipe]
+    return sum(found) / len(found) if found else None
+
+
+def published_ap(recipe: str) -> float | None:
+    """What the paper reports, in percent; None where it says nothing, or that training diverged."""
+    if "r101" in recipe:
+        return ROWS["resnet101"].published_ap
+    base, _, row = recipe.partition(".")
+    return ROWS[row or "proposed"].published_ap if row or base == "rgnn_r50_ytvis2019" else None

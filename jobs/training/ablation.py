@@ -31,6 +31,7 @@ from jobs.training.recipes.base import TrainJob
 from jobs.training.recipes.catalogue import with_row
 from jobs.training.stages import WEIGHTS, gate_of, starting_model
 from jobs.training.train import check_gate, encodings_folder, prepare_data, read_data
+from jobs.training.validation import Encode, play
 from jobs.training.watch import Stopwatch, say
 from vis_models.checkpoints import build, initialise
 from vis_models.config import Config, config_hash
@@ -46,15 +47,12 @@ from vis_models.metrics.track_matching import Matches, match_video
 from vis_models.metrics.uncertainty import Outcome, outcomes, paired_difference
 from vis_models.metrics.youtube_vis import GroundTruth, results_by_video
 from vis_models.progress import Progress
-from vis_models.types import VideoInfo
 
 BASE = "proposed"
 LARGE_GAP = 3.0
 """Rows whose published AP is so much below the proposed approach are run with every seed; the others with the first."""
 STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """97.5 % quantiles for 1, 2, ... degrees of freedom; more take the last, which is a little too wide for them."""
-SIDE_BY_SIDE = 25
-"""Validation videos of a batch."""
 
 
 class AblationJob(Config):
@@ -405,36 +403,15 @@ def run_row(job: TrainJob, shared: Shared, board: Any) -> tuple[dict[str, Any], 
     return figures, results
 
 
-@torch.no_grad()
 def track(model: Any, shared: Shared) -> Iterator[dict[str, Any]]:
     """The model's tracks in the encoded validation videos, as entries of a results file."""
-    order = sorted(range(len(shared.videos)), key=lambda n: len(shared.videos[n].file_names))
-    while order:
-        length = len(shared.videos[order[0]].file_names)
-        batch = [n for n in order[:SIDE_BY_SIDE] if len(shared.videos[n].file_names) == length]
-        order = order[len(batch) :]
-        videos = [shared.videos[n] for n in batch]
-        rows = [shared.val.whole(n)[0] for n in batch]
-        state = model.start([VideoInfo(str(v.video_id), v.height, v.width) for v in videos])
-        tracks: dict[tuple[int, int], dict[str, Any]] = {}  # by place in the batch and track id
-        for frame in range(length + 1):
-            if frame < length:
-                said, state = model.step(type(rows[0]).join([r[[frame]] for r in rows]), state)
-            else:
-                said = model.finish(state)
-            for place, (video, words) in enumerate(zip(videos, said, strict=True)):
-                for sighting in words.sightings:
-                    rles, areas = sighting.masks.rles(), sighting.masks.areas_px()
-                    for track_id, rle, area in zip(sighting.track_ids, rles, areas, strict=True):
-                        entry = tracks.setdefault((place, track_id), {"segmentations": [None] * length})
-                        if area:
-                            segment = {"size": [video.height, video.width], "counts": rle.decode()}
-                            entry["segmentations"][sighting.frame] = segment
-                for verdict in words.verdicts:
-                    found = tracks.get((place, verdict.track_id), {"segmentations": []})
-                    if any(found["segmentations"]):
-                        category = shared.val_set.categories[verdict.category].id
-                        yield {"video_id": video.video_id, "category_id": category, "score": verdict.score, **found}
+    numbers = {video.video_id: n for n, video in enumerate(shared.videos)}
+
+    def frames_of(batch: list[AnnotatedVideo]) -> Encode:
+        rows: list[Any] = [shared.val.whole(numbers[video.video_id])[0] for video in batch]
+        return lambda frame: type(rows[0]).join([row[[frame]] for row in rows])
+
+    return play(model, shared.videos, shared.val_set.categories, frames_of)
 
 
 def _score(shared: Shared, results: list[dict[str, Any]]) -> dict[str, float]:

@@ -6,6 +6,8 @@ No cluster in here: `jobs/training/train.py` runs it on the workers of Ray Train
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import count, islice
 from typing import Any, Protocol
 
 import torch
@@ -56,10 +58,33 @@ def _one_ahead(batches: Iterator[Clips]) -> Iterator[Clips]:
 
 
 def optimizer_of(stage: Stage, part: nn.Module) -> torch.optim.Optimizer:
-    """What the stage asks for, over the parameters that are not frozen."""
+    """What the stage asks for, over the parameters that are not frozen.
+
+    Raises:
+        BadConfig: a group of parameters that the part does not have.
+    """
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[stage.optimizer]
-    trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
-    return kind(trained, lr=stage.learning_rate, weight_decay=stage.weight_decay, fused=True)
+    rest: dict[str, Any] = {"params": [], "rate": 1.0, "weight_decay": stage.weight_decay}
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [],
+            "rate": group.rate,
+            "weight_decay": stage.weight_decay if group.weight_decay is None else group.weight_decay,
+        }
+        for group in stage.groups
+    ]
+    for name, parameter in part.named_parameters():
+        if parameter.requires_grad:
+            fit = (own for group, own in zip(stage.groups, groups, strict=True) if name.startswith(group.begins))
+            next(fit, rest)["params"].append(parameter)
+    for group, own in zip(stage.groups, groups, strict=True):
+        if not own["params"]:
+            known = sorted({name.partition(".")[0] for name, p in part.named_parameters() if p.requires_grad})
+            raise BadConfig(
+                f"stage {stage.name}: no trained parameter of its part begins with {' or '.join(group.begins)} "
+                f"(groups); they begin with {', '.join(known)}"
+            )
+    return kind([own for own in (*groups, rest) if own["params"]], lr=stage.learning_rate, fused=True)
 
 
 def learning_rate(stage: Stage, iteration: int) -> float:
@@ -98,22 +123,64 @@ def descend(
     Args:
         seed: with the iteration it decides the dropout, which is the same again after a resume.
         module: takes a batch, returns loss terms.
+        batches: `stage.accumulate` of them make an iteration.
         first: iterations that were done before.
     """
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     device = trained[0].device.type
-    for iteration, batch in enumerate(batches, start=first):
+    parts = iter(batches)
+    for iteration in count(first):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(stage, iteration)
+            group["lr"] = group.get("rate", 1.0) * learning_rate(stage, iteration)  # none in older checkpoints
         torch.manual_seed(hash((*seed, iteration)))
-        with torch.autocast(device, torch.bfloat16, enabled=stage.precision == "bf16"):
-            terms: dict[str, Tensor] = module(*batch)
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
+        means: dict[str, Tensor] = {}
+        for batch in islice(parts, stage.accumulate):
+            if not means:
+                optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(device, torch.bfloat16, enabled=stage.precision == "bf16"):
+                terms: dict[str, Tensor] = module(*batch)
+            (torch.stack(list(terms.values())).sum() / stage.accumulate).backward()
+            means = {name: means.get(name, 0) + term.detach() / stage.accumulate for name, term in terms.items()}
+        if not means:
+            return
         if stage.clip_gradient:
             nn.utils.clip_grad_norm_(trained, stage.clip_gradient)
         optimizer.step()
-        yield iteration + 1, {name: term.detach() for name, term in terms.items()}
+        yield iteration + 1, means
+
+
+class RunningMean:
+    """A running mean of a part's weights (Polyak, Juditsky, "Acceleration of stochastic approximation", 1992, with the
+    exponential decay that is usual today). Buffers, such as those of batch norms, are taken as they are."""
+
+    def __init__(self, part: nn.Module, decay: float) -> None:
+        self.part, self.decay = part, decay
+        self.mean = {name: p.detach().clone() for name, p in part.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def update(self, done: int) -> None:
+        """After iteration `done`. The first iterations count more than the decay says, or they would weigh for long."""
+        decay = min(self.decay, done / (done + 10))
+        for name, parameter in self.part.named_parameters():
+            if name in self.mean:
+                self.mean[name].lerp_(parameter, 1 - decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The part with the mean for its weights, for as long as this lasts."""
+        own = {name: p for name, p in self.part.named_parameters() if name in self.mean}
+        last = {name: p.detach().clone() for name, p in own.items()}
+        try:
+            _copy(self.mean, own)
+            yield
+        finally:
+            _copy(last, own)
+
+
+@torch.no_grad()
+def _copy(values: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
+    for name, parameter in parameters.items():
+        parameter.copy_(values[name])
 
 
 class FiniteTerms:

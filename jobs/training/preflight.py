@@ -51,12 +51,13 @@ def check_files(job: TrainJob, store: Store) -> None:
 
 
 def check_batches(stages: Sequence[Stage], workers: int) -> None:
-    """The workers can share every batch evenly."""
+    """The workers can share every batch, and every part of one, evenly."""
     for stage in stages:
-        if stage.batch_size % workers:
+        if stage.batch_size % (workers * stage.accumulate):
+            parts = f" in {stage.accumulate} parts (accumulate)" if stage.accumulate > 1 else ""
             raise BadConfig(
-                f"stage {stage.name} has batch_size {stage.batch_size}, which {workers} workers cannot share evenly: "
-                "choose another number of workers (VIS_WORKERS)"
+                f"stage {stage.name} has batch_size {stage.batch_size}, which {workers} workers cannot share evenly"
+                f"{parts}: choose another number of workers (VIS_WORKERS)"
             )
 
 
@@ -114,7 +115,7 @@ def rehearse(
         part = trained_part(model, stage)
         optimizer = optimizer_of(stage, part)
         clips = samples_of(job, stage, sets.train, sets.extra)
-        each = stage.batch_size // workers
+        each = stage.batch_size // workers // stage.accumulate
         batch = collate([clips[n] for n in range(each if device == "cuda" else min(each, SAMPLES_ON_CPU))]).to(device)
         given, loss = (batch,), part.loss
         if stage.cached_copies:
@@ -125,7 +126,8 @@ def rehearse(
             )
         watched = FiniteTerms()
         try:
-            for done, terms in descend(stage, (job.seed, 0), Losses(part, loss), optimizer, [given]):
+            given_parts = [given] * stage.accumulate
+            for done, terms in descend(stage, (job.seed, 0), Losses(part, loss), optimizer, given_parts):
                 watched.see(done, terms)
         except torch.OutOfMemoryError as error:
             raise BadConfig(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from jobs.models import find
 from jobs.store import Store
+from jobs.training.descent import RunningMean
 from jobs.training.recipes.base import Stage, TrainJob
 from vis_models.checkpoints import build, initialise, take_detector
 from vis_models.config import BadConfig
@@ -21,6 +22,8 @@ from vis_models.data.readable import without
 from vis_models.layers import norm
 
 WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.pt"
+RESULT = "result.safetensors"
+"""What a stage hands on, where that is not its last weights: their running mean, or the best that were scored."""
 
 
 @dataclass(frozen=True)
@@ -99,19 +102,35 @@ def trained_part(model: Any, stage: Stage) -> Any:
     return part
 
 
-def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, iteration: int) -> None:
+def save_state(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    iteration: int,
+    mean: RunningMean | None = None,
+) -> None:
     """The two files of a checkpoint."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(state, folder / WEIGHTS)
-    torch.save({"optimizer": optimizer.state_dict(), "iteration": iteration}, folder / OPTIMIZER)
+    save_weights(folder / WEIGHTS, model)
+    state = {"optimizer": optimizer.state_dict(), "iteration": iteration}
+    torch.save(state | ({"mean": mean.mean} if mean else {}), folder / OPTIMIZER)
 
 
-def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def load_state(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, mean: RunningMean | None = None
+) -> int:
     """Take both files back, whatever device they came from. Returns how many iterations were done."""
     model.load_state_dict(load_file(folder / WEIGHTS))
     saved = torch.load(folder / OPTIMIZER, weights_only=True, map_location="cpu")
     optimizer.load_state_dict(saved["optimizer"])  # which moves them to where the parameters are
+    if mean:
+        for name, tensor in saved["mean"].items():
+            mean.mean[name].copy_(tensor)
     return saved["iteration"]
+
+
+def save_weights(file: Path, model: nn.Module) -> None:
+    """All weights and buffers of a model."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, file)
 
 
 def broken_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:

@@ -11,6 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -34,6 +35,7 @@ from jobs.training import preflight
 from jobs.training.descent import (
     FiniteTerms,
     Losses,
+    RunningMean,
     compile_fusible,
     descend,
     diverged,
@@ -44,17 +46,20 @@ from jobs.training.descent import (
 from jobs.training.recipes.base import Stage, TrainJob
 from jobs.training.runs import check_data
 from jobs.training.stages import (
+    RESULT,
     WEIGHTS,
     Sets,
     broken_tensors,
     load_state,
     samples_of,
     save_state,
+    save_weights,
     sized,
     stages_of,
     starting_model,
     trained_part,
 )
+from jobs.training.validation import Judge
 from jobs.training.watch import Events, Stopwatch, relay, say
 from jobs.workers import ray_to_join
 from vis_models.checkpoints import ModelCard, build, save_model, weights_hash
@@ -68,7 +73,6 @@ from vis_models.data.encoded import encode_copies
 from vis_models.data.mixture import Mixture
 from vis_models.data.world import write_youtube_vis
 from vis_models.losses import worker_count
-from vis_models.metrics.detector import frame_mask_ap
 from vis_models.progress import Progress
 
 LOSSES = 8
@@ -297,9 +301,11 @@ def train_stage(
         result = _fit(work, stage, store, workers, run_id, progress)
     if result.checkpoint is None or result.metrics is None:
         raise RuntimeError(f"stage {stage.name} of run {run_id} ended without a checkpoint")
-    weights = f"{folder}/{WEIGHTS}"
-    with result.checkpoint.as_directory() as checkpoint:
-        store.write_bytes(weights, (Path(checkpoint) / WEIGHTS).read_bytes())
+    weights = f"{folder}/{RESULT if stage.validate_every else WEIGHTS}"
+    if not stage.validate_every:  # else the best weights are there already
+        with result.checkpoint.as_directory() as checkpoint:
+            handed_on = Path(checkpoint) / (RESULT if stage.average else WEIGHTS)
+            store.write_bytes(weights, handed_on.read_bytes())
     done = {"weights": weights, "metrics": result.metrics}
     store.write_json(f"{folder}/done.json", done)
     return done
@@ -436,7 +442,8 @@ def train_on_worker(
         if stage.compile:
             compile_fusible(model)
     optimizer = optimizer_of(stage, part)
-    first = _restore(model, optimizer)
+    mean = RunningMean(part, stage.average) if stage.average else None
+    first = _restore(model, optimizer, mean)
     for note in (f"goes on after iteration {first}" if first else origin, _about_norms(stage, part, workers)):
         if note:
             say(board, rank, {"note": note})
@@ -444,9 +451,12 @@ def train_on_worker(
     batches, losses = _batches(job, stage, model, part, clips, device, first, board, settings)
     module = prepare_model(losses, parallel_strategy="ddp" if workers.count > 1 else None)
     events = Events(store, _folder(run_id, stage), rank)
+    judge = Judge(stage, model, sets.val, store, _folder(run_id, stage))
     watch, finite = Stopwatch(), FiniteTerms()
     for done, terms in descend(stage, (job.seed, rank), module, optimizer, watch.waits_for(batches), first):
         finite.see(done, terms)
+        if mean:
+            mean.update(done)
         last = done == stage.iterations
         if watch.due() or last:
             finite.require(stage)
@@ -454,17 +464,21 @@ def train_on_worker(
             speed = {"it_per_s": watch.rate(done - first), "waiting": watch.waiting()}
             say(board, rank, {"done": done, "loss": sum(values.values())} | speed)
             events.write(done, values | speed | {"learning_rate": learning_rate(stage, done - 1)})
+        scores: dict[str, float] = {}
+        if rank == 0 and judge.due(done):
+            finite.require(stage)
+            with mean.in_place() if mean else nullcontext():
+                say(board, rank, {"done": done, "note": f"scoring the {stage.name} on held-out videos"})
+                events.write(done, figures := judge.score())
+                scores = judge.keep(done, figures)
+            say(board, rank, {"done": done} | figures)
         if done % stage.checkpoint_every == 0 or last:
             finite.require(stage)
             if broken := broken_tensors(model, optimizer):
                 raise diverged(stage, f"iteration {done} left no finite numbers in {len(broken)} tensors: {broken[0]}")
-            metrics: dict[str, float] = {"iteration": done, "loss": float(sum(terms.values()))}
-            if last and rank == 0 and (detector := model.frame_detector(stage.part)):
-                say(board, rank, {"note": f"scoring the {stage.name} on {stage.gate_frames} validation frames"})
-                metrics |= frame_mask_ap(detector, sets.val, stage.gate_frames)
-                events.write(done, metrics)
+            metrics = {"iteration": done, "loss": float(sum(terms.values()))} | scores
             events.save(last)
-            _checkpoint(model, optimizer, done, metrics, rank)
+            _checkpoint(model, optimizer, mean, done, metrics, rank)
 
 
 def _model(job: TrainJob, sets: Sets, store: Store, start: str | None) -> tuple[Any, str]:
@@ -517,6 +531,8 @@ def _batches(
         list(range(iteration * stage.batch_size + rank * each, iteration * stage.batch_size + (rank + 1) * each))
         for iteration in range(first, stage.iterations)
     ]
+    part_size = each // stage.accumulate
+    samples = [whole[n : n + part_size] for whole in samples for n in range(0, each, part_size)]
     if stage.cached_copies:
         assert isinstance(clips, ClipSet)  # a stage cannot have both
         model.eval()
@@ -543,23 +559,31 @@ def _batches(
     return ((clip,) for clip in load_batches(clips, samples, device, processes)), Losses(part, part.loss)
 
 
-def _restore(model: Any, optimizer: torch.optim.Optimizer) -> int:
+def _restore(model: Any, optimizer: torch.optim.Optimizer, mean: RunningMean | None) -> int:
     """Go on from this stage's last checkpoint, if there is one. Returns the next iteration."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return 0
     with checkpoint.as_directory() as folder:
-        return load_state(Path(folder), model, optimizer)
+        return load_state(Path(folder), model, optimizer, mean)
 
 
 def _checkpoint(
-    model: Any, optimizer: torch.optim.Optimizer, iteration: int, metrics: dict[str, float], rank: int
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    mean: RunningMean | None,
+    iteration: int,
+    metrics: dict[str, float],
+    rank: int,
 ) -> None:
     """Report to Ray Train, which waits for all workers; the first one brings the files."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = None
         if rank == 0:
-            save_state(Path(folder), model, optimizer, iteration)
+            save_state(Path(folder), model, optimizer, iteration, mean)
+            if mean:
+                with mean.in_place():
+                    save_weights(Path(folder) / RESULT, model)
             checkpoint = ray.train.Checkpoint.from_directory(folder)
         ray.train.report(metrics, checkpoint=checkpoint)
 

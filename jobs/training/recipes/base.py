@@ -66,6 +66,17 @@ def fit_name(name: str) -> str:
 Name = Annotated[str, AfterValidator(fit_name)]
 
 
+class ParameterGroup(Config):
+    """Parameters that learn otherwise than the rest of their stage."""
+
+    begins: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Beginnings of their names within the trained part, such as `backbone.`."""
+    rate: float = Field(1.0, gt=0)
+    """Factor of the stage's learning rate."""
+    weight_decay: float | None = Field(None, ge=0)
+    """In the place of the stage's; None: the same."""
+
+
 class Stage(Config):
     """One run of gradient descent over one part of the model."""
 
@@ -89,8 +100,15 @@ class Stage(Config):
     warm_up: NonNegativeInt = 0
     """Iterations in which it rises from zero."""
     weight_decay: float = Field(1e-4, ge=0)
+    groups: tuple[ParameterGroup, ...] = ()
+    """Parameters with a rate or decay of their own; of several that fit the first one counts."""
     clip_gradient: PositiveFloat | None = None
     """Largest L2 norm of the gradient; None leaves it."""
+    accumulate: PositiveInt = 1
+    """Equal parts of a batch, one after the other through the network, whose mean gradient makes one step: for batches
+    that do not fit into memory. A loss that is normalised by what its batch holds is normalised part by part."""
+    average: float | None = Field(None, gt=0, lt=1)
+    """Decay, per iteration, of a running mean of the weights. The mean is what is scored, and the stage's result."""
     augmentation: Augmentation = Augmentation()
     precision: Literal["bf16", "fp32"] = "bf16"
     batch_norm: Literal["synchronised", "frozen"] = "synchronised"
@@ -103,6 +121,11 @@ class Stage(Config):
     For stages whose encoder is frozen."""
     checkpoint_every: PositiveInt = 1000
     """Iterations."""
+    validate_every: NonNegativeInt = 0
+    """Iterations between two scores on held-out videos, of which the best one's weights are the stage's result: mask AP
+    on `gate_frames` frames where the part detects, else AP on `validation_videos` videos. 0: the last weights."""
+    validation_videos: PositiveInt = 50
+    """Held-out videos that are played, spread evenly."""
     gate_ap50: float = Field(0.0, ge=0, le=1)
     """Mask AP50 on single validation frames that a part which detects must reach, so that the next stages are worth
     their cost."""
@@ -113,6 +136,12 @@ class Stage(Config):
     def _caches_one_set(self) -> "Stage":
         if self.mixture_epoch and self.cached_copies:
             raise ValueError("cached copies are of the main set alone: set cached_copies or mixture_epoch, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _splits_evenly(self) -> "Stage":
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} has no {self.accumulate} equal parts (accumulate)")
         return self
 
     @field_validator("drops")

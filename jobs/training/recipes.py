@@ -41,7 +41,8 @@ class ExtraData(Config):
     """A second labelled set, of videos or of single images, that stages can mix with the main one."""
 
     labels: str
-    """JSON (or `s3://...`) in the COCO format of single images, or in the YouTube-VIS format."""
+    """JSON (or `s3://...`) in the COCO format of single images, or in the YouTube-VIS format; or the folder of an
+    OpenImages release as `vis_models/data/open_images.py` shows it."""
     frames: str | None = None
     """Folder that its file names are relative to; None looks beside the JSON."""
     chance: float = Field(gt=0, lt=1)
@@ -294,8 +295,8 @@ def rgnn_r50_ytvis2019() -> TrainJob:
 
     vis train --recipe rgnn_r50_ytvis2019 --data /data/youtube-vis-2019 --init yolact_resnet50_54_800000.pth
 
-    The paper's first stage takes three of four samples from OpenImages at first. Converted to a COCO JSON, that is
-    --set 'extra=[{"labels": "/data/openimages.json", "chance": 0.75}]'; without it the stage has the videos alone.
+    The paper's first stage takes three of four samples from OpenImages at first. As it is published, that is
+    --set 'extra=[{"labels": "/data/openimages", "chance": 0.75}]'; without it the stage has the videos alone.
 
     Cost: 206 910 iterations on one GPU; `make bench-gpu` says how long they take on yours. The paper used one V100.
     """

@@ -68,7 +68,7 @@ from vis_models.data import findings
 from vis_models.data.annotations import VideoSet, digest, hold_out, read_youtube_vis, split_hash
 from vis_models.data.categories import counterparts
 from vis_models.data.clips import ClipSet
-from vis_models.data.coco import read_labels, translate
+from vis_models.data.coco import read_in_categories, translate
 from vis_models.data.encoded import encode_copies
 from vis_models.data.mixture import Mixture
 from vis_models.data.world import write_youtube_vis
@@ -252,13 +252,14 @@ def read_extra(job: TrainJob, main: VideoSet, store: Store) -> tuple[tuple[Video
     sets, words = [], []
     for part in job.extra:
         frames = store.local_copy(part.frames) if part.frames else None
-        read, dropped = translate(read_labels(store.local_copy(part.labels), frames), main.categories, part.names)
+        read, dropped = read_in_categories(store.local_copy(part.labels), main.categories, part.names, frames)
         read.require_labels()
         sets.append(read)
         words.append(
             f"{part.labels}: {sum(bool(video.tracks) for video in read.videos)} of {len(read.videos)} have labels"
             + "".join(f", {count} x {name} dropped" for name, count in sorted(dropped.items()))
         )
+        words.extend(read.notes)
     return tuple(sets), "; ".join(words)
 
 

@@ -36,6 +36,7 @@ from jobs.training.train import (
     train,
     why_lost,
 )
+from tests.drawn_open_images import LEFT, RIGHT, Release
 from vis_models.checkpoints import load_model
 from vis_models.config import BadConfig
 from vis_models.data.annotations import read_youtube_vis
@@ -202,6 +203,32 @@ def test_the_samples_of_a_mixing_stage_come_from_all_sets_with_their_chances(tmp
     assert (samples.counts, samples.epoch, samples.seed) == ((4, 5), 8, mixing.seed)
     assert samples.chances == pytest.approx((0.4, 0.6))
     assert isinstance(samples_of(mixing, mixing.stages[0], main, ()), ClipSet)
+
+
+@pytest.mark.unit
+def test_a_stage_mixes_open_images_in_as_they_are_published(tmp_path: Path):
+    write_youtube_vis(WorldConfig(height=48, width=72, frames=2), tmp_path / "world", 4, 1)
+    main = read_youtube_vis(tmp_path / "world" / "train.json")
+    drawn = Release(tmp_path / "openimages")
+    for image in ("00aa", "00bb", "f0cc"):
+        drawn.image(image)
+        drawn.object(image, "Dog", LEFT, png_px=(120, 80))
+    missing = drawn.object("00bb", "Dog", RIGHT)
+    del drawn.archives["0"][missing]
+    extra = [{"labels": str(drawn.write()), "chance": 0.6, "names": {"Dog": "disc"}}]
+    mixing = job((0,), **{"extra": extra, "stages.0.mixture_epoch": 7})
+    sets, found = read_extra(mixing, main, Store.open(settings(tmp_path)))
+    assert "3 of 3 have labels" in found
+    assert missing in found
+    samples = samples_of(mixing, mixing.stages[0], main, sets)
+    assert isinstance(samples, Mixture)
+    assert samples.counts == (4, 3)
+    clips = [samples[n] for n in range(7) if samples.place(n)[0] == 1]
+    assert len(clips) == 3
+    disc = [category.name for category in main.categories].index("disc")
+    for clip in clips:
+        assert clip.objects.labels.tolist() == [[disc]]
+        assert clip.objects.masks.float().mean() == pytest.approx(0.5, abs=0.01)
 
 
 def images_of_discs(folder: Path) -> Path:

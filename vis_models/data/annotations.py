@@ -40,8 +40,9 @@ class TrackLabel:
     """The annotation's id, unique in the data set."""
     category_id: int
     crowd: bool
-    rles: tuple[bytes | None, ...]
-    """One per frame at the video's size (COCO compressed counts); None where it is not visible."""
+    rles: Sequence[bytes | None]
+    """One per frame at the video's size (COCO compressed counts); None where it is not visible. A tuple, or what reads
+    a mask when it is asked for."""
 
 
 @dataclass(frozen=True)

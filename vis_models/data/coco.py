@@ -25,8 +25,30 @@ from vis_models.data.categories import counterparts
 from vis_models.data.dialects import VideoId, is_cocovid, single_images
 from vis_models.data.frame_names import plain, stays_inside
 from vis_models.data.json_entries import Entry, complaint, load_json, unique
+from vis_models.data.open_images import names_in, read_open_images
 
 REMEDY = "The COCO format is described at the top of vis_models/data/coco.py."
+
+
+def read_in_categories(
+    path: Path | str,
+    categories: tuple[Category, ...],
+    names: Mapping[str, str] | None = None,
+    frames_dir: Path | str | None = None,
+) -> tuple[VideoSet, dict[str, int]]:
+    """A labelled set in the categories of another one, as `translate` gives it.
+
+    Args:
+        path: JSON that `read_labels` knows, or the folder of an OpenImages release, of which only classes with a
+            counterpart are read.
+        names: as of `translate`, beside those of the reviewed maps in `open_images.py`.
+        frames_dir: what the frames' names are relative to; None looks beside the labels.
+    """
+    names = names or {}
+    if not Path(path).is_dir():
+        return translate(read_labels(path, frames_dir), categories, names)
+    names = {**names_in([category.name for category in categories], path), **names}
+    return translate(read_open_images(path, names.keys(), frames_dir), categories, names)
 
 
 def read_labels(json_path: Path | str, frames_dir: Path | str | None = None) -> VideoSet:

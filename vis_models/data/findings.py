@@ -128,7 +128,7 @@ def look_for_copies(side: str, videos: VideoSet, seen: Seen) -> None:
     for video in videos.videos:
         known: dict[tuple[bytes | None, ...], TrackLabel] = {}
         for track in video.tracks:
-            if any(track.rles) and known.setdefault(track.rles, track) is not track:
+            if any(track.rles) and known.setdefault(tuple(track.rles), track) is not track:
                 twice.append((video, track))
     if twice:
         seen.say(

@@ -40,7 +40,8 @@ class ExtraData(Config):
     """A second labelled set, of videos or of single images, that stages can mix with the main one."""
 
     labels: str
-    """JSON (or `s3://...`) in the COCO format of single images, or in the YouTube-VIS format."""
+    """JSON (or `s3://...`) in the COCO format of single images, or in the YouTube-VIS format; or the folder of an
+    OpenImages release as `vis_models/data/open_images.py` shows it."""
     frames: str | None = None
     """Folder that its file names are relative to; None looks beside the JSON."""
     chance: float = Field(gt=0, lt=1)

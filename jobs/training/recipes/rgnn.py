@@ -119,8 +119,8 @@ def rgnn_r50_ytvis2019() -> TrainJob:
 
     vis train --recipe rgnn_r50_ytvis2019 --data /data/youtube-vis-2019 --init yolact_resnet50_54_800000.pth
 
-    The paper's first stage takes three of four samples from OpenImages at first. Converted to a COCO JSON, that is
-    --set 'extra=[{"labels": "/data/openimages.json", "chance": 0.75}]'; without it the stage has the videos alone.
+    The paper's first stage takes three of four samples from OpenImages at first. As it is published, that is
+    --set 'extra=[{"labels": "/data/openimages", "chance": 0.75}]'; without it the stage has the videos alone.
 
     Cost: 206 910 iterations on one GPU; `make bench-gpu` says how long they take on yours. The paper used one V100.
     """

@@ -1,20 +1,32 @@
 """What the two stages move, and what they leave as it is."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
-from jobs.training.descent import FiniteTerms, Losses, compile_fusible, descend, load_batches, optimizer_of
+from jobs.training.descent import (
+    FiniteTerms,
+    Losses,
+    RunningMean,
+    compile_fusible,
+    descend,
+    learning_rate,
+    load_batches,
+    optimizer_of,
+)
 from jobs.training.recipes.base import Stage
 from jobs.training.stages import broken_tensors, load_state, save_state, trained_part
 from jobs.training.watch import Stopwatch
+from tests.tiny_model import Tiny, TinyConfig
 from vis_models.config import BadConfig
 from vis_models.rgnn import Rgnn
 from vis_models.types import Clips
 
-from ..vis_models.drawn import moving_squares, small_config
+from ..vis_models.drawn import HEIGHT, WIDTH, moving_squares, small_config
 
 pytestmark = pytest.mark.unit
 
@@ -58,19 +70,6 @@ def test_the_second_stage_leaves_detector_and_running_averages_as_they_are():
     changed = moved(before, state(model))
     assert changed
     assert not any(name.startswith("detector.") for name in changed)
-
-
-@pytest.mark.parametrize("part", ["detector", "whole"])
-def test_half_precision_gives_nearly_the_same_loss(part: str):
-    first = {}
-    for precision in ("fp32", "bf16"):
-        torch.manual_seed(0)
-        model = Rgnn(small_config(init_train_logit=-3.0))
-        model.detector.requires_grad_(part == "detector")
-        (terms,) = taught(model.detector if part == "detector" else model, stage(precision=precision), iterations=1)
-        first[precision] = {name: float(term) for name, term in terms.items()}
-        assert all(term.dtype == torch.float32 for term in terms.values())
-    assert first["bf16"] == pytest.approx(first["fp32"], rel=0.05, abs=0.05)
 
 
 def test_channel_dropout_is_the_detectors_in_stage_one_and_the_appearances_in_stage_two():
@@ -193,3 +192,70 @@ def test_a_checkpoint_brings_weights_and_optimizer_back(tmp_path: Path):
     assert not moved(state(model), state(other))
     moments = [memory["exp_avg"] for memory in optimizer.state.values()]
     assert all(torch.equal(a, b["exp_avg"]) for a, b in zip(moments, fresh.state.values(), strict=True))
+
+
+def test_a_group_of_parameters_has_its_own_rate_and_decay_and_the_rest_those_of_the_stage():
+    groups = [{"begins": ["backbone.conv1", "fpn."], "rate": 0.1}, {"begins": ["backbone."], "weight_decay": 0}]
+    given = stage(part="detector", groups=groups, learning_rate=1e-2, weight_decay=0.3, optimizer="adamw")
+    detector = Rgnn(small_config()).part("detector")
+    optimizer = optimizer_of(given, detector)
+    names = {id(parameter): name for name, parameter in detector.named_parameters()}
+    for _ in descend(given, (0,), Losses(detector, detector.loss), optimizer, [(moving_squares(),)]):
+        pass
+    first, second, rest = optimizer.param_groups
+    assert {names[id(p)].split(".")[0] for p in first["params"]} == {"backbone", "fpn"}
+    assert {names[id(p)].split(".")[0] for p in second["params"]} == {"backbone"}
+    assert not {names[id(p)].split(".")[0] for p in rest["params"]} & {"backbone", "fpn"}
+    rates = [group["lr"] / learning_rate(given, 0) for group in optimizer.param_groups]
+    assert rates == pytest.approx([0.1, 1, 1])
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0, 0.3]
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
+
+
+def test_a_group_that_the_part_does_not_have_is_refused_with_what_it_has():
+    given = stage(part="detector", groups=[{"begins": ["backbon."]}])
+    with pytest.raises(
+        BadConfig, match=r"no trained parameter .* begins with backbon\. .*they begin with backbone, fpn"
+    ):
+        optimizer_of(given, Rgnn(small_config()).part("detector"))
+
+
+def test_a_batch_in_parts_is_the_batch():
+    clips, learned = moving_squares(clips=4, length=2), []
+    for parts in (1, 2, 4):
+        torch.manual_seed(0)
+        model = Tiny(TinyConfig(num_classes=3, image_size=(HEIGHT, WIDTH)))
+        given = stage(accumulate=parts, batch_size=4)
+        each = [Clips(f, clips.objects[range(n, n + 4 // parts)]) for n, f in zip(
+            range(0, 4, 4 // parts), clips.frames.split(4 // parts), strict=True)]  # fmt: skip
+        batches = [(part,) for _ in range(3) for part in each]
+        steps = list(descend(given, (0,), Losses(model, model.loss), optimizer_of(given, model), batches))
+        assert [done for done, _ in steps] == [1, 2, 3]
+        learned.append((state(model), float(steps[-1][1]["pixels"])))
+    whole, loss = learned[0]
+    for weights, term in learned[1:]:
+        assert term == pytest.approx(loss, rel=1e-5)
+        assert all(torch.allclose(weights[name], value, atol=1e-6) for name, value in whole.items())
+    with pytest.raises(ValidationError, match="batch_size 4 has no 3 equal parts"):
+        stage(accumulate=3, batch_size=4)
+
+
+def test_the_running_mean_is_that_of_arithmetic_and_takes_the_place_of_the_weights_for_a_while(tmp_path: Path):
+    part = torch.nn.Linear(1, 1, bias=False)
+    mean = RunningMean(part, decay=0.5)
+    expected = part.weight.item()
+    for done, value in enumerate((1.0, 2.0, 4.0, 8.0, *[3.0] * 20), start=1):
+        part.weight.data.fill_(value)
+        mean.update(done)
+        decay = min(0.5, done / (done + 10))
+        expected = decay * expected + (1 - decay) * value
+    assert float(mean.mean["weight"]) == pytest.approx(expected)
+    with contextlib.suppress(ZeroDivisionError), mean.in_place():
+        assert part.weight.item() == pytest.approx(expected)
+        _ = 1 // 0
+    assert part.weight.item() == 3.0
+    optimizer = torch.optim.Adam(part.parameters())
+    save_state(tmp_path, part, optimizer, 24, mean)
+    again = RunningMean(part, decay=0.5)
+    assert load_state(tmp_path, part, optimizer, again) == 24
+    assert torch.equal(again.mean["weight"], mean.mean["weight"])

@@ -213,14 +213,14 @@ def train(
         list[str] | None, typer.Option("--set", help="Change a field: stages.0.iterations=500", metavar="KEY=VALUE")
     ] = None,
 ) -> None:
-    """Train RGNN: detector, gate, tracker, a registered model. Without options it draws the easy world first."""
+    """Train the model of a recipe, stage by stage, and register it. Without options it draws the easy world first."""
     changes = _changes(change or [])
     if cache_encodings is not None:
         changes["stages.-1.cached_copies"] = cache_encodings
     given: dict[str, Any] = {"recipe": recipe, "data": data, "init": init, "detector": detector, "changes": changes}
     given |= {"resume": resume, "name": name}
     _check_training(given)
-    trained = _run("flows.train", "train_rgnn", **{name: value for name, value in given.items() if value})
+    trained = _run("flows.train", "train", **{name: value for name, value in given.items() if value})
     print("  ".join(f"{name} {value:.3f}" for name, value in trained["metrics"].items()))
     print(f"model       {trained['uri']}")
 

@@ -1,4 +1,7 @@
-"""`train-rgnn`: a recipe and its data in, a registered model out, and an event that says so."""
+"""`train`: a recipe and its data in, a registered model out, and an event that says so.
+
+One flow for every model; each model has a deployment of its own, such as `train-rgnn` (infra/prefect.yaml).
+"""
 
 from typing import Any
 
@@ -13,12 +16,12 @@ from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
 from jobs.training.recipes.catalogue import DEFAULT
 from jobs.training.runs import asked_for, says_why_it_ends
-from jobs.training.train import train
+from jobs.training.train import train as train_recipe
 
 
-@flow(name="train-rgnn", flow_run_name="train-{recipe}")
+@flow(name="train", flow_run_name="train-{recipe}")
 @mendable
-def train_rgnn(
+def train(
     recipe: str = DEFAULT,
     data: str | None = None,
     init: str | None = None,
@@ -27,7 +30,7 @@ def train_rgnn(
     changes: dict[str, Any] | None = None,
     name: str | None = None,
 ) -> dict[str, Any]:
-    """Train RGNN: detector, gate, tracker, a registered model. Without parameters it draws the easy world first.
+    """Train the model of a recipe, stage by stage, and register it. Without parameters it draws the easy world first.
 
     Args:
         recipe: Name of a complete run; `vis models --recipes` lists them.
@@ -45,7 +48,7 @@ def train_rgnn(
     run_id = resume or name or run_name(recipe)
     try:
         with says_why_it_ends(store, run_id):
-            card = launch(train, job, run_id=run_id, command=command())
+            card = launch(train_recipe, job, run_id=run_id, command=command())
     except (KeyboardInterrupt, SystemExit, TerminationSignal):
         say(f"stopped; `vis train --resume {run_id}` goes on")
         raise
@@ -54,7 +57,7 @@ def train_rgnn(
     figures = "".join(f"| {name} | {value:.3f} |\n" for name, value in card.metrics.items())
     with shown():
         create_markdown_artifact(
-            key="train-rgnn",
+            key="train",
             markdown=f"# {card.name}\n\n`{model}`\n\n| at the end of training | |\n|---|---|\n{figures}\n"
             f"recipe {card.recipe}, data {card.data}, commit {card.commit}, sha256 {card.sha256}\n",
             description=f"model {card.name}",

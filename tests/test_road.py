@@ -139,7 +139,7 @@ def test_four_deployments_turn_films_into_tables_scores_and_a_page(lake: Lake, s
 
 @pytest.mark.timeout(300)
 def test_a_deployment_has_its_full_name_too_and_a_mistake_ends_in_a_sentence(lake: Lake):
-    done = lake.run("deployment", "run", "train-rgnn/train-rgnn", "--param", "recipe=rgnn_r19", "--watch")
+    done = lake.run("deployment", "run", "train/train-rgnn", "--param", "recipe=rgnn_r19", "--watch")
     assert done.returncode != 0
     run_id = re.search(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", done.stdout + done.stderr)
     assert run_id, done.stdout

@@ -37,10 +37,10 @@ def a_second_report(server: Server) -> Iterator[None]:
     urllib.request.urlopen(request, timeout=30).close()
 
 
-@pytest.mark.parametrize("name", ["train-rgnn", "train-rgnn/train-rgnn"])
+@pytest.mark.parametrize("name", ["train-rgnn", "train/train-rgnn"])
 def test_a_deployment_is_found_by_its_bare_and_by_its_full_name(server, name):
     said = server.prefect("deployment", "run", name, "--start-in", "1 hour").stdout
-    assert "Creating flow run for deployment 'train-rgnn/train-rgnn'" in said
+    assert "Creating flow run for deployment 'train/train-rgnn'" in said
     run = re.search(r"UUID: (\S+)", said)
     assert run
     with urllib.request.urlopen(f"{server.api_url}/flow_runs/{run[1]}", timeout=30) as answer:
@@ -67,4 +67,4 @@ def test_where_plugins_are_not_switched_on_prefect_is_as_it_was(server):
 
 def test_the_server_is_reached_past_a_proxy_that_is_meant_for_the_world(server):
     proxies = dict.fromkeys(PROXIES, "http://127.0.0.1:9")
-    assert "train-rgnn" in server.prefect("deployment", "inspect", "train-rgnn/train-rgnn", **proxies).stdout
+    assert "train-rgnn" in server.prefect("deployment", "inspect", "train/train-rgnn", **proxies).stdout

@@ -50,3 +50,11 @@ def test_pictures_and_paths_that_it_names_are_there():
     )
     assert len(named) > 10
     assert [path for path in named if not (REPOSITORY / path).exists()] == []
+
+
+@pytest.mark.unit
+def test_the_road_of_a_video_leads_through_files_that_are_there():
+    (drawing,) = re.findall(r"The road of one video.*?```\n(.*?)```", README, re.DOTALL)
+    road = re.findall(r"(?:jobs|vis_models)/\S+\.py", drawing)
+    assert len(road) == 10
+    assert [path for path in road if not (REPOSITORY / path).is_file()] == []

@@ -19,7 +19,7 @@ from vis_models.data.annotations import VideoSet
 from vis_models.data.clips import ClipSet
 from vis_models.data.mixture import Mixture
 from vis_models.data.readable import without
-from vis_models.layers import norm
+from vis_models.layers import backbones, norm
 
 WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.pt"
 RESULT = "result.safetensors"
@@ -99,6 +99,8 @@ def trained_part(model: Any, stage: Stage) -> Any:
     part = model.part(stage.part)
     if stage.batch_norm == "frozen":
         norm.freeze(part)
+    if stage.recompute:
+        backbones.recompute(part)
     return part
 
 

@@ -259,3 +259,25 @@ def test_the_running_mean_is_that_of_arithmetic_and_takes_the_place_of_the_weigh
     again = RunningMean(part, decay=0.5)
     assert load_state(tmp_path, part, optimizer, again) == 24
     assert torch.equal(again.mean["weight"], mean.mean["weight"])
+
+
+def test_what_is_computed_again_is_not_kept_and_gives_the_same_gradients():
+    found = {}
+    for again in (False, True):
+        torch.manual_seed(0)
+        given = stage(part="detector", batch_norm="frozen", recompute=again)
+        part, kept = trained_part(Rgnn(small_config()), given), []
+
+        def keep(tensor: torch.Tensor, kept: list[int] = kept) -> torch.Tensor:
+            kept.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = torch.stack(list(part.loss(moving_squares()).values())).sum()
+        bytes_kept = sum(kept)
+        loss.backward()
+        found[again] = bytes_kept, [p.grad for p in part.parameters() if p.grad is not None]
+    assert found[True][0] < 0.7 * found[False][0]
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found[False][1], found[True][1], strict=True))
+    with pytest.raises(ValidationError, match="recompute would take the statistics of batch norms twice"):
+        stage(recompute=True)

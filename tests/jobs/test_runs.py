@@ -19,7 +19,7 @@ def begin(store: Store, name: str, done: bool = False) -> None:
     """A run that is frozen and, when `done`, has finished its first stage."""
     freeze(TINY, store, name)
     if done:
-        end = {"weights": "w", "metrics": {"iteration": 60, "loss": 2.5, "mask_ap50": 0.25}}
+        end = {"weights": "w", "metrics": {"iteration": 40, "loss": 2.5, "mask_ap50": 0.25}}
         store.write_json(f"{RUNS}/{name}/detector/done.json", end)
 
 
@@ -41,7 +41,7 @@ def test_a_run_says_how_far_it_came_and_why_it_ended(store: Store):
         "never-began": ("failed to start", "no frames: copy them"),
     }
     stopped = found["stopped"]
-    assert (stopped.stage, stopped.iteration, stopped.iterations) == ("detector", 60, 60)
+    assert (stopped.stage, stopped.iteration, stopped.iterations) == ("detector", 40, 40)
     assert (stopped.recipe, stopped.data) == ("rgnn_r18_world_tiny", "world easy")
     assert stopped.metrics == {"loss": 2.5, "mask_ap50": 0.25}
     sizes = [len(store.read_bytes(key)) for key in store.list(f"{RUNS}/stopped")]

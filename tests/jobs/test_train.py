@@ -79,7 +79,7 @@ def test_one_and_two_workers_with_the_same_global_batch_learn_the_same(tmp_path:
 
 
 def test_a_killed_worker_costs_time_and_nothing_else(tmp_path: Path, local_ray: None):
-    detector = job((0,), **{"stages.0.iterations": 60, "stages.0.checkpoint_every": 10})
+    detector = job((0,), **{"stages.0.iterations": 30, "stages.0.checkpoint_every": 5, "stages.0.batch_size": 4})
     train(detector, settings(tmp_path), "quiet")
     killed: list[int] = []
 
@@ -102,7 +102,7 @@ def test_a_killed_worker_costs_time_and_nothing_else(tmp_path: Path, local_ray: 
     assert killed
     (why,) = (note for note in notes if "lost a worker" in note)
     assert re.fullmatch(r"lost a worker \(.+\); goes on from the last checkpoint, 1 of at most 8 times", why)
-    assert any(re.fullmatch(r"goes on after iteration [1-6]0", note) for note in notes)
+    assert any(re.fullmatch(r"goes on after iteration [1-3]?[05]", note) for note in notes)
     assert len([note for note in notes if "random weights" in note]) == 1  # said at the start, not when it goes on
     assert largest_difference(weights(settings(tmp_path), "quiet"), weights(settings(tmp_path), "rough")) < 1e-4
 

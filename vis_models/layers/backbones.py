@@ -4,8 +4,10 @@ Source: He et al., "Deep residual learning for image recognition", CVPR 2016, wi
 3x3 convolution of a bottleneck (torchvision's "v1.5"). Used by every model of the house.
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vis_models.configs import ResNetConfig
 from vis_models.layers.norm import BatchNorm
@@ -71,6 +73,7 @@ class ResNet(nn.Module):
         self.layer2: nn.Sequential
         self.layer3: nn.Sequential
         self.layer4: nn.Sequential
+        self.recomputes = False
         in_channels = width
         for stage, count in enumerate(config.blocks or BLOCKS[config.depth]):
             out = width * 2**stage
@@ -88,9 +91,23 @@ class ResNet(nn.Module):
         self, x: Float[Tensor, "F 3 H W"]
     ) -> tuple[Float[Tensor, "F _ _ _"], Float[Tensor, "F _ _ _"], Float[Tensor, "F _ _ _"]]:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        c3 = self.layer2(self.layer1(x))
-        c4 = self.layer3(c3)
-        return c3, c4, self.layer4(c4)
+        c3 = self._stage(self.layer2, self._stage(self.layer1, x))
+        c4 = self._stage(self.layer3, c3)
+        return c3, c4, self._stage(self.layer4, c4)
+
+    def _stage(self, layers: nn.Sequential, x: Float[Tensor, "F _ _ _"]) -> Float[Tensor, "F _ _ _"]:
+        if not (self.recomputes and torch.is_grad_enabled()):
+            return layers(x)
+        return checkpoint(layers, x, use_reentrant=False)
+
+
+def recompute(module: nn.Module) -> None:
+    """Let every backbone inside keep only what enters its four stages for the backward pass, and compute the rest
+    again: a third more time for a fraction of the memory (Chen et al., "Training deep nets with sublinear memory cost",
+    2016). Statistics of batch norms would be taken twice, so their norms must be frozen."""
+    for backbone in module.modules():
+        if isinstance(backbone, ResNet):
+            backbone.recomputes = True
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:

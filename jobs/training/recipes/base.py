@@ -115,6 +115,9 @@ class Stage(Config):
     batch_norm: Literal["synchronised", "frozen"] = "synchronised"
     """Statistics of the detector's batch norms, where it is trained: those of the global batch, whatever the number of
     workers, or the ones it started with, scale and shift included."""
+    recompute: bool = False
+    """Compute what the stages of a backbone answer again for the backward pass instead of keeping it: less memory, a
+    third more time. For frozen batch norms."""
     compile: bool = False
     """Let `torch.compile` fuse the convolutional parts. On a GPU; without one it is not used."""
     cached_copies: NonNegativeInt = 0
@@ -137,6 +140,12 @@ class Stage(Config):
     def _caches_one_set(self) -> "Stage":
         if self.mixture_epoch and self.cached_copies:
             raise ValueError("cached copies are of the main set alone: set cached_copies or mixture_epoch, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _recomputes_frozen_norms(self) -> "Stage":
+        if self.recompute and self.batch_norm != "frozen":
+            raise ValueError("recompute would take the statistics of batch norms twice: set batch_norm to frozen, too")
         return self
 
     @model_validator(mode="after")

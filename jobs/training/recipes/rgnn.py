@@ -26,8 +26,8 @@ def rgnn_r18_world_tiny() -> TrainJob:
 
     vis train --recipe rgnn_r18_world_tiny
     """
-    job = _world_easy("rgnn_r18_world_tiny", detector_iterations=60, tracker_iterations=10, train_videos=24)
-    world = WorldData(world=WorldConfig(frames=12), train_videos=24, val_videos=8)
+    job = _world_easy("rgnn_r18_world_tiny", detector_iterations=40, tracker_iterations=6, train_videos=16)
+    world = WorldData(world=WorldConfig(frames=12), train_videos=16, val_videos=6)
     detector, tracker = job.stages
     detector = detector.model_copy(update={"gate_ap50": 0.0, "gate_frames": 16})
     return job.model_copy(update={"stages": (detector, tracker), "world": world})
@@ -39,7 +39,8 @@ def rgnn_r18_world_easy() -> TrainJob:
     vis train --recipe rgnn_r18_world_easy
     """
     job = _world_easy("rgnn_r18_world_easy", detector_iterations=13000, tracker_iterations=1200, train_videos=1500)
-    return changed(job, {"config.detector.backbone.blocks": None, "config.detector.channels": 64})
+    deeper = {"config.detector.backbone.blocks": None, "config.detector.channels": 64}
+    return changed(job, deeper | {"stages.0.average": 0.998})
 
 
 def rgnn_r18_world_hard() -> TrainJob:
@@ -98,6 +99,7 @@ def rgnn_r50_world_hard() -> TrainJob:
                 cosine=True,
                 warm_up=600,
                 clip_gradient=10.0,
+                average=0.998,
                 augmentation=augmentation,
             ),
             Stage(
@@ -109,6 +111,7 @@ def rgnn_r50_world_hard() -> TrainJob:
                 learning_rate=2e-4,
                 augmentation=augmentation,
                 cached_copies=2,
+                validate_every=1000,
             ),
         ),
     )

@@ -14,7 +14,8 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from flows.cli import DeviceOption, main
+from flows.cli import main
+from flows.cli.verbs import DeviceOption
 from jobs import tables
 from jobs.settings import Settings
 from jobs.store import Store

@@ -1,0 +1,64 @@
+"""`vis models`, `vis settings`, `vis up`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.verbs import TYPED, app
+from flows.cli.words import in_words, short
+from flows.terminal import print_table
+
+
+@app.command()
+def models(recipes: Annotated[bool, typer.Option("--recipes", help="List what can be trained.")] = False) -> None:
+    """List the registered models with their figures, oldest first."""
+    if recipes:
+        from jobs.training.recipes.catalogue import RECIPES, measured, published_ap
+
+        print(f"{'recipe':42}{'published':>10}{'measured':>10}   AP x 100; published on YouTube-VIS 2019 valid")
+        for name, recipe in RECIPES.items():
+            published, ours = published_ap(name), measured(name)
+            figures = f"{'' if published is None else published:>10}{'' if ours is None else f'{100 * ours:.1f}':>10}"
+            print(f"{name:42}{figures}   {(recipe.__doc__ or '').splitlines()[0]}")
+        return
+    from jobs.models import damaged, registered
+    from jobs.settings import Settings
+    from jobs.store import LAYOUT, Store
+
+    store = Store.open(Settings())
+    rows = [("model", "registered", "state", "data", "figures")]
+    for name, card in registered(store).items():
+        rows.append((name, f"{card.created_at:%Y-%m-%d %H:%M}", "whole", short(card.data), in_words(card.metrics)))
+    rows += [(name, "", "damaged", "", why) for name, why in damaged(store).items()]
+    print_table(rows)
+    print(f"models      {store.uri(f'{LAYOUT}/models')}")
+
+
+@app.command()
+def settings() -> None:
+    """Show each setting and where its value comes from: default, vis.toml, environment, command line."""
+    from jobs.settings import Settings, origins
+
+    given = Settings()
+    rows = [("setting", "value", "from")]
+    for name, origin in origins().items():
+        value, variable = getattr(given, name), f"VIS_{name.upper()}"
+        shown = "-" if value is None else "***" if hasattr(value, "get_secret_value") else str(value)
+        if origin == "environment":
+            origin = f"command line, --{name}" if name in TYPED else f"environment, {variable}"
+        rows.append((name, shown, origin))
+    print_table(rows)
+
+
+@app.command()
+def up(
+    host: str = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 4200,
+    home: Annotated[Path, typer.Option(help="Database and logs of the server.")] = Path(".vis/prefect"),
+) -> None:
+    """Start a local Prefect server, a worker and the four deployments, until Ctrl-C."""
+    from flows.up import up
+    from jobs.settings import Settings
+
+    up(host, port, home, Settings(), say=lambda line: print(line, flush=True))

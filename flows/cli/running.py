@@ -1,0 +1,44 @@
+"""A flow, run here and now."""
+
+import signal
+from contextlib import nullcontext
+from importlib import import_module
+from typing import Any
+
+from flows.terminal import as_interrupt
+
+SEGMENTING = frozenset({"flows.segment", "flows.evaluate"})
+"""Flows in which a model runs."""
+
+
+def _interruptible(flow: Any, run: Any, state: Any) -> None:
+    """As a flow begins: Prefect has taken SIGTERM for itself, to crash the run without a word."""
+    signal.signal(signal.SIGTERM, as_interrupt)
+
+
+def run_flow(module: str, flow: str, **parameters: Any) -> dict[str, Any]:
+    """Run a flow here and now.
+
+    Raises:
+        BadConfig: as the flow says.
+        KeyboardInterrupt: Ctrl-C, which Ray Train turns into an exit without an error.
+    """
+    from flows.embedded import prefect_api
+    from jobs.segmentation.child import started_early
+    from jobs.settings import Settings
+    from vis_models.config import BadConfig
+
+    with started_early(Settings()) if module in SEGMENTING else nullcontext(), prefect_api() as wait:
+        run = getattr(import_module(module), flow)  # brings Prefect while the API and the worker start
+        wait()
+        run = run.with_options(on_running=[_interruptible])
+        try:
+            state = run(**parameters, return_state=True)
+        except SystemExit:
+            raise KeyboardInterrupt from None
+    result = state.result(raise_on_failure=False)
+    if state.name == BadConfig.__name__:
+        raise BadConfig(state.message)
+    if isinstance(result, BaseException):
+        raise result
+    return result

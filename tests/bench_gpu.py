@@ -30,7 +30,8 @@ from tests.vis_models.drawn import small_config
 from vis_models.data.annotations import VideoSet, read_youtube_vis
 from vis_models.data.clips import ClipSet
 from vis_models.data.world import CATEGORIES, WorldConfig, write_archive, write_youtube_vis
-from vis_models.rgnn import Rgnn, RgnnConfig
+from vis_models.rgnn.config import RgnnConfig
+from vis_models.rgnn.model import Rgnn
 from vis_models.types import Clips, Frames, VideoInfo
 
 

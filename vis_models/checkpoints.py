@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vis_models.cards import CARD, WEIGHTS, ModelCard, read_card
 from vis_models.config import BadConfig
 from vis_models.data.annotations import Category
-from vis_models.rgnn import INITIAL_VARIANCES
+from vis_models.rgnn.model import INITIAL_VARIANCES
 from vis_models.zoo import config_class, model_class
 
 OURS = "vislake"

@@ -16,9 +16,12 @@ from torch import Tensor
 
 from vis_models import boxes as box_ops
 from vis_models.layers.video_masks import video_masks
-from vis_models.rgnn import Rgnn, RgnnConfig, RgnnEncoded, map_size
+from vis_models.rgnn.appearance import map_size
+from vis_models.rgnn.config import RgnnConfig
+from vis_models.rgnn.model import Rgnn
+from vis_models.rgnn.state import RgnnEncoded
 from vis_models.types import Masks, Rows, Sighting, Tracks, Verdict, VideoInfo
-from vis_models.yolact import crop
+from vis_models.yolact.decisions import crop
 
 
 class GreedyConfig(RgnnConfig):

@@ -19,7 +19,7 @@ class Entry(NamedTuple):
 
 
 MODELS = {
-    "rgnn": Entry("vis_models.configs:RgnnConfig", "vis_models.rgnn:Rgnn"),
+    "rgnn": Entry("vis_models.rgnn.config:RgnnConfig", "vis_models.rgnn.model:Rgnn"),
     "greedy": Entry("vis_models.greedy:GreedyConfig", "vis_models.greedy:Greedy"),
 }
 
@@ -42,4 +42,5 @@ def _entry(name: str) -> Entry:
         return installed[name].load()
     known = sorted({*MODELS, *installed})
     meant = nearest(name, known)
-    raise BadConfig(f"unknown model {name!r}, {f'did you mean {meant}' if meant else f'expected one of {known}'}")
+    hint = f"did you mean {meant}" if meant else f"expected one of {', '.join(known)}"
+    raise BadConfig(f"unknown model {name!r}, {hint}")

@@ -35,7 +35,6 @@ from jobs.training.validation import Encode, play
 from jobs.training.watch import Stopwatch, say
 from vis_models.checkpoints import build, initialise
 from vis_models.config import Config, config_hash
-from vis_models.configs import ROWS
 from vis_models.data.annotations import AnnotatedVideo, VideoSet, as_youtube_vis
 from vis_models.data.clips import ClipSet, collate
 from vis_models.data.encoded import UNCHANGED, EncodedClips, encode_copies
@@ -47,6 +46,7 @@ from vis_models.metrics.track_matching import Matches, match_video
 from vis_models.metrics.uncertainty import Outcome, outcomes, paired_difference
 from vis_models.metrics.youtube_vis import GroundTruth, results_by_video
 from vis_models.progress import Progress
+from vis_models.rgnn.config import ROWS
 
 BASE = "proposed"
 LARGE_GAP = 3.0

@@ -17,10 +17,10 @@ from jobs.training.recipes.catalogue import RECIPES, build, measured, published_
 from jobs.training.train import train
 from vis_models.checkpoints import ModelCard, save_model
 from vis_models.config import BadConfig
-from vis_models.configs import ROWS
 from vis_models.data.annotations import Category
 from vis_models.data.world import CATEGORIES
-from vis_models.rgnn import Rgnn
+from vis_models.rgnn.config import ROWS
+from vis_models.rgnn.model import Rgnn
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from jobs.training.stages import broken_tensors, load_state, save_state, trained
 from jobs.training.watch import Stopwatch
 from tests.tiny_model import Tiny, TinyConfig
 from vis_models.config import BadConfig
-from vis_models.rgnn import Rgnn
+from vis_models.rgnn.model import Rgnn
 from vis_models.types import Clips
 
 from ..vis_models.drawn import HEIGHT, WIDTH, moving_squares, small_config

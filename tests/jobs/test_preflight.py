@@ -17,7 +17,7 @@ from vis_models.checkpoints import ModelCard, save_model
 from vis_models.config import BadConfig
 from vis_models.data.annotations import Category
 from vis_models.data.world import CATEGORIES, WorldConfig, write_youtube_vis
-from vis_models.rgnn import Rgnn
+from vis_models.rgnn.model import Rgnn
 
 pytestmark = pytest.mark.unit
 SMALL = {"stages.0.batch_size": 2, "stages.1.batch_size": 2, "stages.1.clip_length": 3, "stages.0.gate_frames": 2}

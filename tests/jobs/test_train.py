@@ -40,10 +40,11 @@ from tests.drawn_open_images import LEFT, RIGHT, Release
 from vis_models.checkpoints import load_model
 from vis_models.config import BadConfig
 from vis_models.data.annotations import read_youtube_vis
-from vis_models.data.clips import Augmentation, ClipSet
+from vis_models.data.augmentation import Augmentation
+from vis_models.data.clips import ClipSet
 from vis_models.data.mixture import Mixture
 from vis_models.data.world import WorldConfig, write_youtube_vis
-from vis_models.rgnn import Rgnn
+from vis_models.rgnn.model import Rgnn
 
 from ..vis_models.drawn import small_config
 

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from vis_models import boxes as box_ops
 from vis_models.checkpoints import LoadReport, initialise
-from vis_models.layers.backbones import ResNetConfig
+from vis_models.layers.backbone_config import ResNetConfig
 from vis_models.losses import lovasz_gradient, lovasz_hinge, lovasz_softmax
-from vis_models.yolact import Yolact, YolactConfig, suppress
+from vis_models.yolact.config import YolactConfig
+from vis_models.yolact.decisions import suppress
+from vis_models.yolact.model import Yolact
 
 from .case import NETWORK, OPERATOR, Case, stats
 from .layouts import resnet_shapes, yolact_shapes

@@ -9,23 +9,16 @@ from torch import Tensor, nn
 
 from vis_models import boxes as box_ops
 from vis_models.checkpoints import rgnn_name
-from vis_models.layers.backbones import ResNetConfig
-from vis_models.rgnn import (
-    FREE,
-    NO_MASK_LOGIT,
-    SEEN,
-    Graph,
-    Rgnn,
-    RgnnConfig,
-    RgnnEncoded,
-    RgnnState,
-    box_map,
-    closest_annotations,
-    mask_pool,
-    match_annotations,
-)
+from vis_models.layers.backbone_config import ResNetConfig
+from vis_models.rgnn.appearance import box_map, mask_pool
+from vis_models.rgnn.config import RgnnConfig
+from vis_models.rgnn.graph import Graph
+from vis_models.rgnn.model import NO_MASK_LOGIT, Rgnn
+from vis_models.rgnn.state import FREE, SEEN, RgnnEncoded, RgnnState
+from vis_models.rgnn.targets import closest_annotations, match_annotations
 from vis_models.types import Detections, Objects, VideoInfo
-from vis_models.yolact import Yolact, YolactOutput
+from vis_models.yolact.model import Yolact
+from vis_models.yolact.output import YolactOutput
 
 from .case import NETWORK, RGNN, SEQUENCE_GRADIENT, Case, stats
 from .layers import load_published

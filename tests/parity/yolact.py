@@ -6,17 +6,12 @@ import torch
 from torch import Tensor
 
 from vis_models import boxes as box_ops
-from vis_models.layers.backbones import ResNetConfig
-from vis_models.yolact import (
-    Instances,
-    Yolact,
-    YolactConfig,
-    YolactOutput,
-    assemble,
-    decode_boxes,
-    encode_boxes,
-    suppress,
-)
+from vis_models.layers.backbone_config import ResNetConfig
+from vis_models.yolact import losses as objective
+from vis_models.yolact.config import YolactConfig
+from vis_models.yolact.decisions import assemble, decode_boxes, encode_boxes, suppress
+from vis_models.yolact.model import Yolact
+from vis_models.yolact.output import Instances, YolactOutput
 
 from .case import NETWORK, OPERATOR, Case
 from .layers import features, load_published
@@ -110,7 +105,7 @@ def losses(case: Case) -> None:
     case.close("out.loss_total", total, OPERATOR)
 
     regular, crowd = truth["visible"] & ~truth["crowd"], truth["visible"] & truth["crowd"]
-    matched, state = model._match(truth["boxes"], regular, crowd)
+    matched, state = objective.match(model.config, model.priors, truth["boxes"], regular, crowd)
     category = torch.where(state == 1, truth["labels"].gather(1, matched) + 1, state)
     case.same("out.match_class", category)
     case.same("out.match_gt", torch.where(state == 1, matched, -1))

@@ -3,10 +3,10 @@
 import torch
 
 from vis_models import boxes
-from vis_models.layers.backbones import ResNetConfig
-from vis_models.rgnn import RgnnConfig
+from vis_models.layers.backbone_config import ResNetConfig
+from vis_models.rgnn.config import RgnnConfig
 from vis_models.types import Clips, Objects
-from vis_models.yolact import YolactConfig
+from vis_models.yolact.config import YolactConfig
 
 HEIGHT, WIDTH = 64, 96
 

@@ -22,9 +22,11 @@ from vis_models.checkpoints import (
 )
 from vis_models.config import BadConfig
 from vis_models.data.annotations import Category
-from vis_models.layers.backbones import ResNetConfig
-from vis_models.rgnn import Rgnn, RgnnConfig
-from vis_models.yolact import Yolact, YolactConfig
+from vis_models.layers.backbone_config import ResNetConfig
+from vis_models.rgnn.config import RgnnConfig
+from vis_models.rgnn.model import Rgnn
+from vis_models.yolact.config import YolactConfig
+from vis_models.yolact.model import Yolact
 
 from ..parity.layouts import resnet_shapes, yolact_shapes
 from .drawn import small_config

@@ -24,7 +24,7 @@ from vis_models.checkpoints import load_model, save_model
 from vis_models.config import BadConfig
 from vis_models.data.annotations import Category
 from vis_models.greedy import Greedy, GreedyConfig
-from vis_models.rgnn import Rgnn
+from vis_models.rgnn.model import Rgnn
 from vis_models.types import Clips, Frames, Tracks, VideoInfo
 
 from .drawn import HEIGHT, WIDTH, moving_squares, small_config

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vis_models.greedy import Greedy, GreedyConfig
-from vis_models.rgnn import RgnnEncoded
+from vis_models.rgnn.state import RgnnEncoded
 from vis_models.types import Frames, Objects, VideoInfo
 
 from .drawn import HEIGHT, WIDTH, moving_squares, small_config

@@ -5,7 +5,7 @@ import torch
 from vis_models import boxes
 from vis_models import masks as mask_ops
 from vis_models.metrics.average_precision import average_precision
-from vis_models.rgnn import Rgnn
+from vis_models.rgnn.model import Rgnn
 from vis_models.types import Clips, Frames, Objects, VideoInfo
 
 from .drawn import HEIGHT, WIDTH, small_config

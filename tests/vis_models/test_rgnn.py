@@ -3,16 +3,11 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from vis_models.rgnn import (
-    FREE,
-    KEPT,
-    SEEN,
-    Rgnn,
-    RgnnEncoded,
-    first_owner,
-    mask_pool,
-    match_annotations,
-)
+from vis_models.rgnn import losses
+from vis_models.rgnn.appearance import mask_pool
+from vis_models.rgnn.model import Rgnn
+from vis_models.rgnn.state import FREE, KEPT, SEEN, RgnnEncoded
+from vis_models.rgnn.targets import first_owner, match_annotations
 from vis_models.types import Detections, Objects, VideoInfo
 
 from .drawn import HEIGHT, WIDTH, moving_squares, small_config
@@ -66,7 +61,8 @@ def assert_states_equal(a, b):
 
 def test_layers_have_the_widths_of_table_3():
     with torch.device("meta"):
-        from vis_models.rgnn import GnnBlock, RgnnConfig
+        from vis_models.rgnn.config import RgnnConfig
+        from vis_models.rgnn.graph import GnnBlock
 
         first, second = GnnBlock(RgnnConfig(), first=True), GnnBlock(RgnnConfig(), first=False)
     assert [first.edge[0].in_features, first.empty_edge[0].in_features, first.detection.in_features] == [175, 174, 173]
@@ -206,8 +202,8 @@ def test_an_object_that_has_no_track_yet_belongs_to_the_one_that_it_will_have():
     model = model_that_starts_tracks(tracks=3)
     last = replace(model.blank(1, torch.zeros(1, 2, dtype=torch.long)), status=torch.tensor([[KEPT, SEEN, FREE]]))
     now = torch.tensor([[SEEN, FREE, FREE]]), torch.tensor([[2, -1, -1]])
-    assert model._owners(*now, last, torch.tensor([[2, 0, -1]])).tolist() == [[2, 0, -1]]
-    assert model._owners(*now, last, torch.tensor([[2, 2, -1]])).tolist() == [[2, -1, -1]]  # a second track of one
+    assert losses.owners_of(*now, last, torch.tensor([[2, 0, -1]])).tolist() == [[2, 0, -1]]
+    assert losses.owners_of(*now, last, torch.tensor([[2, 2, -1]])).tolist() == [[2, -1, -1]]  # a second track of one
 
 
 def test_the_loss_reaches_every_weight_of_stage_2_and_none_of_the_detector():

@@ -3,9 +3,10 @@ from math import log
 import pytest
 import torch
 
-from vis_models import configs
-from vis_models import rgnn_ablations as ablations
-from vis_models.rgnn import Rgnn, RgnnConfig
+from vis_models.rgnn import ablations
+from vis_models.rgnn import config as configs
+from vis_models.rgnn.config import RgnnConfig
+from vis_models.rgnn.model import Rgnn
 from vis_models.types import VideoInfo
 
 from .drawn import HEIGHT, WIDTH, moving_squares, small_config

@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from vis_models.config import BadVideo, Config
-from vis_models.rgnn import Rgnn
+from vis_models.rgnn.model import Rgnn
 from vis_models.types import Frames
 from vis_models.types import VideoInfo as Video
 

@@ -1,8 +1,12 @@
 import pytest
 import torch
 
-from vis_models.layers.backbones import ResNetConfig
-from vis_models.yolact import Yolact, YolactConfig, YolactOutput, _priors, crop, decode_boxes, encode_boxes, suppress
+from vis_models.layers.backbone_config import ResNetConfig
+from vis_models.yolact import losses
+from vis_models.yolact.config import YolactConfig
+from vis_models.yolact.decisions import crop, decode_boxes, encode_boxes, suppress
+from vis_models.yolact.model import Yolact, _priors
+from vis_models.yolact.output import YolactOutput
 
 from .drawn import HEIGHT, WIDTH, moving_squares, small_config
 
@@ -22,6 +26,10 @@ def tiny_config() -> YolactConfig:
         prior_aspect=1.5,
         prior_denominator=20.0,
     )
+
+
+def matched_by(model: Yolact, *annotations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return losses.match(model.config, model.priors, *annotations)
 
 
 def drawn_case(model: Yolact, dtype: torch.dtype) -> tuple[YolactOutput, dict[str, torch.Tensor]]:
@@ -110,14 +118,18 @@ def test_a_frame_without_detections_has_no_masks():
 def test_every_annotation_claims_a_prior_even_where_none_fits():
     model = Yolact(small_config().detector)
     tiny = torch.tensor([[[0.5, 0.5, 0.52, 0.53], [0.1, 0.1, 0.12, 0.13]]])
-    matched, state = model._match(tiny, torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2, dtype=torch.bool))
+    matched, state = losses.match(
+        model.config, model.priors, tiny, torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2, dtype=torch.bool)
+    )
     assert sorted(matched[state == 1].tolist()) == [0, 1]
 
 
 def test_priors_inside_a_crowd_are_no_background():
     model = Yolact(small_config().detector)
     whole = torch.tensor([[[0.0, 0.0, 1.0, 1.0]]])
-    _, state = model._match(whole, torch.zeros(1, 1, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool))
+    _, state = losses.match(
+        model.config, model.priors, whole, torch.zeros(1, 1, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool)
+    )
     assert (state == -1).float().mean() > 0.5
     assert not (state == 1).any()
 

@@ -17,8 +17,8 @@ from PIL import Image
 from vis_models import boxes
 from vis_models import masks as mask_ops
 from vis_models.config import BadConfig
-from vis_models.configs import Augmentation
 from vis_models.data.annotations import AnnotatedVideo, VideoSet
+from vis_models.data.augmentation import Augmentation
 from vis_models.types import Clips, Objects
 
 

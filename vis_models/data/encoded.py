@@ -18,7 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vis_models.data.clips import Augmentation, ClipSet, draw_change, join_objects, load_clip
+from vis_models.data.augmentation import Augmentation
+from vis_models.data.clips import ClipSet, draw_change, join_objects, load_clip
 from vis_models.types import Clips, Objects, Rows
 
 Encode = Callable[[Clips], tuple[Rows, Objects]]

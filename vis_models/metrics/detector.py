@@ -20,7 +20,7 @@ from vis_models.layers.resize import resize_logits
 from vis_models.metrics.average_precision import average_precision
 from vis_models.metrics.oracle import LEAST_IOU
 from vis_models.types import FrameDetector
-from vis_models.yolact import crop
+from vis_models.yolact.decisions import crop
 
 
 @torch.no_grad()

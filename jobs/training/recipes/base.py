@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from vis_models.config import Config, ModelConfig
-from vis_models.configs import Augmentation
+from vis_models.data.augmentation import Augmentation
 from vis_models.data.holdout import HoldOut
 from vis_models.data.world import WorldConfig
 from vis_models.zoo import config_class

@@ -15,7 +15,7 @@ from jobs.training.recipes import rgnn
 from jobs.training.recipes.base import TrainJob
 from jobs.training.recipes.changes import changed
 from vis_models.config import BadConfig, nearest
-from vis_models.configs import ROWS
+from vis_models.rgnn.config import ROWS
 
 Recipe = Callable[[], TrainJob]
 

@@ -8,9 +8,12 @@ from typing import Any, Literal
 
 from jobs.training.recipes.base import Stage, TrainJob, WorldData
 from jobs.training.recipes.changes import changed
-from vis_models.configs import ROWS, Augmentation, ResNetConfig, RgnnConfig, Row, YolactConfig
+from vis_models.data.augmentation import Augmentation
 from vis_models.data.holdout import HoldOut
 from vis_models.data.world import WorldConfig
+from vis_models.layers.backbone_config import ResNetConfig
+from vis_models.rgnn.config import ROWS, RgnnConfig, Row
+from vis_models.yolact.config import YolactConfig
 
 
 def rgnn_r18_world_demo() -> TrainJob:

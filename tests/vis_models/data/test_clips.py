@@ -20,7 +20,7 @@ from vis_models.data.clips import (
 )
 from vis_models.data.encoded import EncodedClips, encode_copies
 from vis_models.data.world import WorldConfig, write_youtube_vis
-from vis_models.rgnn import Rgnn
+from vis_models.rgnn.model import Rgnn
 
 from ..drawn import HEIGHT, WIDTH, small_config
 

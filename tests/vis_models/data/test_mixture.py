@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader
 
 from vis_models.config import BadConfig
 from vis_models.data.annotations import VideoSet, read_youtube_vis
-from vis_models.data.clips import Augmentation, ClipSet, collate
+from vis_models.data.augmentation import Augmentation
+from vis_models.data.clips import ClipSet, collate
 from vis_models.data.coco import read_coco, translate
 from vis_models.data.mixture import Mixture, draw_epoch
 from vis_models.data.world import CATEGORIES, WorldConfig, write_youtube_vis

@@ -5,7 +5,8 @@ import torch
 
 from vis_models.config import BadConfig
 from vis_models.data.annotations import VideoSet, read_youtube_vis
-from vis_models.data.clips import Augmentation, ClipSet
+from vis_models.data.augmentation import Augmentation
+from vis_models.data.clips import ClipSet
 from vis_models.data.readable import in_words, unreadable_frames, without
 from vis_models.data.world import WorldConfig, write_youtube_vis
 

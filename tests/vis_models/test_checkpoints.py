@@ -84,8 +84,8 @@ def test_an_unknown_config_key_is_named():
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones():
-    with pytest.raises(BadConfig, match=r"unknown model 'rgn', expected one of greedy, rgnn"):
-        build("rgn", {})
+    with pytest.raises(BadConfig, match=r"unknown model 'yolact', expected one of greedy, rgnn"):
+        build("yolact", {})
 
 
 def test_torchvision_weights_fill_the_backbone(tmp_path: Path):

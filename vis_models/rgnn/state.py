@@ -7,10 +7,6 @@ from torch import Tensor
 
 from vis_models.types import Rows
 
-FREE, SEEN, KEPT = (
-    0,
-    1,
-    2,
 FREE, SEEN, KEPT = 0, 1, 2  # a slot is free; its track has a detection in this frame; it lives on without one
 
 

@@ -146,7 +146,7 @@ def train(plan: Plan, stage: Stage, model: Any, videos: VideoSet) -> Rates:
         model.detector.requires_grad_(False)
     optimizer = optimizer_of(stage, part)
     losses = Losses(part, part.loss)
-    clips = ClipSet(videos, stage.clip_length, plan.config.detector.image_size, stage.augmentation, seed=0)
+    clips = ClipSet(videos, stage.samples, plan.config.detector.image_size, stage.augmentation, seed=0)
     count = plan.warm_up + plan.window
     numbers = [list(range(n * stage.batch_size, (n + 1) * stage.batch_size)) for n in range(count)]
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from jobs.training.recipes.base import ParameterGroup, Stage, TrainJob, WorldData
 from vis_models.config import ModelConfig
+from vis_models.data.sampling import Pair
 from vis_models.data.world import WorldConfig
 from vis_models.types import Clips, Frames, Masks, Rows, Sighting, Tracks, Verdict, VideoInfo
 from vis_models.zoo import Entry
@@ -128,7 +129,7 @@ def tiny_pairs() -> TrainJob:
                 name="pairs",
                 iterations=12,
                 batch_size=4,
-                clip_length=2,
+                sampling=Pair(window=2),
                 optimizer="adamw",
                 learning_rate=1e-2,
                 groups=(ParameterGroup(begins=("stem.",), rate=0.5, weight_decay=0.0),),

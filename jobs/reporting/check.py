@@ -192,14 +192,15 @@ def _check_recipe(job: TrainJob, sets: dict[str, VideoSet], speed: float, seen: 
     if job.hold_out:
         videos = _held_out(videos, job.hold_out, seen)
     for stage in job.stages:
-        fit = [video for video in videos.videos if video.tracks and len(video.file_names) >= stage.clip_length]
+        length = stage.samples.length
+        fit = [video for video in videos.videos if video.tracks and len(video.file_names) >= length]
         left_out = len(videos.videos) - len(fit)
-        what = f"stage {stage.name} of {job.recipe} takes clips of {stage.clip_length} frames"
+        what = f"stage {stage.name} of {job.recipe} takes clips of {length} frames"
         if not fit:
             seen.say("error", f"{what}: no video has so many and an object in them")
         elif left_out:
             seen.say("note", f"{what}: {left_out} of {len(videos.videos)} videos are shorter or empty, and left out")
-        frames = stage.iterations * stage.batch_size * stage.clip_length
+        frames = stage.iterations * stage.batch_size * length
         if speed:
             seen.figures[f"stage {stage.name}"] = (
                 f"{stage.iterations:,} iterations decode {frames:,} frames: {_duration(frames / speed)} of one core, "

@@ -39,6 +39,7 @@ from vis_models.data.annotations import AnnotatedVideo, VideoSet, as_youtube_vis
 from vis_models.data.clips import ClipSet, collate
 from vis_models.data.encoded import UNCHANGED, EncodedClips, encode_copies
 from vis_models.data.readable import unreadable_frames, without
+from vis_models.data.sampling import Consecutive
 from vis_models.metrics.average_precision import accumulate
 from vis_models.metrics.detector import detected_masks, frame_mask_ap, identity_oracle
 from vis_models.metrics.scenes import scenes
@@ -337,9 +338,9 @@ def _encode(
         tell = lambda done, total: report(f"encode {part}", done, total, {})  # noqa: E731
         return encode_copies(clips, copies, model.encoded, model.encode_clips, folder, (0, 1), tell)
 
-    clips = ClipSet(train_set, stage.clip_length, size, stage.augmentation, 0)
+    clips = ClipSet(train_set, stage.samples, size, stage.augmentation, 0)
     train = encode("train", clips, stage.cached_copies) if stage.cached_copies else clips
-    val_clips = ClipSet(val_set, 1, size, UNCHANGED, 0)
+    val_clips = ClipSet(val_set, Consecutive(), size, UNCHANGED, 0)
     val = encode("val", val_clips, 1)
     detector = store.local_copy(find(store, job.detector)) / WEIGHTS
     return Shared(detector, size, len(train_set.categories), train, val, val_set, val_clips.usable), model
@@ -381,12 +382,13 @@ def run_row(job: TrainJob, shared: Shared, board: Any) -> tuple[dict[str, Any], 
     model = _model(job, shared.detector, shared.classes)
     stage, started, losses = job.stages[-1], time.perf_counter(), []
     numbers = [range(n * stage.batch_size, (n + 1) * stage.batch_size) for n in range(stage.iterations)]
-    samples, loss = replace(shared.train, length=stage.clip_length, seed=job.seed), model.loss
     batches: Iterator[tuple]
-    if isinstance(samples, EncodedClips):
-        batches, loss = (samples.batch(each) for each in numbers), model.encoded_loss
+    if isinstance(shared.train, EncodedClips):
+        cached = replace(shared.train, length=stage.clip_length, seed=job.seed)
+        batches, loss = (cached.batch(each) for each in numbers), model.encoded_loss
     else:
-        batches = ((collate([samples[n] for n in each]),) for each in numbers)
+        clips = replace(shared.train, sampling=stage.samples, seed=job.seed)
+        batches, loss = ((collate([clips[n] for n in each]),) for each in numbers), model.loss
     model.train()
     watch = Stopwatch()
     for done, terms in descend(stage, (job.seed, 0), loss, optimizer_of(stage, model), batches):

@@ -64,7 +64,7 @@ def samples_of(job: TrainJob, stage: Stage, train_set: VideoSet, extra: tuple[Vi
     size = job.config.frame_px
     mixed = extra if stage.mixture_epoch else ()
     try:
-        sets = [ClipSet(part, stage.clip_length, size, stage.augmentation, job.seed) for part in (train_set, *mixed)]
+        sets = [ClipSet(part, stage.samples, size, stage.augmentation, job.seed) for part in (train_set, *mixed)]
         if not mixed or not stage.mixture_epoch:
             return sets[0]
         chances = [part.chance for part in job.extra]

@@ -43,6 +43,7 @@ from vis_models.data.annotations import read_youtube_vis
 from vis_models.data.augmentation import Augmentation
 from vis_models.data.clips import ClipSet
 from vis_models.data.mixture import Mixture
+from vis_models.data.sampling import Consecutive
 from vis_models.data.world import WorldConfig, write_youtube_vis
 from vis_models.rgnn.model import Rgnn
 
@@ -330,7 +331,9 @@ def test_encoded_copies_lie_elsewhere_when_labels_frames_clips_or_the_detector_c
     model = Rgnn(small_config())
 
     def folder(length: int = 2, model: Rgnn = model, **augmentation: Any) -> Path:
-        clips = ClipSet(read_youtube_vis(labels), length, (64, 96), Augmentation(**augmentation), seed=0)
+        clips = ClipSet(
+            read_youtube_vis(labels), Consecutive(frames=length), (64, 96), Augmentation(**augmentation), seed=0
+        )
         return encodings_folder(settings(tmp_path), model, clips)
 
     first = folder()

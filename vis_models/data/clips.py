@@ -19,6 +19,7 @@ from vis_models import masks as mask_ops
 from vis_models.config import BadConfig
 from vis_models.data.annotations import AnnotatedVideo, VideoSet
 from vis_models.data.augmentation import Augmentation
+from vis_models.data.sampling import Sampling
 from vis_models.types import Clips, Objects
 
 
@@ -96,12 +97,12 @@ def _place(array: np.ndarray, change: Change) -> np.ndarray:
 class ClipSet:
     """Endless, seeded stream of clips: `clips[n]` is sample n of the run, whatever was asked before.
 
-    Every pass over the videos is a new permutation; each visit draws a start frame and a change.
+    Every pass over the videos is a new permutation; each visit draws frames and a change.
     """
 
     videos: VideoSet
-    length: int
-    """L, frames of a clip."""
+    sampling: Sampling
+    """Which frames make a sample."""
     size: tuple[int, int]
     """(height, width) of the model's input."""
     augmentation: Augmentation
@@ -111,13 +112,25 @@ class ClipSet:
         if not self.usable:
             longest = max((len(video.file_names) for video in self.videos.videos), default=0)
             raise BadConfig(
-                f"no video has the {self.length} frames that a clip needs: the data set has "
-                f"{len(self.videos.videos)} videos, the longest of {longest} frames. Use shorter clips or other data."
+                f"no video has {self.sampling.needs}: the data set has {len(self.videos.videos)} videos, the longest "
+                f"of {longest} frames. Use shorter clips or other data."
             )
+
+    @property
+    def length(self) -> int:
+        """L, frames of a sample."""
+        return self.sampling.length
 
     @cached_property
     def usable(self) -> list[AnnotatedVideo]:
-        return [video for video in self.videos.videos if len(video.file_names) >= self.length and video.tracks]
+        return [video for video in self.videos.videos if video.tracks and self.sampling.fits(self._shows(video))]
+
+    def _shows(self, video: AnnotatedVideo) -> Bool[np.ndarray, " T"]:
+        """The frames in which an object can be seen; all of them where nobody asks, as masks may have to be read."""
+        length = len(video.file_names)
+        if length == 1 or not self.sampling.looks_for_objects:
+            return np.ones(length, dtype=bool)
+        return np.array([any(track.rles[t] is not None for track in video.tracks) for t in range(length)])
 
     def __getitem__(self, n: int) -> Clips:
         turn, place = divmod(n, len(self.usable))
@@ -128,19 +141,21 @@ class ClipSet:
         """Sample n, whose turn has come to video `index` of `usable`."""
         video = self.usable[index]
         rng = np.random.default_rng([self.seed, 1, n])
-        start = int(rng.integers(0, len(video.file_names) - self.length + 1))
-        change = draw_change(rng, self.augmentation, (video.height, video.width), self.size)
-        return load_clip(self.videos, video, range(start, start + self.length), change)
+        frames = self.sampling.draw(self._shows(video), rng)
+        draws = len(frames) if self.sampling.redraws else 1
+        source = (video.height, video.width)
+        changes = [draw_change(rng, self.augmentation, source, self.size) for _ in range(draws)]
+        return load_clip(self.videos, video, frames, changes * (len(frames) // draws))
 
 
-def load_clip(videos: VideoSet, video: AnnotatedVideo, frames: range, change: Change) -> Clips:
-    """One clip (B = 1). Objects whose centre leaves the picture are dropped, frame by frame."""
-    pictures = [change_frame(video.read_frame(index), change) for index in frames]
+def load_clip(videos: VideoSet, video: AnnotatedVideo, frames: Sequence[int], changes: Sequence[Change]) -> Clips:
+    """One clip (B = 1), each frame with its change. Objects whose centre leaves the picture are dropped from it."""
+    pictures = [change_frame(video.read_frame(index), each) for index, each in zip(frames, changes, strict=True)]
     index_of = {category.id: index for index, category in enumerate(videos.categories)}
-    size = (len(frames), len(video.tracks), *change.target)
+    size = (len(frames), len(video.tracks), *changes[0].target)
     masks = np.zeros(size, dtype=bool)
     for slot, track in enumerate(video.tracks):
-        for row, index in enumerate(frames):
+        for row, (index, change) in enumerate(zip(frames, changes, strict=True)):
             rle = track.rles[index]
             if rle is not None:
                 mask = mask_ops.decode(rle, video.height, video.width)

@@ -24,6 +24,7 @@ from pydantic import (
 from vis_models.config import Config, ModelConfig
 from vis_models.data.augmentation import Augmentation
 from vis_models.data.holdout import HoldOut
+from vis_models.data.sampling import Consecutive, Sampling
 from vis_models.data.world import WorldConfig
 from vis_models.zoo import config_class
 
@@ -89,6 +90,8 @@ class Stage(Config):
     """Clips of an iteration over all workers together."""
     clip_length: PositiveInt = 1
     """Frames of a clip; 1 trains on single frames."""
+    sampling: Sampling | None = None
+    """What a sample is, where it is no clip of so many frames in a row."""
     mixture_epoch: PositiveInt | None = None
     """Mix the job's `extra` sets in, drawing so many samples without replacement before all can be drawn again. None
     takes the main set alone, every video once before any comes again."""
@@ -135,6 +138,21 @@ class Stage(Config):
     their cost."""
     gate_frames: PositiveInt = 500
     """Validation frames that decide, spread evenly."""
+
+    @property
+    def samples(self) -> Sampling:
+        """What a sample is."""
+        return self.sampling or Consecutive(frames=self.clip_length)
+
+    @model_validator(mode="after")
+    def _samples_one_thing(self) -> "Stage":
+        if self.sampling and self.clip_length > 1:
+            raise ValueError(f"a sample is a {self.sampling.kind} (sampling) or a clip (clip_length), not both")
+        if self.sampling and self.sampling.kind != "clip" and self.cached_copies:
+            raise ValueError(
+                f"encoded copies are of whole videos: cached_copies are for clips, no {self.sampling.kind}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _caches_one_set(self) -> "Stage":

@@ -19,6 +19,7 @@ from vis_models.data.clips import (
     load_clip,
 )
 from vis_models.data.encoded import EncodedClips, encode_copies
+from vis_models.data.sampling import Consecutive
 from vis_models.data.world import WorldConfig, write_youtube_vis
 from vis_models.rgnn.model import Rgnn
 
@@ -36,7 +37,7 @@ def videos(tmp_path_factory):
 
 
 def clip_set(videos, length=3, **augmentation) -> ClipSet:
-    return ClipSet(videos, length, SIZE, Augmentation(**augmentation), seed=3)
+    return ClipSet(videos, Consecutive(frames=length), SIZE, Augmentation(**augmentation), seed=3)
 
 
 def test_picture_and_mask_go_the_same_way():
@@ -106,7 +107,7 @@ def test_boxes_fit_their_masks(videos):
 def test_an_object_whose_centre_is_cut_away_is_dropped(videos):
     video = videos.videos[0]
     nowhere = Change(scaled=(48, 72), corner=(-48, -72), target=SIZE)
-    assert not load_clip(videos, video, range(2), nowhere).objects.visible.any()
+    assert not load_clip(videos, video, range(2), [nowhere] * 2).objects.visible.any()
 
 
 @pytest.mark.parametrize(("shift", "stays"), [(-29, True), (-30, True), (-31, False)])
@@ -118,7 +119,7 @@ def test_an_object_stays_as_long_as_the_centre_of_its_box_does(tmp_path, shift: 
     track = TrackLabel(1, 1, False, (masks.encode(mask[None])[0],))
     video = AnnotatedVideo(1, 40, 60, ("0.png",), tmp_path, (track,))
     change = Change(scaled=(40, 60), corner=(0, shift), target=(40, 60))
-    objects = load_clip(VideoSet((Category(id=1, name="seal"),), (video,)), video, range(1), change).objects
+    objects = load_clip(VideoSet((Category(id=1, name="seal"),), (video,)), video, range(1), [change]).objects
     assert objects.visible.item() == stays
     if stays:
         assert objects.boxes_px.flatten().tolist() == [0, 10, 40 + shift, 20]
@@ -145,7 +146,7 @@ def encode(model: Rgnn, clips: ClipSet, copies: int, folder: Path, share: tuple[
 
 def test_a_cached_clip_is_a_stretch_of_what_the_model_says_about_the_video(videos, tmp_path: Path):
     model = Rgnn(small_config()).eval()
-    clips = ClipSet(videos, 4, (HEIGHT, WIDTH), Augmentation(horizontal_flip=0.0), seed=0)
+    clips = ClipSet(videos, Consecutive(frames=4), (HEIGHT, WIDTH), Augmentation(horizontal_flip=0.0), seed=0)
     cached = encode(model, clips, 1, tmp_path)
     whole = [cached.whole(n)[0] for n in range(len(cached.files))]
     encoded, objects = cached.batch(range(3))
@@ -155,7 +156,7 @@ def test_a_cached_clip_is_a_stretch_of_what_the_model_says_about_the_video(video
         assert any(found)
     video = clips.usable[0]
     unchanged = Change(scaled=(HEIGHT, WIDTH), corner=(0, 0), target=(HEIGHT, WIDTH))
-    direct, _ = model.encode_clips(load_clip(videos, video, range(6), unchanged))
+    direct, _ = model.encode_clips(load_clip(videos, video, range(6), [unchanged] * 6))
     assert torch.allclose(whole[0].boxes_px, direct.boxes_px, atol=0.05)  # half precision
 
 

@@ -13,6 +13,7 @@ from vis_models.data.augmentation import Augmentation
 from vis_models.data.clips import ClipSet, collate
 from vis_models.data.coco import read_coco, translate
 from vis_models.data.mixture import Mixture, draw_epoch
+from vis_models.data.sampling import Consecutive
 from vis_models.data.world import CATEGORIES, WorldConfig, write_youtube_vis
 
 pytestmark = pytest.mark.unit
@@ -49,7 +50,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[VideoSet, VideoSet]:
 
 def mixture(sets: tuple[VideoSet, VideoSet], epoch: int = 8, seed: int = 3) -> Mixture:
     augmentation = Augmentation(fit=(96, 144), scale=(0.475, 1.0))
-    clips = tuple(ClipSet(part, 1, (64, 96), augmentation, seed) for part in sets)
+    clips = tuple(ClipSet(part, Consecutive(), (64, 96), augmentation, seed) for part in sets)
     return Mixture(clips, (0.25, 0.75), epoch, seed)
 
 

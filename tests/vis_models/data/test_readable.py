@@ -8,6 +8,7 @@ from vis_models.data.annotations import VideoSet, read_youtube_vis
 from vis_models.data.augmentation import Augmentation
 from vis_models.data.clips import ClipSet
 from vis_models.data.readable import in_words, unreadable_frames, without
+from vis_models.data.sampling import Consecutive
 from vis_models.data.world import WorldConfig, write_youtube_vis
 
 pytestmark = pytest.mark.unit
@@ -71,7 +72,7 @@ def test_without_a_frame_its_neighbours_follow_each_other_and_every_clip_can_be_
     before, after = videos.videos[1], whole.videos[1]
     assert after.file_names == (*before.file_names[:4], before.file_names[5])
     assert after.tracks[0].rles == (*before.tracks[0].rles[:4], before.tracks[0].rles[5])
-    clips = ClipSet(whole, 5, (48, 72), Augmentation(), seed=0)
-    again = ClipSet(without(videos, names), 5, (48, 72), Augmentation(), seed=0)
+    clips = ClipSet(whole, Consecutive(frames=5), (48, 72), Augmentation(), seed=0)
+    again = ClipSet(without(videos, names), Consecutive(frames=5), (48, 72), Augmentation(), seed=0)
     for n in range(9):
         assert torch.equal(clips[n].frames, again[n].frames)  # whoever draws it, and in whatever order

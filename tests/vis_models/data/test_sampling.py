@@ -1,0 +1,149 @@
+"""What a training sample is for each paper: which frames, drawn how, and the same wherever it is asked for."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from jobs.training.recipes.base import Stage
+from vis_models.config import BadConfig
+from vis_models.data.annotations import VideoSet, read_youtube_vis
+from vis_models.data.augmentation import Augmentation
+from vis_models.data.clips import ClipSet, collate
+from vis_models.data.mixture import Mixture
+from vis_models.data.sampling import Consecutive, Pair, PseudoPair, Sampling
+from vis_models.data.world import WorldConfig, write_youtube_vis
+
+pytestmark = pytest.mark.unit
+KINDS = (Consecutive(frames=3), Pair(), Pair(window=2, direction="before"), PseudoPair())
+every_kind = pytest.mark.parametrize("sampling", KINDS, ids=lambda kind: kind.kind)
+
+
+def draws(sampling: Sampling, shows: list[int], count: int = 2000) -> Counter:
+    rng, seen = np.random.default_rng(0), np.array(shows, dtype=bool)
+    return Counter(tuple(sampling.draw(seen, rng)) for _ in range(count))
+
+
+def test_a_clip_begins_anywhere_as_often_as_anywhere_else():
+    found = draws(Consecutive(frames=3), [1] * 6)
+    assert set(found) == {(0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5)}
+    assert min(found.values()) > 400
+
+
+@pytest.mark.parametrize(("direction", "allowed"), [("both", {-2, -1, 1, 2}), ("before", {-2, -1}), ("after", {1, 2})])
+def test_a_pair_has_a_key_that_shows_an_object_and_a_reference_within_the_window(direction: str, allowed: set[int]):
+    shows = [0, 1, 1, 0, 1, 1, 1, 0]
+    found = draws(Pair(window=2, direction=direction), shows)
+    assert {key for key, _ in found} == {1, 2, 4, 5, 6}
+    assert {reference - key for key, reference in found} == allowed
+    assert all(0 <= reference < len(shows) for _, reference in found)
+
+
+def test_without_a_window_any_other_frame_is_a_reference_and_each_as_often():
+    found = draws(Pair(), [1, 0, 0, 0])
+    assert set(found) == {(0, 1), (0, 2), (0, 3)}
+    assert max(found.values()) < 1.2 * min(found.values())
+
+
+def test_a_key_without_a_reference_on_its_side_is_never_drawn():
+    assert {key for key, _ in draws(Pair(direction="before"), [1, 1, 1])} == {1, 2}
+    assert not Pair(direction="before").fits(np.array([True, False, False]))
+    assert not Pair().fits(np.array([True]))
+    assert not Pair().fits(np.array([False, False]))
+
+
+def test_a_pseudo_pair_is_one_frame_twice():
+    assert set(draws(PseudoPair(), [0, 1, 0, 1])) == {(1, 1), (3, 3)}
+    assert PseudoPair().fits(np.array([True]))
+    assert not PseudoPair().fits(np.array([False]))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> VideoSet:
+    folder = tmp_path_factory.mktemp("world")
+    write_youtube_vis(WorldConfig(height=48, width=72, frames=5), folder, 4, 1)
+    return read_youtube_vis(folder / "train.json")
+
+
+def of(videos: VideoSet, sampling: Sampling, **augmentation) -> ClipSet:
+    return ClipSet(videos, sampling, (48, 72), Augmentation(**augmentation), seed=3)
+
+
+@every_kind
+def test_a_sample_depends_on_seed_and_number_alone(videos: VideoSet, sampling: Sampling):
+    first, again = of(videos, sampling), of(videos, sampling)
+    mixture, mixed = (Mixture((one, one), (0.5, 0.5), 6, seed=1) for one in (first, again))
+    for samples, others in ((first, again), (mixture, mixed)):
+        forwards = [samples[n] for n in range(7)]
+        backwards = [others[n] for n in reversed(range(7))][::-1]
+        assert all(torch.equal(a.frames, b.frames) for a, b in zip(forwards, backwards, strict=True))
+        assert forwards[0].frames.shape[:2] == (1, sampling.length)
+        both = collate([forwards[0], forwards[1]])
+        assert both.frames.shape[0] == 2
+    other = replace(first, seed=4)
+    assert any(not torch.equal(first[n].frames, other[n].frames) for n in range(4))
+
+
+def test_the_frames_of_a_pair_are_changed_alike_and_those_of_a_pseudo_pair_each_in_its_own_way(videos: VideoSet):
+    flips = {"horizontal_flip": 0.5, "scale": (0.8, 1.2)}
+    pairs, twins = of(videos, Pair(), **flips), of(videos, PseudoPair(), **flips)
+    same = [torch.equal(twins[n].frames[0, 0], twins[n].frames[0, 1]) for n in range(12)]
+    assert not any(same)
+    shapes = [twins[n].objects.masks[0].flatten(1).sum(1).tolist() for n in range(12)]
+    assert any(first != second for first, second in shapes)
+    for n in range(6):  # the ground stands still, so what both frames show of it is the same
+        key, reference = pairs[n].frames[0].float()
+        assert ((key - reference).abs().amax(0) < 40).float().mean() > 0.4
+
+
+@every_kind
+def test_boxes_are_those_of_the_masks_after_every_change(videos: VideoSet, sampling: Sampling):
+    samples = of(videos, sampling, scale=(0.7, 1.4), horizontal_flip=0.5, vertical_flip=0.5)
+    for n in range(6):
+        objects = samples[n].objects
+        for mask, box, visible in zip(
+            objects.masks[0].flatten(0, 1), objects.boxes_px[0].flatten(0, 1), objects.visible[0].flatten(), strict=True
+        ):
+            assert bool(visible) == bool(mask.any())
+            if visible:
+                ys, xs = mask.nonzero().T
+                assert box.tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "said"),
+    [
+        (Consecutive(frames=6), "no video has the 6 frames that a clip needs"),
+        (Pair(window=1, direction="after"), "a frame with an object and another one after it, at most 1 away"),
+        (PseudoPair(), "no video has a frame with an object"),
+    ],
+)
+def test_a_data_set_without_such_a_sample_is_refused_with_what_it_lacks(
+    videos: VideoSet, sampling: Sampling, said: str, tmp_path: Path
+):
+    first = videos.videos[0]
+    keep = slice(0, 1) if isinstance(sampling, Pair) else slice(None)
+    tracks = tuple(replace(track, rles=tuple(track.rles)[keep]) for track in first.tracks)
+    if isinstance(sampling, PseudoPair):
+        tracks = tuple(replace(track, rles=(None,) * len(track.rles)) for track in tracks)
+    short = replace(first, file_names=first.file_names[keep], tracks=tracks)
+    with pytest.raises(BadConfig, match=said):
+        of(replace(videos, videos=(short,)), sampling)
+
+
+def test_a_stage_says_what_a_sample_is_in_one_way_only():
+    base = {"name": "s", "iterations": 1, "batch_size": 1, "learning_rate": 1.0}
+    assert Stage(**base, clip_length=4).samples == Consecutive(frames=4)
+    assert Stage.model_validate(base | {"sampling": {"kind": "pair", "window": 3}}).samples == Pair(window=3)
+    with pytest.raises(
+        ValidationError, match="a sample is a pair \\(sampling\\) or a clip \\(clip_length\\), not both"
+    ):
+        Stage(**base, clip_length=4, sampling=Pair())
+    with pytest.raises(ValidationError, match="cached_copies are for clips, no pseudo_pair"):
+        Stage(**base, cached_copies=1, sampling=PseudoPair())
+    with pytest.raises(ValidationError, match="'triple'"):
+        TypeAdapter(Sampling).validate_python({"kind": "triple"})

@@ -84,10 +84,8 @@ def encode_copies(
             video = clips.usable[places[n][1]]
             rng = np.random.default_rng([4, n])
             change = draw_change(rng, clips.augmentation, (video.height, video.width), clips.size)
-            _write(
-                files[n],
-                *encode(load_clip(clips.videos, video, range(len(video.file_names)), [change] * len(video.file_names))),
-            )
+            frames = range(len(video.file_names))
+            _write(files[n], *encode(load_clip(clips.videos, video, frames, [change] * len(frames))))
         progress(done, len(own))
     return EncodedClips(files, kind, clips.length, clips.seed)
 

@@ -4,7 +4,7 @@ A sample is L frames in the order that a model's loss expects; an object keeps i
 depend on the given generator alone, so that sample n of a run is the same on any number of workers.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Bool
@@ -16,6 +16,10 @@ from vis_models.config import Config
 class Consecutive(Config):
     """Frames in a row: clips of RGNN; one frame alone for a detector."""
 
+    looks_for_objects: ClassVar[bool] = False
+    """Whether frames are chosen by what can be seen in them."""
+    redraws: ClassVar[bool] = False
+    """Whether every frame of a sample is changed by a draw of its own."""
     kind: Literal["clip"] = "clip"
     frames: PositiveInt = 1
     """L."""
@@ -23,16 +27,6 @@ class Consecutive(Config):
     @property
     def length(self) -> int:
         return self.frames
-
-    @property
-    def looks_for_objects(self) -> bool:
-        """Whether frames are chosen by what can be seen in them."""
-        return False
-
-    @property
-    def redraws(self) -> bool:
-        """Whether every frame of a sample is changed by a draw of its own."""
-        return False
 
     @property
     def needs(self) -> str:
@@ -56,23 +50,14 @@ class Pair(Config):
     MaskProp one at most 25 away.
     """
 
+    length: ClassVar[int] = 2
+    looks_for_objects: ClassVar[bool] = True
+    redraws: ClassVar[bool] = False
     kind: Literal["pair"] = "pair"
     window: PositiveInt | None = None
     """Most frames between the two; None: the whole video."""
     direction: Literal["before", "after", "both"] = "both"
     """Where the reference lies, seen from the key."""
-
-    @property
-    def length(self) -> int:
-        return 2
-
-    @property
-    def looks_for_objects(self) -> bool:
-        return True
-
-    @property
-    def redraws(self) -> bool:
-        return False
 
     @property
     def needs(self) -> str:
@@ -103,19 +88,10 @@ class PseudoPair(Config):
     IDOL learns from single images so: two crops of one image stand for two frames of a video.
     """
 
+    length: ClassVar[int] = 2
+    looks_for_objects: ClassVar[bool] = True
+    redraws: ClassVar[bool] = True
     kind: Literal["pseudo_pair"] = "pseudo_pair"
-
-    @property
-    def length(self) -> int:
-        return 2
-
-    @property
-    def looks_for_objects(self) -> bool:
-        return True
-
-    @property
-    def redraws(self) -> bool:
-        return True
 
     @property
     def needs(self) -> str:

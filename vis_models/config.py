@@ -31,8 +31,8 @@ class ModelConfig(Config):
         raise NotImplementedError
 
     @property
-    def frame_px(self) -> tuple[int, int]:
-        """(height, width) of the frames that it is trained on."""
+    def frame_px(self) -> tuple[int, int] | None:
+        """(height, width) of the frames that it is trained on; None: any, as the augmentation of a stage says."""
         raise NotImplementedError
 
     @property

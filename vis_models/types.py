@@ -95,12 +95,16 @@ class Clips:
 
     frames: UInt8[Tensor, "B L 3 H W"]
     objects: Objects
+    sizes_px: Int[Tensor, "B L 2"] | None = None
+    """(height, width) of each frame without the padding at its right and bottom; None: nothing is padded."""
 
     def to(self, device: torch.device | str) -> "Clips":
-        return Clips(self.frames.to(device, non_blocking=True), self.objects.to(device))
+        sizes = None if self.sizes_px is None else self.sizes_px.to(device, non_blocking=True)
+        return Clips(self.frames.to(device, non_blocking=True), self.objects.to(device), sizes)
 
     def pin_memory(self) -> "Clips":
-        return Clips(self.frames.pin_memory(), self.objects.pin_memory())
+        sizes = None if self.sizes_px is None else self.sizes_px.pin_memory()
+        return Clips(self.frames.pin_memory(), self.objects.pin_memory(), sizes)
 
 
 @dataclass(frozen=True)

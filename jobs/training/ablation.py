@@ -332,6 +332,7 @@ def _encode(
     """
     model: Any = starting_model(base, train_set, store)[0].eval()
     size, stage = base.config.frame_px, base.stages[-1]
+    assert size is not None  # the rows are RGNN's
 
     def encode(part: str, clips: ClipSet, copies: int) -> EncodedClips:
         folder = encodings_folder(settings, model, clips)

@@ -5,14 +5,15 @@ workers sees the same global batch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int, Shaped, UInt8
 from PIL import Image
+from torch import Tensor
 
 from vis_models import boxes
 from vis_models import masks as mask_ops
@@ -21,6 +22,9 @@ from vis_models.data.annotations import AnnotatedVideo, VideoSet
 from vis_models.data.augmentation import Augmentation
 from vis_models.data.sampling import Sampling
 from vis_models.types import Clips, Objects
+
+STRIDE = 32
+"""Of the coarsest map of a backbone: sides of padded batches are multiples of it."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,34 @@ def draw_change(
     )
 
 
+def draw_sizes(rng: np.random.Generator, config: Augmentation, source: tuple[int, int], frames: int) -> list[Change]:
+    """Draw the changes of a sample whose size is drawn, too: one size, flip and colouring for all frames, and where a
+    part is cut out, its place in each (Wu et al., "In defense of online models", section 4.1)."""
+    part = source
+    if config.crop_px and rng.random() < config.crop:
+        least, most = config.crop_px
+        part = tuple(int(rng.integers(min(least, side), min(most, side) + 1)) for side in source)  # type: ignore[assignment]
+    shorter = int(rng.choice(config.shorter_px))
+    scale = shorter / min(part)
+    if config.longer_most_px:
+        scale = min(scale, config.longer_most_px / max(part))
+    height, width = (max(1, round(side * scale)) for side in part)
+    flips = rng.random(2) < (config.horizontal_flip, config.vertical_flip)
+    channels = tuple(rng.permutation(3).tolist()) if config.swap_colours else (0, 1, 2)
+    scaled = (max(height, round(source[0] * scale)), max(width, round(source[1] * scale)))
+    return [
+        Change(
+            scaled=scaled,
+            corner=(-int(rng.integers(0, scaled[0] - height + 1)), -int(rng.integers(0, scaled[1] - width + 1))),
+            target=(height, width),
+            flip_x=bool(flips[0]),
+            flip_y=bool(flips[1]),
+            channels=channels,
+        )
+        for _ in range(frames)
+    ]
+
+
 def change_frame(frame: UInt8[np.ndarray, "H W 3"], change: Change) -> UInt8[np.ndarray, "h w 3"]:
     """Apply a change to a picture, bilinear."""
     if frame.shape[:2] != change.scaled:
@@ -103,12 +135,14 @@ class ClipSet:
     videos: VideoSet
     sampling: Sampling
     """Which frames make a sample."""
-    size: tuple[int, int]
-    """(height, width) of the model's input."""
+    size: tuple[int, int] | None
+    """(height, width) of the model's input; None: it takes frames of any size, which the augmentation draws."""
     augmentation: Augmentation
     seed: int
 
     def __post_init__(self) -> None:
+        if not (self.size or self.augmentation.shorter_px):
+            raise BadConfig("the model takes frames of any size: say which (shorter_px of the augmentation)")
         if not self.usable:
             longest = max((len(video.file_names) for video in self.videos.videos), default=0)
             raise BadConfig(
@@ -144,23 +178,28 @@ class ClipSet:
         frames = self.sampling.draw(self._shows(video), rng)
         draws = len(frames) if self.sampling.redraws else 1
         source = (video.height, video.width)
-        changes = [draw_change(rng, self.augmentation, source, self.size) for _ in range(draws)]
-        return load_clip(self.videos, video, frames, changes * (len(frames) // draws))
+        alike = len(frames) // draws
+        if self.augmentation.shorter_px:
+            changes = [each for _ in range(draws) for each in draw_sizes(rng, self.augmentation, source, alike)]
+        else:
+            assert self.size is not None  # as checked
+            changes = [draw_change(rng, self.augmentation, source, self.size) for _ in range(draws)] * alike
+        return load_clip(self.videos, video, frames, changes)
 
 
 def load_clip(videos: VideoSet, video: AnnotatedVideo, frames: Sequence[int], changes: Sequence[Change]) -> Clips:
     """One clip (B = 1), each frame with its change. Objects whose centre leaves the picture are dropped from it."""
     pictures = [change_frame(video.read_frame(index), each) for index, each in zip(frames, changes, strict=True)]
     index_of = {category.id: index for index, category in enumerate(videos.categories)}
-    size = (len(frames), len(video.tracks), *changes[0].target)
-    masks = np.zeros(size, dtype=bool)
+    height, width = (max(change.target[axis] for change in changes) for axis in (0, 1))
+    masks = np.zeros((len(frames), len(video.tracks), height, width), dtype=bool)
     for slot, track in enumerate(video.tracks):
         for row, (index, change) in enumerate(zip(frames, changes, strict=True)):
             rle = track.rles[index]
             if rle is not None:
                 mask = mask_ops.decode(rle, video.height, video.width)
                 if _centre_stays(mask, change):
-                    masks[row, slot] = change_mask(mask, change)
+                    masks[row, slot, : change.target[0], : change.target[1]] = change_mask(mask, change)
     tensor = torch.from_numpy(masks)
     objects = Objects(
         masks=tensor[None],
@@ -169,7 +208,9 @@ def load_clip(videos: VideoSet, video: AnnotatedVideo, frames: Sequence[int], ch
         labels=torch.tensor([[index_of[track.category_id] for track in video.tracks]]),
         crowd=torch.tensor([[track.crowd for track in video.tracks]]),
     )
-    return Clips(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)[None], objects)
+    frames_ = [_padded_to(torch.from_numpy(picture).permute(2, 0, 1), (height, width)) for picture in pictures]
+    sizes = torch.tensor([[change.target for change in changes]])
+    return Clips(torch.stack(frames_)[None], objects, None if (sizes == sizes[0, 0]).all() else sizes)
 
 
 def _centre_stays(mask: Bool[np.ndarray, "H W"], change: Change) -> bool:
@@ -185,8 +226,27 @@ def _centre_stays(mask: Bool[np.ndarray, "H W"], change: Change) -> bool:
 
 
 def collate(clips: Sequence[Clips]) -> Clips:
-    """Clips side by side."""
-    return Clips(torch.cat([clip.frames for clip in clips]), join_objects([clip.objects for clip in clips]))
+    """Clips side by side. Where their sizes differ, all are padded at the right and the bottom, with zeros, to the
+    largest of them and from there to a multiple of `STRIDE`; `sizes_px` says what of each is picture."""
+    shapes = {(clip.frames.shape[-2], clip.frames.shape[-1]) for clip in clips}
+    if len(shapes) == 1 and all(clip.sizes_px is None for clip in clips):
+        return Clips(torch.cat([clip.frames for clip in clips]), join_objects([clip.objects for clip in clips]))
+    height, width = (-(-max(shape[axis] for shape in shapes) // STRIDE) * STRIDE for axis in (0, 1))
+    sizes = torch.cat([_sizes(clip) for clip in clips])
+    frames = torch.cat([_padded_to(clip.frames, (height, width)) for clip in clips])
+    objects = [replace(clip.objects, masks=_padded_to(clip.objects.masks, (height, width))) for clip in clips]
+    return Clips(frames, join_objects(objects), sizes)
+
+
+def _sizes(clip: Clips) -> Int[Tensor, "B L 2"]:
+    if clip.sizes_px is not None:
+        return clip.sizes_px
+    batch, length, _, height, width = clip.frames.shape
+    return torch.tensor([height, width]).expand(batch, length, 2)
+
+
+def _padded_to(maps: Shaped[Tensor, "*S h w"], size: tuple[int, int]) -> Shaped[Tensor, "*S H W"]:
+    return F.pad(maps, [0, size[1] - maps.shape[-1], 0, size[0] - maps.shape[-2]])
 
 
 def join_objects(parts: Sequence[Objects]) -> Objects:

@@ -83,6 +83,7 @@ def encode_copies(
         if not files[n].exists():
             video = clips.usable[places[n][1]]
             rng = np.random.default_rng([4, n])
+            assert clips.size is not None  # encodings are of frames of one size
             change = draw_change(rng, clips.augmentation, (video.height, video.width), clips.size)
             frames = range(len(video.file_names))
             _write(files[n], *encode(load_clip(clips.videos, video, frames, [change] * len(frames))))

@@ -13,7 +13,7 @@ from jobs.training.recipes.base import Stage
 from vis_models.config import BadConfig
 from vis_models.data.annotations import VideoSet, read_youtube_vis
 from vis_models.data.augmentation import Augmentation
-from vis_models.data.clips import ClipSet, collate
+from vis_models.data.clips import ClipSet, collate, draw_sizes
 from vis_models.data.mixture import Mixture
 from vis_models.data.sampling import Consecutive, Pair, PseudoPair, Sampling
 from vis_models.data.world import WorldConfig, write_youtube_vis
@@ -147,3 +147,69 @@ def test_a_stage_says_what_a_sample_is_in_one_way_only():
         Stage(**base, cached_copies=1, sampling=PseudoPair())
     with pytest.raises(ValidationError, match="'triple'"):
         TypeAdapter(Sampling).validate_python({"kind": "triple"})
+
+
+# ---- sizes that are drawn ----------------------------------------------------------------------------------------
+
+
+def sized(videos: VideoSet, sampling: Sampling, **augmentation) -> ClipSet:
+    return ClipSet(videos, sampling, None, Augmentation(**{"horizontal_flip": 0.0} | augmentation), seed=3)
+
+
+def test_the_shorter_side_is_drawn_the_longer_one_follows_and_all_frames_of_a_sample_have_one_size(videos: VideoSet):
+    samples = sized(videos, Pair(), shorter_px=(24, 48, 96), longer_most_px=120)
+    shapes = Counter(tuple(samples[n].frames.shape[-2:]) for n in range(40))
+    assert set(shapes) == {(24, 36), (48, 72), (80, 120)}  # of 48x72; 96x144 would be too long
+    assert all(samples[n].sizes_px is None for n in range(5))
+
+
+def test_a_part_is_cut_out_of_each_frame_at_a_place_of_its_own_and_masks_go_with_it(videos: VideoSet):
+    samples = sized(videos, Pair(window=1), shorter_px=(40,), crop_px=(20, 40), crop=1.0)
+    apart = 0
+    for n in range(30):
+        first, second = draw_sizes(np.random.default_rng(n), samples.augmentation, (48, 72), 2)
+        assert replace(first, corner=second.corner) == second
+        assert all(-room <= at <= 0 for at, room in zip(
+            first.corner, np.subtract(first.scaled, first.target), strict=True))  # fmt: skip
+        apart += first.corner != second.corner
+    assert apart > 25
+    for n in range(12):
+        clip = samples[n]
+        height, width = clip.frames.shape[-2:]
+        assert min(height, width) == 40
+        for mask, box, visible in zip(clip.objects.masks[0].flatten(0, 1), clip.objects.boxes_px[0].flatten(0, 1),
+                                      clip.objects.visible[0].flatten(), strict=True):  # fmt: skip
+            assert mask.shape == (height, width)
+            if visible:
+                ys, xs = mask.nonzero().T
+                assert box.tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+
+
+def test_a_batch_of_several_sizes_is_padded_right_and_bottom_and_says_what_of_it_is_picture(videos: VideoSet):
+    samples = sized(videos, PseudoPair(), shorter_px=(24, 50))
+    clips = [samples[n] for n in range(6)]
+    batch = collate(clips)
+    assert [side % 32 for side in batch.frames.shape[-2:]] == [0, 0]
+    assert batch.objects.masks.shape[-2:] == batch.frames.shape[-2:]
+    assert len({tuple(size) for size in batch.sizes_px.flatten(0, 1).tolist()}) > 1
+    for row, clip in enumerate(clips):
+        for frame in range(2):
+            height, width = batch.sizes_px[row, frame].tolist()
+            own = clip.frames[0, frame, :, :height, :width]
+            assert torch.equal(batch.frames[row, frame, :, :height, :width], own)
+            assert not batch.frames[row, frame, :, height:].any()
+            assert not batch.frames[row, frame, :, :, width:].any()
+            slots = clip.objects.labels.shape[1]
+            assert torch.equal(batch.objects.masks[row, frame, :slots, :height, :width],
+                               clip.objects.masks[0, frame, :, :height, :width])  # fmt: skip
+            assert torch.equal(batch.objects.boxes_px[row, frame, :slots], clip.objects.boxes_px[0, frame])
+    assert collate([clips[0]] * 2).sizes_px is None or clips[0].sizes_px is not None
+
+
+def test_sizes_are_drawn_or_given_and_never_left_open(videos: VideoSet):
+    with pytest.raises(BadConfig, match="the model takes frames of any size: say which"):
+        ClipSet(videos, Pair(), None, Augmentation(), seed=0)
+    with pytest.raises(ValidationError, match="set shorter_px, too"):
+        Augmentation(crop_px=(20, 40))
+    with pytest.raises(ValidationError, match="expected a least and a largest side"):
+        Augmentation(shorter_px=(30,), crop_px=(40, 20))

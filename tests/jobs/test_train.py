@@ -182,7 +182,7 @@ def test_a_run_ends_in_a_model_folder_with_its_story_and_curves(tmp_path: Path, 
 def test_a_stage_mixes_labelled_images_with_the_videos_and_says_what_it_dropped(tmp_path: Path, local_ray: None):
     labels = images_of_discs(tmp_path)
     extra = [{"labels": str(labels), "chance": 0.75}]
-    mixing = job((0,), **{"extra": extra, "stages.0.mixture_epoch": 24, "stages.0.iterations": 2})
+    mixing = job((0,), **{"extra": extra, "stages.0.mixture_epoch": 16, "stages.0.iterations": 2})
     told: list[dict[str, Any]] = []
     card = train(mixing, settings(tmp_path), "mixed", lambda stage, done, total, info: told.append(info))
     assert f"{labels}: 5 of 6 have labels, 1 x Drum dropped" in [info.get("note") for info in told]

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Bool
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from vis_models.config import Config
 
@@ -43,11 +43,31 @@ class Consecutive(Config):
         return list(range(start, start + self.frames))
 
 
+class Single(Config):
+    """One frame that shows an object: L = 1. Detectors that learn from images alone begin so (COCO)."""
+
+    length: ClassVar[int] = 1
+    looks_for_objects: ClassVar[bool] = True
+    redraws: ClassVar[bool] = False
+    kind: Literal["image"] = "image"
+
+    @property
+    def needs(self) -> str:
+        return "a frame with an object, as an image needs"
+
+    def fits(self, shows: Bool[np.ndarray, " T"]) -> bool:
+        return bool(shows.any())
+
+    def draw(self, shows: Bool[np.ndarray, " T"], rng: np.random.Generator) -> list[int]:
+        seen = np.flatnonzero(shows)
+        return [int(seen[rng.integers(len(seen))])]
+
+
 class Pair(Config):
     """A key frame that shows an object, and a reference frame near it: in this order, L = 2.
 
-    MaskTrack R-CNN takes any other frame of the video, IDOL one at most 10 away, VisSTG one at most 4 before,
-    MaskProp one at most 25 away.
+    MaskTrack R-CNN takes any other frame that shows an object, IDOL any one at most 10 away, VisSTG one at most 4 away
+    that shows an object, MaskProp any one at most 25 away, the key itself among them.
     """
 
     length: ClassVar[int] = 2
@@ -58,28 +78,82 @@ class Pair(Config):
     """Most frames between the two; None: the whole video."""
     direction: Literal["before", "after", "both"] = "both"
     """Where the reference lies, seen from the key."""
+    itself: bool = False
+    """Whether the key can be its own reference, whatever the direction."""
+    reference_shows: bool = False
+    """Whether the reference must show an object, too: where the model is given those of the reference."""
 
     @property
     def needs(self) -> str:
         where = {"before": " before it", "after": " after it", "both": ""}[self.direction]
         far = f", at most {self.window} away" if self.window else ""
-        return f"a frame with an object and another one{where}{far}, as a pair needs"
+        other = "itself or another one" if self.itself else "another one"
+        shown = " with an object" if self.reference_shows else ""
+        return f"a frame with an object and {other}{shown}{where}{far}, as a pair needs"
 
     def fits(self, shows: Bool[np.ndarray, " T"]) -> bool:
-        return any(len(self._references(int(key), len(shows))) for key in np.flatnonzero(shows))
+        return any(len(self._references(int(key), shows)) for key in np.flatnonzero(shows))
 
     def draw(self, shows: Bool[np.ndarray, " T"], rng: np.random.Generator) -> list[int]:
-        keys = [int(key) for key in np.flatnonzero(shows) if len(self._references(int(key), len(shows)))]
+        keys = [int(key) for key in np.flatnonzero(shows) if len(self._references(int(key), shows))]
         key = keys[rng.integers(len(keys))]
-        references = self._references(key, len(shows))
+        references = self._references(key, shows)
         return [key, int(references[rng.integers(len(references))])]
 
-    def _references(self, key: int, frames: int) -> np.ndarray:
-        away = np.arange(frames) - key
-        near = (away != 0) & (np.abs(away) <= (self.window or frames))
-        if self.direction != "both":
-            near &= (away < 0) if self.direction == "before" else (away > 0)
-        return np.flatnonzero(near)
+    def _references(self, key: int, shows: Bool[np.ndarray, " T"]) -> np.ndarray:
+        away = np.arange(len(shows)) - key
+        near = {"before": away < 0, "after": away > 0, "both": away != 0}[self.direction]
+        if self.itself:
+            near |= away == 0
+        if self.reference_shows:
+            near &= shows
+        return np.flatnonzero(near & (np.abs(away) <= (self.window or len(shows))))
+
+
+class KeyWithReferences(Config):
+    """A key frame that shows an object, then as many references before it as after it: L = 1 + 2 * each_side.
+
+    The references of a side are different frames, drawn at random and in order of time: first those before the key,
+    then those after it. For models that look both ways.
+    """
+
+    looks_for_objects: ClassVar[bool] = True
+    redraws: ClassVar[bool] = False
+    kind: Literal["key_with_references"] = "key_with_references"
+    each_side: PositiveInt = 1
+    """References before the key, and as many after it."""
+    window: PositiveInt | None = None
+    """Most frames between the key and a reference; None: the whole video."""
+
+    @model_validator(mode="after")
+    def _has_room(self) -> "KeyWithReferences":
+        if self.window and self.window < self.each_side:
+            raise ValueError(f"a window of {self.window} frames has no room for {self.each_side} references on a side")
+        return self
+
+    @property
+    def length(self) -> int:
+        return 1 + 2 * self.each_side
+
+    @property
+    def needs(self) -> str:
+        far = f", at most {self.window} away" if self.window else ""
+        return f"a frame with an object and {self.each_side} before and after it{far}, as a key with references needs"
+
+    def fits(self, shows: Bool[np.ndarray, " T"]) -> bool:
+        return len(self._keys(shows)) > 0
+
+    def draw(self, shows: Bool[np.ndarray, " T"], rng: np.random.Generator) -> list[int]:
+        keys = self._keys(shows)
+        key = int(keys[rng.integers(len(keys))])
+        window = self.window or len(shows)
+        sides = (range(max(0, key - window), key), range(key + 1, min(len(shows), key + window + 1)))
+        drawn = (np.sort(rng.choice(side, self.each_side, replace=False)).tolist() for side in sides)
+        return [key, *(reference for side in drawn for reference in side)]
+
+    def _keys(self, shows: Bool[np.ndarray, " T"]) -> np.ndarray:
+        seen = np.flatnonzero(shows)
+        return seen[(seen >= self.each_side) & (seen < len(shows) - self.each_side)]
 
 
 class PseudoPair(Config):
@@ -105,4 +179,4 @@ class PseudoPair(Config):
         return [int(seen[rng.integers(len(seen))])] * 2
 
 
-Sampling = Annotated[Consecutive | Pair | PseudoPair, Field(discriminator="kind")]
+Sampling = Annotated[Consecutive | Single | Pair | PseudoPair | KeyWithReferences, Field(discriminator="kind")]

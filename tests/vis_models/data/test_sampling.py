@@ -15,11 +15,18 @@ from vis_models.data.annotations import VideoSet, read_youtube_vis
 from vis_models.data.augmentation import Augmentation
 from vis_models.data.clips import ClipSet, collate, draw_sizes
 from vis_models.data.mixture import Mixture
-from vis_models.data.sampling import Consecutive, Pair, PseudoPair, Sampling
+from vis_models.data.sampling import Consecutive, KeyWithReferences, Pair, PseudoPair, Sampling, Single
 from vis_models.data.world import WorldConfig, write_youtube_vis
 
 pytestmark = pytest.mark.unit
-KINDS = (Consecutive(frames=3), Pair(), Pair(window=2, direction="before"), PseudoPair())
+KINDS = (
+    Consecutive(frames=3),
+    Single(),
+    Pair(),
+    Pair(window=2, direction="before", itself=True, reference_shows=True),
+    PseudoPair(),
+    KeyWithReferences(window=2),
+)
 every_kind = pytest.mark.parametrize("sampling", KINDS, ids=lambda kind: kind.kind)
 
 
@@ -54,6 +61,40 @@ def test_a_key_without_a_reference_on_its_side_is_never_drawn():
     assert not Pair(direction="before").fits(np.array([True, False, False]))
     assert not Pair().fits(np.array([True]))
     assert not Pair().fits(np.array([False, False]))
+
+
+def test_a_key_may_be_its_own_reference_where_that_is_allowed_and_as_often_as_any_other():
+    found = draws(Pair(window=1, itself=True), [0, 1, 0, 0])
+    assert set(found) == {(1, 0), (1, 1), (1, 2)}
+    assert max(found.values()) < 1.2 * min(found.values())
+    assert set(draws(Pair(direction="before", itself=True), [1, 1])) == {(0, 0), (1, 0), (1, 1)}
+    assert Pair(itself=True).fits(np.array([True]))
+
+
+def test_a_reference_must_show_an_object_where_the_model_is_given_its_objects():
+    assert set(draws(Pair(reference_shows=True), [1, 0, 1, 0])) == {(0, 2), (2, 0)}
+    assert not Pair(reference_shows=True).fits(np.array([True, False, False]))
+    assert not Pair(reference_shows=True, window=1).fits(np.array([True, False, True]))
+
+
+def test_an_image_is_any_frame_that_shows_an_object():
+    found = draws(Single(), [0, 1, 0, 1])
+    assert set(found) == {(1,), (3,)}
+    assert max(found.values()) < 1.2 * min(found.values())
+    assert not Single().fits(np.array([False, False]))
+
+
+def test_a_key_has_references_on_both_sides_in_order_of_time_and_never_one_twice():
+    shows = [1, 1, 0, 1, 0, 1, 1, 1]
+    found = draws(KeyWithReferences(each_side=2, window=3), shows)
+    assert {sample[0] for sample in found} == {3, 5}  # 1 has one frame before it, 6 one after it
+    of_three = {sample[1:] for sample in found if sample[0] == 3}
+    assert of_three == {(*a, *b) for a in ((0, 1), (0, 2), (1, 2)) for b in ((4, 5), (4, 6), (5, 6))}
+    assert all(len(sample) == KeyWithReferences(each_side=2).length for sample in found)
+    assert not KeyWithReferences().fits(np.array([True, False, True]))
+    assert KeyWithReferences().fits(np.array([False, True, False]))
+    with pytest.raises(ValidationError, match="a window of 1 frames has no room for 2 references"):
+        KeyWithReferences(each_side=2, window=1)
 
 
 def test_a_pseudo_pair_is_one_frame_twice():
@@ -119,6 +160,9 @@ def test_boxes_are_those_of_the_masks_after_every_change(videos: VideoSet, sampl
     [
         (Consecutive(frames=6), "no video has the 6 frames that a clip needs"),
         (Pair(window=1, direction="after"), "a frame with an object and another one after it, at most 1 away"),
+        (Pair(reference_shows=True), "a frame with an object and another one with an object, as a pair needs"),
+        (KeyWithReferences(window=3), "a frame with an object and 1 before and after it, at most 3 away"),
+        (Single(), "no video has a frame with an object, as an image needs"),
         (PseudoPair(), "no video has a frame with an object"),
     ],
 )
@@ -126,9 +170,9 @@ def test_a_data_set_without_such_a_sample_is_refused_with_what_it_lacks(
     videos: VideoSet, sampling: Sampling, said: str, tmp_path: Path
 ):
     first = videos.videos[0]
-    keep = slice(0, 1) if isinstance(sampling, Pair) else slice(None)
+    keep = slice(0, 1) if isinstance(sampling, Pair | KeyWithReferences) else slice(None)
     tracks = tuple(replace(track, rles=tuple(track.rles)[keep]) for track in first.tracks)
-    if isinstance(sampling, PseudoPair):
+    if isinstance(sampling, PseudoPair | Single):
         tracks = tuple(replace(track, rles=(None,) * len(track.rles)) for track in tracks)
     short = replace(first, file_names=first.file_names[keep], tracks=tracks)
     with pytest.raises(BadConfig, match=said):
@@ -203,7 +247,6 @@ def test_a_batch_of_several_sizes_is_padded_right_and_bottom_and_says_what_of_it
             assert torch.equal(batch.objects.masks[row, frame, :slots, :height, :width],
                                clip.objects.masks[0, frame, :, :height, :width])  # fmt: skip
             assert torch.equal(batch.objects.boxes_px[row, frame, :slots], clip.objects.boxes_px[0, frame])
-    assert collate([clips[0]] * 2).sizes_px is None or clips[0].sizes_px is not None
 
 
 def test_sizes_are_drawn_or_given_and_never_left_open(videos: VideoSet):

@@ -96,7 +96,7 @@ class Clips:
     frames: UInt8[Tensor, "B L 3 H W"]
     objects: Objects
     sizes_px: Int[Tensor, "B L 2"] | None = None
-    """(height, width) of each frame without the padding at its right and bottom; None: nothing is padded."""
+    """(height, width) of each frame without the padding at its right and bottom; None: the model has one input size."""
 
     def to(self, device: torch.device | str) -> "Clips":
         sizes = None if self.sizes_px is None else self.sizes_px.to(device, non_blocking=True)

@@ -143,6 +143,11 @@ class ClipSet:
     def __post_init__(self) -> None:
         if not (self.size or self.augmentation.shorter_px):
             raise BadConfig("the model takes frames of any size: say which (shorter_px of the augmentation)")
+        if self.size and self.augmentation.shorter_px:
+            raise BadConfig(
+                f"the model takes frames of {self.size[0]}x{self.size[1]} px (height x width), and the augmentation "
+                "draws their size (shorter_px): leave shorter_px empty"
+            )
         if not self.usable:
             longest = max((len(video.file_names) for video in self.videos.videos), default=0)
             raise BadConfig(
@@ -160,11 +165,17 @@ class ClipSet:
         return [video for video in self.videos.videos if video.tracks and self.sampling.fits(self._shows(video))]
 
     def _shows(self, video: AnnotatedVideo) -> Bool[np.ndarray, " T"]:
-        """The frames in which an object can be seen; all of them where nobody asks, as masks may have to be read."""
+        """The frames in which an object can be seen that is no crowd; all of them where nobody asks.
+
+        An image shows what it has labels of, whose masks may have to be read.
+        """
         length = len(video.file_names)
-        if length == 1 or not self.sampling.looks_for_objects:
+        if not self.sampling.looks_for_objects:
             return np.ones(length, dtype=bool)
-        return np.array([any(track.rles[t] is not None for track in video.tracks) for t in range(length)])
+        single = [track for track in video.tracks if not track.crowd]
+        if length == 1:
+            return np.array([bool(single)])
+        return np.array([any(track.rles[t] is not None for track in single) for t in range(length)])
 
     def __getitem__(self, n: int) -> Clips:
         turn, place = divmod(n, len(self.usable))
@@ -179,16 +190,19 @@ class ClipSet:
         draws = len(frames) if self.sampling.redraws else 1
         source = (video.height, video.width)
         alike = len(frames) // draws
-        if self.augmentation.shorter_px:
+        if self.size is None:
             changes = [each for _ in range(draws) for each in draw_sizes(rng, self.augmentation, source, alike)]
-        else:
-            assert self.size is not None  # as checked
-            changes = [draw_change(rng, self.augmentation, source, self.size) for _ in range(draws)] * alike
+            sizes = torch.tensor([[change.target for change in changes]])
+            return replace(load_clip(self.videos, video, frames, changes), sizes_px=sizes)
+        changes = [draw_change(rng, self.augmentation, source, self.size) for _ in range(draws)] * alike
         return load_clip(self.videos, video, frames, changes)
 
 
 def load_clip(videos: VideoSet, video: AnnotatedVideo, frames: Sequence[int], changes: Sequence[Change]) -> Clips:
-    """One clip (B = 1), each frame with its change. Objects whose centre leaves the picture are dropped from it."""
+    """One clip (B = 1), each frame with its change, padded at the right and the bottom to the largest of them.
+
+    Objects whose centre leaves the picture are dropped from it.
+    """
     pictures = [change_frame(video.read_frame(index), each) for index, each in zip(frames, changes, strict=True)]
     index_of = {category.id: index for index, category in enumerate(videos.categories)}
     height, width = (max(change.target[axis] for change in changes) for axis in (0, 1))
@@ -209,8 +223,7 @@ def load_clip(videos: VideoSet, video: AnnotatedVideo, frames: Sequence[int], ch
         crowd=torch.tensor([[track.crowd for track in video.tracks]]),
     )
     frames_ = [_padded_to(torch.from_numpy(picture).permute(2, 0, 1), (height, width)) for picture in pictures]
-    sizes = torch.tensor([[change.target for change in changes]])
-    return Clips(torch.stack(frames_)[None], objects, None if (sizes == sizes[0, 0]).all() else sizes)
+    return Clips(torch.stack(frames_)[None], objects)
 
 
 def _centre_stays(mask: Bool[np.ndarray, "H W"], change: Change) -> bool:
@@ -226,7 +239,7 @@ def _centre_stays(mask: Bool[np.ndarray, "H W"], change: Change) -> bool:
 
 
 def collate(clips: Sequence[Clips]) -> Clips:
-    """Clips side by side. Where their sizes differ, all are padded at the right and the bottom, with zeros, to the
+    """Clips side by side. Where sizes are drawn, all are padded at the right and the bottom, with zeros, to the
     largest of them and from there to a multiple of `STRIDE`; `sizes_px` says what of each is picture."""
     shapes = {(clip.frames.shape[-2], clip.frames.shape[-1]) for clip in clips}
     if len(shapes) == 1 and all(clip.sizes_px is None for clip in clips):

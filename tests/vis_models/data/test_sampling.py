@@ -97,6 +97,15 @@ def test_a_key_has_references_on_both_sides_in_order_of_time_and_never_one_twice
         KeyWithReferences(each_side=2, window=1)
 
 
+def test_a_crowd_alone_makes_no_key(videos: VideoSet):
+    video = videos.videos[0]
+    crowds = replace(video, tracks=tuple(replace(track, crowd=True) for track in video.tracks))
+    image = replace(crowds, file_names=crowds.file_names[:1], tracks=tuple(
+        replace(track, rles=tuple(track.rles)[:1]) for track in crowds.tracks))  # fmt: skip
+    for crowd in (crowds, image):
+        assert of(replace(videos, videos=(crowd, video)), Single()).usable == [video]
+
+
 def test_a_pseudo_pair_is_one_frame_twice():
     assert set(draws(PseudoPair(), [0, 1, 0, 1])) == {(1, 1), (3, 3)}
     assert PseudoPair().fits(np.array([True]))
@@ -204,7 +213,9 @@ def test_the_shorter_side_is_drawn_the_longer_one_follows_and_all_frames_of_a_sa
     samples = sized(videos, Pair(), shorter_px=(24, 48, 96), longer_most_px=120)
     shapes = Counter(tuple(samples[n].frames.shape[-2:]) for n in range(40))
     assert set(shapes) == {(24, 36), (48, 72), (80, 120)}  # of 48x72; 96x144 would be too long
-    assert all(samples[n].sizes_px is None for n in range(5))
+    for n in range(5):
+        height, width = samples[n].frames.shape[-2:]
+        assert samples[n].sizes_px.tolist() == [[[height, width]] * 2]
 
 
 def test_a_part_is_cut_out_of_each_frame_at_a_place_of_its_own_and_masks_go_with_it(videos: VideoSet):
@@ -249,9 +260,46 @@ def test_a_batch_of_several_sizes_is_padded_right_and_bottom_and_says_what_of_it
             assert torch.equal(batch.objects.boxes_px[row, frame, :slots], clip.objects.boxes_px[0, frame])
 
 
+def test_a_batch_of_one_drawn_size_is_padded_as_one_of_several(videos: VideoSet):
+    samples = sized(videos, Pair(), shorter_px=(40,))
+    batch = collate([samples[0], samples[1]])
+    assert batch.frames.shape[-2:] == (64, 64)
+    assert batch.sizes_px.tolist() == [[[40, 60]] * 2] * 2
+    assert torch.equal(batch.frames[1, :, :, :40, :60], samples[1].frames[0])
+    assert not batch.frames[..., 40:, :].any()
+    assert not batch.frames[..., 60:].any()
+
+
+def test_a_model_of_one_size_gets_that_size_whatever_it_is_a_multiple_of(videos: VideoSet):
+    samples = ClipSet(videos, Pair(), (50, 70), Augmentation(), seed=3)
+    batch = collate([samples[0], samples[1]])
+    assert batch.frames.shape[-2:] == (50, 70)
+    assert batch.sizes_px is None
+
+
+@every_kind
+def test_two_workers_see_the_pictures_that_one_sees_however_each_pads_its_part(videos: VideoSet, sampling: Sampling):
+    one = sized(videos, sampling, shorter_px=(24, 40, 50), crop_px=(20, 40))
+    mixture = Mixture((one, sized(videos, sampling, shorter_px=(30,))), (0.5, 0.5), 6, seed=1)
+    for samples in (one, mixture):
+        whole = collate([samples[n] for n in range(4)])
+        parts = [collate([samples[n] for n in rows]) for rows in ((2, 3), (0, 1))][::-1]
+        assert torch.equal(whole.sizes_px, torch.cat([part.sizes_px for part in parts]))
+        for row in range(4):
+            part = parts[row // 2]
+            slots = part.objects.labels.shape[1]
+            for frame, (height, width) in enumerate(whole.sizes_px[row].tolist()):
+                picture = (row % 2, frame, ..., slice(height), slice(width))
+                assert torch.equal(whole.frames[row, frame, :, :height, :width], part.frames[picture])
+                assert torch.equal(whole.objects.masks[row, frame, :slots, :height, :width],
+                                   part.objects.masks[picture][: whole.objects.labels.shape[1]])  # fmt: skip
+
+
 def test_sizes_are_drawn_or_given_and_never_left_open(videos: VideoSet):
     with pytest.raises(BadConfig, match="the model takes frames of any size: say which"):
         ClipSet(videos, Pair(), None, Augmentation(), seed=0)
+    with pytest.raises(BadConfig, match=r"the model takes frames of 48x72 px .* leave shorter_px empty"):
+        ClipSet(videos, Pair(), (48, 72), Augmentation(shorter_px=(30,)), seed=0)
     with pytest.raises(ValidationError, match="set shorter_px, too"):
         Augmentation(crop_px=(20, 40))
     with pytest.raises(ValidationError, match="expected a least and a largest side"):

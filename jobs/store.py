@@ -191,15 +191,22 @@ class Store:
         return json.loads(self.read_bytes(key))
 
     def readable(self, keys: Iterable[str], read: Callable[[str], T]) -> Iterator[tuple[str, T]]:
-        """Each key and what `read` makes of it. A damaged file is named in the log, once, and passed over.
+        """Each key and what `read` makes of it. What is no such record is named in the log, once, and passed over.
 
         For records that lie side by side and of which each stands for itself.
+
+        Raises:
+            BadConfig: the server refuses, which says nothing about a record.
         """
         for key in keys:
             try:
-                yield key, read(key)
+                found = read(key)
+            except BadConfig:
+                raise
             except (ValueError, KeyError) as error:  # of json, pydantic and pyarrow
-                _say_damaged(self.uri(key), str(error).partition("\n")[0])
+                _say_unreadable(self.uri(key), " ".join(str(error).split())[:200])
+            else:
+                yield key, found
 
     def footer(self, key: str) -> pa.Schema:
         """Columns and key-values of a Parquet file, of which only the end is read."""
@@ -224,10 +231,10 @@ class Store:
                 file = self.fs.open(path, "wb")
                 try:
                     yield Output(file)
+                    file.close()
                 except BaseException:
                     _discard(file)
                     raise
-                file.close()
                 return
             try:
                 os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -314,8 +321,13 @@ class Store:
 
 
 @cache
-def _say_damaged(uri: str, reason: str) -> None:
-    logger.warning("%s is damaged and passed over: %s. Bring it back from a copy, or remove it", uri, reason)
+def _say_unreadable(uri: str, reason: str) -> None:
+    logger.warning(
+        "%s cannot be read and is passed over: it is damaged, or of another version (%s). Bring it back from a copy, "
+        "or remove it",
+        uri,
+        reason,
+    )
 
 
 def _discard(file: Any) -> None:

@@ -14,10 +14,10 @@ from flows.terminal import print_table
 def models(recipes: Annotated[bool, typer.Option("--recipes", help="List what can be trained.")] = False) -> None:
     """List the registered models with their figures, oldest first."""
     if recipes:
-        from jobs.training.recipes.catalogue import RECIPES, measured, published_ap
+        from jobs.training.recipes.catalogue import every_recipe, measured, published_ap
 
         print(f"{'recipe':42}{'published':>10}{'measured':>10}   AP x 100; published on YouTube-VIS 2019 valid")
-        for name, recipe in RECIPES.items():
+        for name, recipe in every_recipe().items():
             published, ours = published_ap(name), measured(name)
             figures = f"{'' if published is None else published:>10}{'' if ours is None else f'{100 * ours:.1f}':>10}"
             print(f"{name:42}{figures}   {(recipe.__doc__ or '').splitlines()[0]}")

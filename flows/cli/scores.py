@@ -78,7 +78,7 @@ def evaluate(
     }
     done = _score_files(labels, results, plan, chosen) if labels and (results or plan or not model) else None
     if done is None:
-        _check_evaluation(labels, model, holdout, oracle if accept else None)
+        _check_evaluation(labels, model, holdout)
         done = run_flow("flows.evaluate", "evaluate_youtube_vis", data=labels, model=model, accept=accept, **chosen)
     for note in done["notes"]:
         print(f"note        {note}")
@@ -190,8 +190,8 @@ def submission(
     print(f"submission  {done.path} ({done.size_bytes / 1e6:.1f} MB, sha256 {done.sha256[:16]})")
 
 
-def _check_evaluation(labels: str | None, model: str | None, holdout: str | None, accepted_oracle: str | None) -> None:
-    """The same for an evaluation that runs a model."""
+def _check_evaluation(labels: str | None, model: str | None, holdout: str | None) -> None:
+    """What can be known without torch, Ray and Prefect of an evaluation that runs a model. Raises BadConfig."""
     from jobs import models
     from jobs.evaluation.predictions import data_file
     from jobs.settings import Settings
@@ -203,6 +203,4 @@ def _check_evaluation(labels: str | None, model: str | None, holdout: str | None
     if labels:
         data_file(store, labels, rule)
     models.find_to_score(store, model)
-    if accepted_oracle:
-        raise typer.BadParameter(f"the score of the {accepted_oracle} oracle is none of the model: not with --accept")
     store.check_writable()

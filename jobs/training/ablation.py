@@ -1,7 +1,7 @@
 """The tables of the RGNN paper, made again: every row on the same detector and the same cached encodings.
 
-A row is a recipe with one switch changed (`recipes.py`), of which only the tracker is trained. The detector's outputs
-are computed once, for training and for validation, so that a row costs minutes on one core and as many rows run side by
+A row is a recipe with one switch changed (`recipes/rgnn.py`), of which only the tracker is trained. The detector's
+outputs are computed once, for training and for validation, so that a row costs minutes on one core and as many rows run side by
 side as there are cores. Each finished row is a line of a CSV at once; running the same ablation again goes on.
 """
 
@@ -63,7 +63,7 @@ class AblationJob(Config):
     detector: str
     """Registered model whose detector every row shares."""
     rows: tuple[str, ...] = tuple(name for name in ROWS if name != "resnet101")
-    """Names of `rgnn_ablations.ROWS`; another backbone is another detector and so not among them."""
+    """Names of `ROWS` in `vis_models/rgnn/config.py`; another backbone is another detector and so not among them."""
     seeds: tuple[NonNegativeInt, ...] = (0, 1, 2)
     iterations: PositiveInt | None = None
     """Of each row; None: as the recipe says."""

@@ -28,6 +28,7 @@ def site(tmp_path: Path) -> Path:
 def test_it_is_trained_on_pairs_registered_segments_an_archive_and_is_scored(vis: Program, site: Path, tmp_path: Path):
     store = Store.open(Settings(store=str(tmp_path / "lake")))
     given = {"VIS_STORE": str(tmp_path / "lake"), "PYTHONPATH": f"{site}{os.pathsep}{REPOSITORY}"}
+    assert "tiny_pairs" in vis("models", "--recipes", **given).stdout
     vis("train", "--recipe", "tiny_pairs", "--name", "small", **given)
     card = store.read_json(f"{LAYOUT}/models/small/card.json")
     assert (card["model"], card["recipe"]) == ("tiny", "tiny_pairs")

@@ -65,7 +65,7 @@ def test_snapshots_come_oldest_first(store: Store):
     assert store.snapshot("p3") is None
 
 
-def test_a_damaged_record_is_named_and_passed_over(store: Store, caplog: pytest.LogCaptureFixture):
+def test_a_record_that_cannot_be_read_is_named_and_passed_over(store: Store, caplog: pytest.LogCaptureFixture):
     store.commit(marker("whole"))
     store.publish(snapshot("whole", "2026"))
     for damaged in (b"", b'{"plan_id": "p', b"PAR1"):
@@ -75,8 +75,17 @@ def test_a_damaged_record_is_named_and_passed_over(store: Store, caplog: pytest.
         assert store.marker("p", "damaged") is None
         assert [found.plan_id for found in store.snapshots()] == ["whole"]
     named = [record.getMessage() for record in caplog.records if record.name == "jobs.store"]
-    assert all(f"{store.uri('vis/v1/_')}" in text and "damaged and passed over" in text for text in named)
-    assert {text.split("/")[-2] for text in (text.split(" is ")[0] for text in named)} >= {"_snapshots", "p"}
+    assert all(f"{store.uri('vis/v1/_')}" in text and "cannot be read and is passed over" in text for text in named)
+    assert {text.split("/")[-2] for text in (text.split(" cannot ")[0] for text in named)} >= {"_snapshots", "p"}
+
+
+def test_a_server_that_refuses_is_no_damage_of_what_it_keeps(store: Store):
+    def refuse(key: str) -> None:
+        raise BadConfig(f"{key}: refused")
+
+    store.write_bytes("vis/v1/a", b"")
+    with pytest.raises(BadConfig, match="vis/v1/a: refused"):
+        list(store.readable(["vis/v1/a"], refuse))
 
 
 def test_an_output_knows_its_size_and_digest(store: Store):

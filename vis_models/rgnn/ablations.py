@@ -1,10 +1,10 @@
 """What takes the place of parts of RGNN in the rows of its Tables 1 and 4.
 
-Source: as `rgnn.py`, which holds everything that the rows share; the switches are fields of `RgnnConfig`. The rule of
+Source: as `model.py`, which holds everything that the rows share; the switches are fields of `RgnnConfig`. The rule of
 [31] is that of Yang et al., "Video instance segmentation", ICCV 2019. A row that the paper does not spell out follows
 the authors' released classes, and is marked where even these are silent.
 
-Axes: as in `rgnn.py`.
+Axes: as in `model.py`.
 """
 
 import torch

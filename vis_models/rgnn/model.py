@@ -1,7 +1,7 @@
 """RGNN: tracks that a graph network associates, starts and scores, frame by frame.
 
 Source: Johnander et al., "Video instance segmentation with recurrent graph neural networks",
-GCPR 2021, over the detector of `yolact.py`. Equation and table numbers are the paper's. Where the
+GCPR 2021, over the detector of `yolact/`. Equation and table numbers are the paper's. Where the
 authors' released code differs there is a named switch with the values `paper` and `released`.
 
 Axes: B videos side by side, F frames, L frames of a clip, M track slots, N detection slots,

@@ -20,8 +20,8 @@ from vis_models.rgnn.config import ROWS
 Recipe = Callable[[], TrainJob]
 
 RECIPES: dict[str, Recipe] = {recipe.__name__: recipe for module in (rgnn,) for recipe in module.RECIPES}
-_WHOLE = tuple(RECIPES)
 RECIPES |= {recipe.__name__: recipe for recipe in rgnn.ROW_RECIPES}
+_ROWS = {recipe.__name__ for recipe in rgnn.ROW_RECIPES}
 DEFAULT = rgnn.rgnn_r18_world_easy.__name__
 """What is trained when nothing is said."""
 MEASURED = Path(__file__).parent.with_name("measured.csv")
@@ -37,14 +37,21 @@ def build(recipe: str, changes: dict[str, Any] | None = None) -> TrainJob:
     return changed(_find(recipe)(), changes or {})
 
 
+def every_recipe() -> dict[str, Recipe]:
+    """Ours, then those of other packages."""
+    return RECIPES | {entry.name: entry.load() for entry in entry_points(group="vislake.recipes")}
+
+
 def _find(name: str) -> Recipe:
-    if name in RECIPES:
-        return RECIPES[name]
-    installed = {entry.name: entry for entry in entry_points(group="vislake.recipes")}
-    if name in installed:
-        return installed[name].load()
-    meant = nearest(name, {*RECIPES, *installed})
-    hint = f"did you mean {meant}" if meant else f"expected one of: {', '.join((*_WHOLE, *installed))}"
+    known = RECIPES if name in RECIPES else every_recipe()
+    if name in known:
+        return known[name]
+    meant = nearest(name, known)
+    hint = (
+        f"did you mean {meant}"
+        if meant
+        else f"expected one of: {', '.join(each for each in known if each not in _ROWS)}"
+    )
     raise BadConfig(f"unknown recipe {name!r}, {hint}; `vis models --recipes` lists all")
 
 

@@ -20,8 +20,8 @@ from jobs.models import find, find_to_score
 from jobs.segmentation.segment import SegmentJob, segment
 from jobs.settings import Settings
 from jobs.store import Store
+from jobs.training.data_sets import prepare_data
 from jobs.training.runs import resumable
-from jobs.training.train import prepare_data
 from vis_models.cards import read_card
 from vis_models.config import BadConfig
 from vis_models.data.holdout import HoldOut

@@ -12,7 +12,6 @@ No step needs a rename or a conditional put. An attempt writes under keys of its
 another complete attempt, and whichever it names is whole; two publishers of a plan each write a complete snapshot.
 """
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -21,8 +20,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import urllib.parse
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,25 +29,22 @@ from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
-from urllib.parse import unquote
 
 import fsspec
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
-from botocore.exceptions import BotoCoreError, ClientError, ConfigParseError, NoCredentialsError, ProfileNotFound
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import model_validator
 
-from jobs.settings import Settings, without_keys
+from jobs.filesystems import arrow_s3, refusals, resolve, without_folders
+from jobs.settings import Settings
 from vis_models.config import BadConfig, Config
 
 LAYOUT = "vis/v1"
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 Purpose = Literal["archive", "evaluation"]
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
-"""What the system says where nothing more can be written."""
 
 
 class FileRef(Config):
@@ -118,7 +112,7 @@ class Store:
     @classmethod
     def open(cls, settings: Settings) -> "Store":
         """Raises BadConfig: the root is no folder, the server refuses the credentials or has no such bucket."""
-        fs, root = _resolve(settings.store, settings)
+        fs, root = resolve(settings.store, settings)
         store = cls(settings, fs, root)
         if store.is_local and os.path.exists(root) and not os.path.isdir(root):
             raise BadConfig(f"store {root} is a file, expected a folder or s3://bucket/prefix: set VIS_STORE")
@@ -136,7 +130,7 @@ class Store:
         Never `fs` in a wrapper: Arrow's threads read ahead, and where a process ends before they do they would call
         into a Python that is gone, which aborts or hangs it.
         """
-        return pa.fs.LocalFileSystem() if self.is_local else _arrow_s3(self.settings)
+        return pa.fs.LocalFileSystem() if self.is_local else arrow_s3(self.settings)
 
     def path(self, key: str) -> str:
         if key.startswith("/") or ".." in key.split("/"):
@@ -149,7 +143,7 @@ class Store:
 
     def open_source(self, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         """(filesystem, path) of anything a user names: a local path or `s3://...`, with the same credentials."""
-        return _resolve(uri, self.settings)
+        return resolve(uri, self.settings)
 
     def check(self, uri: str) -> None:
         """Raises BadConfig: `uri` lies in a bucket that is not there, or that these credentials may not list."""
@@ -166,7 +160,7 @@ class Store:
 
     def guard(self, uri: str) -> Any:
         """`with store.guard(uri):` turns a refusal by the server of `uri` into a BadConfig that names the remedy."""
-        return _refusals(uri, self.settings)
+        return refusals(uri, self.settings)
 
     def exists(self, key: str) -> bool:
         with self.guard(self.uri(key)):
@@ -175,7 +169,7 @@ class Store:
     def list(self, prefix: str) -> Sequence[str]:
         """Keys of all files under `prefix/`, sorted; unfinished files and markers of folders are left out."""
         with self.guard(self.uri(prefix)):
-            found = _without_folders(self.fs.find(self.path(prefix.rstrip("/")) + "/"))
+            found = without_folders(self.fs.find(self.path(prefix.rstrip("/")) + "/"))
         keys = (path.removeprefix(self.root + "/") for path in found)
         return sorted(key for key in keys if not key.rsplit("/", 1)[-1].startswith("."))
 
@@ -272,7 +266,7 @@ class Store:
         if isinstance(fs, LocalFileSystem):
             return Path(path)
         with self.guard(uri):
-            files = _without_folders(fs.find(path, detail=True))
+            files = without_folders(fs.find(path, detail=True))
         if not files:
             raise BadConfig(f"{uri} holds no file; check the name")
         content = json.dumps([uri, [(name, info["ETag"]) for name, info in sorted(files.items())]])
@@ -417,116 +411,3 @@ def code_version() -> str:
         return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return version("vislake")
-
-
-def _without_folders(found: Any) -> Any:
-    """S3 has no folders, but Arrow's client, as others, writes an empty object `folder/` for each that it makes."""
-    if isinstance(found, dict):
-        return {path: info for path, info in found.items() if not path.endswith("/")}
-    return [path for path in found if not path.endswith("/")]
-
-
-def _resolve(uri: str, settings: Settings) -> tuple[fsspec.AbstractFileSystem, str]:
-    try:
-        scheme, separator, rest = without_keys(uri).partition("://")
-    except ValueError as error:
-        raise BadConfig(str(error)) from None
-    if not separator or scheme == "file":
-        path = os.path.abspath(os.path.expanduser(unquote(rest, errors="surrogateescape") if separator else uri))
-        return LocalFileSystem(auto_mkdir=True), path
-    if scheme != "s3":
-        raise BadConfig(f"{uri} begins with {scheme}://, expected a local path or s3://bucket/prefix")
-    path = rest.strip("/")
-    if not path:
-        raise BadConfig(f"{uri} names no bucket, expected s3://bucket/prefix")
-    return _s3(settings), path
-
-
-def _s3(settings: Settings) -> fsspec.AbstractFileSystem:
-    config: dict[str, Any] = {"connect_timeout": 10, "read_timeout": 60}
-    if settings.s3_endpoint:  # servers that are not AWS: no bucket in the host name, no checksums that came in 2025
-        config |= {
-            "s3": {"addressing_style": "path"},
-            "request_checksum_calculation": "when_required",
-            "response_checksum_validation": "when_required",
-        }
-    key, secret = settings.s3_access_key, settings.s3_secret_key
-    return fsspec.filesystem(
-        "s3",
-        key=key.get_secret_value() if key else None,
-        secret=secret.get_secret_value() if secret else None,
-        endpoint_url=settings.s3_endpoint,
-        client_kwargs={"region_name": settings.s3_region},
-        config_kwargs=config,
-        use_listings_cache=False,  # others write at the same time
-        default_block_size=8 * 2**20,  # s3fs reads ahead 50 MiB by default; films are read in small steps
-    )
-
-
-def _arrow_s3(settings: Settings) -> pa.fs.FileSystem:
-    """What `_s3` opens, as Arrow's own client; it knows the same AWS sources, but must be told of a proxy."""
-    endpoint = urllib.parse.urlsplit(settings.s3_endpoint or f"https://s3.{settings.s3_region}.amazonaws.com")
-    proxies = {} if urllib.request.proxy_bypass(endpoint.netloc) else urllib.request.getproxies()
-    key, secret = settings.s3_access_key, settings.s3_secret_key
-    return pa.fs.S3FileSystem(
-        access_key=key.get_secret_value() if key else None,
-        secret_key=secret.get_secret_value() if secret else None,
-        region=settings.s3_region,
-        scheme=endpoint.scheme,
-        endpoint_override=endpoint.netloc if settings.s3_endpoint else None,
-        proxy_options=proxies.get(endpoint.scheme),
-        connect_timeout=10,
-        request_timeout=60,
-        tls_ca_file_path=os.environ.get("AWS_CA_BUNDLE"),
-    )
-
-
-@contextmanager
-def _refusals(uri: str, settings: Settings) -> Iterator[None]:
-    """Server answers that a user can mend become BadConfig; its text never repeats what the server was sent."""
-    if not uri.startswith("s3://"):
-        try:
-            yield
-        except PermissionError as error:
-            where = error.filename or uri
-            raise BadConfig(
-                f"{where}: permission denied; expected a place that this user may read and write"
-            ) from error
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            raise BadConfig(
-                f"{error.filename or uri}: {error.strerror}. Make room there, or set VIS_STORE to another disk; what "
-                "is committed is kept, the same command goes on after it"
-            ) from error
-        return
-    server = settings.s3_endpoint or f"AWS S3 ({settings.s3_region})"
-    try:
-        yield
-    except NoCredentialsError:
-        raise BadConfig(
-            f"{uri}: no credentials for {server}; set VIS_S3_ACCESS_KEY and VIS_S3_SECRET_KEY, or the usual AWS sources"
-        ) from None
-    except PermissionError as error:
-        raise BadConfig(
-            f"{uri}: {server} refuses the credentials ({_reason(error)}); check VIS_S3_ACCESS_KEY, VIS_S3_SECRET_KEY "
-            "and that they may list, read and write this bucket"
-        ) from None
-    except FileNotFoundError as error:
-        if _reason(error) != "NoSuchBucket":
-            raise
-        raise BadConfig(f"{uri}: {server} has no bucket of this name; create it, or correct the name") from None
-    except (ProfileNotFound, ConfigParseError) as error:
-        raise BadConfig(
-            f"{uri}: {str(error).rstrip('.')}; correct AWS_PROFILE and ~/.aws, or set VIS_S3_ACCESS_KEY and "
-            "VIS_S3_SECRET_KEY and unset AWS_PROFILE"
-        ) from None
-    except BotoCoreError as error:
-        raise BadConfig(
-            f"{uri}: no answer from {server} ({type(error).__name__}); check VIS_S3_ENDPOINT and the network"
-        ) from None
-
-
-def _reason(error: BaseException) -> str:
-    cause = error.__cause__
-    return cause.response["Error"]["Code"] if isinstance(cause, ClientError) else type(error).__name__

@@ -22,8 +22,8 @@ from jobs.segmentation.segment import SegmentJob, segment
 from jobs.segmentation.side_by_side import SideBySide
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
+from jobs.training.data_sets import prepare_data
 from jobs.training.runs import resumable
-from jobs.training.train import prepare_data
 from tests import bench_evaluation
 from vis_models.checkpoints import build, load_model, save_model
 from vis_models.data.world import WorldConfig, draw_video, write_archive, write_youtube_vis

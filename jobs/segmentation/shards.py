@@ -22,12 +22,13 @@ import torch
 from jobs import tables
 from jobs.archives.archive import VideoSource
 from jobs.archives.frames import RETRYABLE
+from jobs.filesystems import FULL
 from jobs.results_files import read_json
 from jobs.segmentation.plans import Load, ShardJob, read_plan
 from jobs.segmentation.records import MaskSpill, track_row
 from jobs.segmentation.side_by_side import Faults, Outcome, SideBySide
 from jobs.segmentation.true_objects import TrueObjects
-from jobs.store import FULL, LAYOUT, FileRef, Marker, Store, now, work_key
+from jobs.store import LAYOUT, FileRef, Marker, Store, now, work_key
 from jobs.workers import LISTEN_S
 from vis_models.cards import ModelCard
 from vis_models.checkpoints import load_model

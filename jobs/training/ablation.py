@@ -1,8 +1,8 @@
 """The tables of the RGNN paper, made again: every row on the same detector and the same cached encodings.
 
 A row is a recipe with one switch changed (`recipes/rgnn.py`), of which only the tracker is trained. The detector's
-outputs are computed once, for training and for validation, so that a row costs minutes on one core and as many rows run side by
-side as there are cores. Each finished row is a line of a CSV at once; running the same ablation again goes on.
+outputs are computed once, for training and for validation, so that a row costs minutes on one core and as many rows run
+side by side as there are cores. Each finished row is a line of a CSV at once; running the same ablation again goes on.
 """
 
 import csv
@@ -26,13 +26,15 @@ from jobs.cluster import TICKETS_PER_CORE, cluster, listening
 from jobs.models import find
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, code_version, now
+from jobs.training.data_sets import prepare_data, read_data
 from jobs.training.descent import descend, optimizer_of
 from jobs.training.recipes.base import TrainJob
 from jobs.training.recipes.catalogue import with_row
 from jobs.training.stages import WEIGHTS, gate_of, starting_model
-from jobs.training.train import check_gate, encodings_folder, prepare_data, read_data
+from jobs.training.train import check_gate
 from jobs.training.validation import Encode, play
 from jobs.training.watch import Stopwatch, say
+from jobs.training.worker import encodings_folder
 from vis_models.checkpoints import build, initialise
 from vis_models.config import Config, config_hash
 from vis_models.data.annotations import AnnotatedVideo, VideoSet, as_youtube_vis

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from jobs.models import find
-from jobs.store import Store
+from jobs.store import LAYOUT, Store
 from jobs.training.descent import RunningMean
 from jobs.training.recipes.base import Stage, TrainJob
 from vis_models.checkpoints import build, initialise, take_detector
@@ -48,6 +48,11 @@ class Sets:
 def stages_of(job: TrainJob) -> tuple[Stage, ...]:
     """What is left to train: with another run's detector everything but the detector."""
     return tuple(stage for stage in job.stages if stage.part != "detector" or not job.detector)
+
+
+def stage_folder(run_id: str, stage: Stage) -> str:
+    """Where a stage of a run keeps what it writes, in the store."""
+    return f"{LAYOUT}/runs/{run_id}/{stage.name}"
 
 
 def gate_of(job: TrainJob) -> Stage | None:

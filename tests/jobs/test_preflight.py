@@ -10,9 +10,10 @@ import torch
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
 from jobs.training import preflight
+from jobs.training.data_sets import Data
 from jobs.training.recipes.base import TrainJob
 from jobs.training.recipes.catalogue import build
-from jobs.training.train import Data, prepare_run, train
+from jobs.training.train import prepare_run, train
 from vis_models.checkpoints import ModelCard, save_model
 from vis_models.config import BadConfig
 from vis_models.data.annotations import Category

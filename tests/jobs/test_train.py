@@ -20,22 +20,14 @@ from safetensors.torch import load
 
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
+from jobs.training.data_sets import Data, prepare_data, read_data, read_extra
 from jobs.training.descent import learning_rate
 from jobs.training.recipes.base import TrainJob
 from jobs.training.recipes.catalogue import build
 from jobs.training.runs import resumable
 from jobs.training.stages import samples_of
-from jobs.training.train import (
-    Data,
-    check_gate,
-    encodings_folder,
-    freeze,
-    prepare_data,
-    read_data,
-    read_extra,
-    train,
-    why_lost,
-)
+from jobs.training.train import check_gate, freeze, train, why_lost
+from jobs.training.worker import encodings_folder
 from tests.drawn_open_images import LEFT, RIGHT, Release
 from vis_models.checkpoints import load_model
 from vis_models.config import BadConfig

@@ -47,11 +47,8 @@ def _find(name: str) -> Recipe:
     if name in known:
         return known[name]
     meant = nearest(name, known)
-    hint = (
-        f"did you mean {meant}"
-        if meant
-        else f"expected one of: {', '.join(each for each in known if each not in _ROWS)}"
-    )
+    whole = ", ".join(each for each in known if each not in _ROWS)
+    hint = f"did you mean {meant}" if meant else f"expected one of: {whole}"
     raise BadConfig(f"unknown recipe {name!r}, {hint}; `vis models --recipes` lists all")
 
 

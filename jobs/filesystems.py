@@ -1,0 +1,138 @@
+"""Where addresses lead: a folder of this machine or a bucket, with the credentials of the settings, and what it means
+when a server or a disk refuses.
+"""
+
+import errno
+import os
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import unquote
+
+import fsspec
+import pyarrow as pa
+import pyarrow.fs
+from botocore.exceptions import BotoCoreError, ClientError, ConfigParseError, NoCredentialsError, ProfileNotFound
+from fsspec.implementations.local import LocalFileSystem
+
+from jobs.settings import Settings, without_keys
+from vis_models.config import BadConfig
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""What the system says where nothing more can be written."""
+
+
+def resolve(uri: str, settings: Settings) -> tuple[fsspec.AbstractFileSystem, str]:
+    """(file system, path as it knows it) of a local path or `s3://...`. Raises BadConfig: neither of the two."""
+    try:
+        scheme, separator, rest = without_keys(uri).partition("://")
+    except ValueError as error:
+        raise BadConfig(str(error)) from None
+    if not separator or scheme == "file":
+        path = os.path.abspath(os.path.expanduser(unquote(rest, errors="surrogateescape") if separator else uri))
+        return LocalFileSystem(auto_mkdir=True), path
+    if scheme != "s3":
+        raise BadConfig(f"{uri} begins with {scheme}://, expected a local path or s3://bucket/prefix")
+    path = rest.strip("/")
+    if not path:
+        raise BadConfig(f"{uri} names no bucket, expected s3://bucket/prefix")
+    return _s3(settings), path
+
+
+def _s3(settings: Settings) -> fsspec.AbstractFileSystem:
+    config: dict[str, Any] = {"connect_timeout": 10, "read_timeout": 60}
+    if settings.s3_endpoint:  # servers that are not AWS: no bucket in the host name, no checksums that came in 2025
+        config |= {
+            "s3": {"addressing_style": "path"},
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
+        }
+    key, secret = settings.s3_access_key, settings.s3_secret_key
+    return fsspec.filesystem(
+        "s3",
+        key=key.get_secret_value() if key else None,
+        secret=secret.get_secret_value() if secret else None,
+        endpoint_url=settings.s3_endpoint,
+        client_kwargs={"region_name": settings.s3_region},
+        config_kwargs=config,
+        use_listings_cache=False,  # others write at the same time
+        default_block_size=8 * 2**20,  # s3fs reads ahead 50 MiB by default; films are read in small steps
+    )
+
+
+def arrow_s3(settings: Settings) -> pa.fs.FileSystem:
+    """What `_s3` opens, as Arrow's own client; it knows the same AWS sources, but must be told of a proxy."""
+    endpoint = urllib.parse.urlsplit(settings.s3_endpoint or f"https://s3.{settings.s3_region}.amazonaws.com")
+    proxies = {} if urllib.request.proxy_bypass(endpoint.netloc) else urllib.request.getproxies()
+    key, secret = settings.s3_access_key, settings.s3_secret_key
+    return pa.fs.S3FileSystem(
+        access_key=key.get_secret_value() if key else None,
+        secret_key=secret.get_secret_value() if secret else None,
+        region=settings.s3_region,
+        scheme=endpoint.scheme,
+        endpoint_override=endpoint.netloc if settings.s3_endpoint else None,
+        proxy_options=proxies.get(endpoint.scheme),
+        connect_timeout=10,
+        request_timeout=60,
+        tls_ca_file_path=os.environ.get("AWS_CA_BUNDLE"),
+    )
+
+
+@contextmanager
+def refusals(uri: str, settings: Settings) -> Iterator[None]:
+    """Server answers that a user can mend become BadConfig; its text never repeats what the server was sent."""
+    if not uri.startswith("s3://"):
+        try:
+            yield
+        except PermissionError as error:
+            where = error.filename or uri
+            raise BadConfig(
+                f"{where}: permission denied; expected a place that this user may read and write"
+            ) from error
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise BadConfig(
+                f"{error.filename or uri}: {error.strerror}. Make room there, or set VIS_STORE to another disk; what "
+                "is committed is kept, the same command goes on after it"
+            ) from error
+        return
+    server = settings.s3_endpoint or f"AWS S3 ({settings.s3_region})"
+    try:
+        yield
+    except NoCredentialsError:
+        raise BadConfig(
+            f"{uri}: no credentials for {server}; set VIS_S3_ACCESS_KEY and VIS_S3_SECRET_KEY, or the usual AWS sources"
+        ) from None
+    except PermissionError as error:
+        raise BadConfig(
+            f"{uri}: {server} refuses the credentials ({_reason(error)}); check VIS_S3_ACCESS_KEY, VIS_S3_SECRET_KEY "
+            "and that they may list, read and write this bucket"
+        ) from None
+    except FileNotFoundError as error:
+        if _reason(error) != "NoSuchBucket":
+            raise
+        raise BadConfig(f"{uri}: {server} has no bucket of this name; create it, or correct the name") from None
+    except (ProfileNotFound, ConfigParseError) as error:
+        raise BadConfig(
+            f"{uri}: {str(error).rstrip('.')}; correct AWS_PROFILE and ~/.aws, or set VIS_S3_ACCESS_KEY and "
+            "VIS_S3_SECRET_KEY and unset AWS_PROFILE"
+        ) from None
+    except BotoCoreError as error:
+        raise BadConfig(
+            f"{uri}: no answer from {server} ({type(error).__name__}); check VIS_S3_ENDPOINT and the network"
+        ) from None
+
+
+def _reason(error: BaseException) -> str:
+    cause = error.__cause__
+    return cause.response["Error"]["Code"] if isinstance(cause, ClientError) else type(error).__name__
+
+
+def without_folders(found: Any) -> Any:
+    """S3 has no folders, but Arrow's client, as others, writes an empty object `folder/` for each that it makes."""
+    if isinstance(found, dict):
+        return {path: info for path, info in found.items() if not path.endswith("/")}
+    return [path for path in found if not path.endswith("/")]

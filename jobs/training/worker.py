@@ -1,0 +1,234 @@
+"""What one of the workers of a stage does, on Ray Train: its share of every batch, scores, checkpoints.
+
+Sample n of a run is the same for any number of workers, and after a resume.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train.torch import get_device, prepare_model
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from jobs.cluster import Workers
+from jobs.settings import Settings
+from jobs.store import Store
+from jobs.training.data_sets import Data, read_sets
+from jobs.training.descent import (
+    FiniteTerms,
+    Losses,
+    RunningMean,
+    compile_fusible,
+    descend,
+    diverged,
+    learning_rate,
+    load_batches,
+    optimizer_of,
+)
+from jobs.training.recipes.base import Stage, TrainJob
+from jobs.training.stages import (
+    RESULT,
+    WEIGHTS,
+    Sets,
+    broken_tensors,
+    load_state,
+    samples_of,
+    save_state,
+    save_weights,
+    sized,
+    stage_folder,
+    starting_model,
+    trained_part,
+)
+from jobs.training.validation import Judge
+from jobs.training.watch import Events, Stopwatch, say
+from vis_models.checkpoints import build, weights_hash
+from vis_models.config import config_hash
+from vis_models.data.annotations import digest
+from vis_models.data.clips import ClipSet
+from vis_models.data.encoded import encode_copies
+from vis_models.data.mixture import Mixture
+from vis_models.losses import worker_count
+
+
+def train_on_worker(
+    job: TrainJob,
+    stage: Stage,
+    data: Data,
+    settings: Settings,
+    workers: Workers,
+    run_id: str,
+    start: str | None,
+    board: Any,
+) -> None:
+    """One of the workers of a stage, from first iteration to last checkpoint."""
+    store = Store.open(settings)
+    rank = ray.train.get_context().get_world_rank()
+    torch.set_num_threads(workers.cpus)
+    device = get_device()
+    sets, _ = read_sets(job, data, store, run_id, bool(stage.mixture_epoch))
+    model, origin = _model(job, sets, store, start)
+    model.to(device, memory_format=torch.channels_last)
+    part = trained_part(model, stage)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # every batch has the same shapes
+        if stage.compile:
+            compile_fusible(model)
+    optimizer = optimizer_of(stage, part)
+    mean = RunningMean(part, stage.average) if stage.average else None
+    first = _restore(model, optimizer, mean)
+    for note in (f"goes on after iteration {first}" if first else origin, _about_norms(stage, part, workers)):
+        if note:
+            say(board, rank, {"note": note})
+    clips = samples_of(job, stage, sets.train, sets.extra)
+    batches, losses = _batches(job, stage, model, part, clips, device, first, board, settings)
+    module = prepare_model(losses, parallel_strategy="ddp" if workers.count > 1 else None)
+    events = Events(store, stage_folder(run_id, stage), rank)
+    judge = Judge(stage, model, sets.val, store, stage_folder(run_id, stage))
+    watch, finite = Stopwatch(), FiniteTerms()
+    for done, terms in descend(stage, (job.seed, rank), module, optimizer, watch.waits_for(batches), first):
+        finite.see(done, terms)
+        if mean:
+            mean.update(done)
+        last = done == stage.iterations
+        if watch.due() or last:
+            finite.require(stage)
+            values = {name: float(term) for name, term in terms.items()}
+            speed = {"it_per_s": watch.rate(done - first), "waiting": watch.waiting()}
+            say(board, rank, {"done": done, "loss": sum(values.values())} | speed)
+            events.write(done, values | speed | {"learning_rate": learning_rate(stage, done - 1)})
+        scores: dict[str, float] = {}
+        if rank == 0 and judge.due(done):
+            finite.require(stage)
+            with mean.in_place() if mean else nullcontext():
+                say(board, rank, {"done": done, "note": f"scoring the {stage.name} on held-out videos"})
+                events.write(done, figures := judge.score())
+                scores = judge.keep(done, figures)
+            say(board, rank, {"done": done} | figures)
+        if done % stage.checkpoint_every == 0 or last:
+            finite.require(stage)
+            if broken := broken_tensors(model, optimizer):
+                raise diverged(stage, f"iteration {done} left no finite numbers in {len(broken)} tensors: {broken[0]}")
+            metrics = {"iteration": done, "loss": float(sum(terms.values()))} | scores
+            events.save(last)
+            _checkpoint(model, optimizer, mean, done, metrics, rank)
+
+
+def _model(job: TrainJob, sets: Sets, store: Store, start: str | None) -> tuple[Any, str]:
+    """The model as this stage finds it, and where its weights come from where that was not said before."""
+    if start:
+        model = build(job.model, sized(job, sets.train))
+        model.load_state_dict(_tensors(store, start))
+        return model, ""
+    return starting_model(job, sets.train, store)
+
+
+def _about_norms(stage: Stage, part: nn.Module, workers: Workers) -> str:
+    """Said where somebody may wonder."""
+    learn = any(isinstance(norm, nn.BatchNorm2d) and norm.training for norm in part.modules())
+    if stage.batch_norm == "synchronised" and not (learn and workers.count > 1):
+        return ""
+    return f"batch norms are {stage.batch_norm}" + (f" over {workers.count} workers" if workers.count > 1 else "")
+
+
+def encodings_folder(settings: Settings, model: Any, clips: ClipSet) -> Path:
+    """Where encoded copies lie on this machine: the same folder for all that makes the same files."""
+    what = model.config.encoding | {
+        "weights": weights_hash(model.encoder),
+        "data": digest(clips.videos),
+        "videos": [video.video_id for video in clips.usable],
+        "clip_length": clips.length,
+        "augmentation": clips.augmentation.model_dump(mode="json", exclude_none=True),
+    }
+    return settings.scratch.expanduser() / "encodings" / config_hash(what)
+
+
+def _batches(
+    job: TrainJob,
+    stage: Stage,
+    model: Any,
+    part: Any,
+    clips: ClipSet | Mixture,
+    device: torch.device,
+    first: int,
+    board: Any,
+    settings: Settings,
+) -> tuple[Iterator[tuple], Losses]:
+    """This worker's share of every global batch from iteration `first` on, and the loss that takes it.
+
+    Sample n of a run is the same for any number of workers.
+    """
+    context = ray.train.get_context()
+    rank, each = context.get_world_rank(), stage.batch_size // context.get_world_size()
+    samples = [
+        list(range(iteration * stage.batch_size + rank * each, iteration * stage.batch_size + (rank + 1) * each))
+        for iteration in range(first, stage.iterations)
+    ]
+    part_size = each // stage.accumulate
+    samples = [whole[n : n + part_size] for whole in samples for n in range(0, each, part_size)]
+    if stage.cached_copies:
+        assert isinstance(clips, ClipSet)  # a stage cannot have both
+        model.eval()
+        cached = encode_copies(
+            clips,
+            stage.cached_copies,
+            model.encoded,
+            lambda one: model.encode_clips(one.to(device)),
+            encodings_folder(settings, model, clips),
+            (context.get_local_rank(), context.get_local_world_size()),
+            lambda done, total: say(board, rank, {"encoded": done, "of": total}),
+        )
+        if worker_count() > 1:
+            torch.distributed.barrier()  # any sample can need any copy
+        trained_part(model, stage)
+
+        def from_cache() -> Iterator[tuple]:
+            for numbers in samples:
+                encoded, objects = cached.batch(numbers)
+                yield encoded.to(device), objects.to(device)
+
+        return from_cache(), Losses(part, part.encoded_loss)
+    processes = max(torch.get_num_threads() - 1, 1) if device.type == "cuda" else 0
+    return ((clip,) for clip in load_batches(clips, samples, device, processes)), Losses(part, part.loss)
+
+
+def _restore(model: Any, optimizer: torch.optim.Optimizer, mean: RunningMean | None) -> int:
+    """Go on from this stage's last checkpoint, if there is one. Returns the next iteration."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return 0
+    with checkpoint.as_directory() as folder:
+        return load_state(Path(folder), model, optimizer, mean)
+
+
+def _checkpoint(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    mean: RunningMean | None,
+    iteration: int,
+    metrics: dict[str, float],
+    rank: int,
+) -> None:
+    """Report to Ray Train, which waits for all workers; the first one brings the files."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = None
+        if rank == 0:
+            save_state(Path(folder), model, optimizer, iteration, mean)
+            if mean:
+                with mean.in_place():
+                    save_weights(Path(folder) / RESULT, model)
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+        ray.train.report(metrics, checkpoint=checkpoint)
+
+
+def _tensors(store: Store, key: str) -> dict[str, Tensor]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / WEIGHTS
+        path.write_bytes(store.read_bytes(key))
+        return load_file(path)

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from jobs.training.recipes.base import Stage
 from vis_models.config import BadConfig
 from vis_models.data.clips import collate
+from vis_models.losses import worker_count
 from vis_models.types import Clips
 
 
@@ -183,28 +184,52 @@ def _copy(values: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> Non
         parameter.copy_(values[name])
 
 
-class FiniteTerms:
-    """Which loss term was no finite number first: noted on the device in every iteration, read when asked for."""
+class LossTerms:
+    """What the terms of the loss were, noted on the device in every iteration and read when asked for."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self.first: Tensor | None = None
-        """The iteration in which each term broke, -1 where it did not."""
+        self.first_broken: Tensor | None = None
+        """The iteration in which each term was no finite number for the first time, -1 where it always was one."""
+        self.sums: Tensor | None = None
+        """Of each term over the last `count` iterations, in double precision."""
+        self.count = 0
 
     def see(self, done: int, terms: dict[str, Tensor]) -> None:
         values = torch.stack(list(terms.values())).detach()
-        if self.first is None:
-            self.names, self.first = list(terms), torch.full_like(values, -1, dtype=torch.long)
-        self.first = self.first.where((self.first >= 0) | values.isfinite(), done)
+        if self.first_broken is None:
+            self.names, self.first_broken = list(terms), torch.full_like(values, -1, dtype=torch.long)
+        self.first_broken = self.first_broken.where((self.first_broken >= 0) | values.isfinite(), done)
+        self.sums = values.double() if self.sums is None else self.sums.to(values.device) + values.double()
+        self.count += 1
 
-    def require(self, stage: Stage) -> None:
+    def require_finite(self, stage: Stage) -> None:
         """Raises BadConfig when a term has broken."""
-        first = [] if self.first is None else self.first.tolist()
+        first = [] if self.first_broken is None else self.first_broken.tolist()
         broken = {name: at for name, at in zip(self.names, first, strict=True) if at >= 0}
         if broken:
             at = min(broken.values())
             names = ", ".join(name for name in broken if broken[name] == at)
             raise diverged(stage, f"no finite number came out of the loss term {names} in iteration {at}")
+
+    def share(self) -> None:
+        """Of several workers each goes on with the mean over all of them; all must call it in the same iteration."""
+        if self.sums is not None and worker_count() > 1:
+            torch.distributed.all_reduce(self.sums)
+            self.sums /= worker_count()
+
+    def so_far(self) -> float:
+        """The mean of their sum over the iterations since `means` was called last, of this worker alone."""
+        assert self.sums is not None, "no iteration was seen"
+        return float(self.sums.sum()) / self.count
+
+    def means(self) -> dict[str, float]:
+        """Of each term over the iterations since the last call, over all workers, and their sum as `loss`."""
+        self.share()
+        assert self.sums is not None, "no iteration was seen"
+        values = (self.sums / self.count).tolist()
+        self.sums, self.count = None, 0
+        return {"loss": sum(values)} | dict(zip(self.names, values, strict=True))
 
 
 def diverged(stage: Stage, what: str) -> BadConfig:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from jobs.settings import Settings
 from jobs.store import Store
-from jobs.training.descent import FiniteTerms, Losses, descend, optimizer_of
+from jobs.training.descent import Losses, LossTerms, descend, optimizer_of
 from jobs.training.recipes.base import Stage, TrainJob
 from jobs.training.stages import (
     OPTIMIZER,
@@ -124,7 +124,7 @@ def rehearse(
             _require_space(
                 settings.scratch.expanduser(), _cache_bytes(stage, clips, *given), "encodings", "VIS_SCRATCH"
             )
-        watched = FiniteTerms()
+        watched = LossTerms()
         try:
             given_parts = [given] * stage.accumulate
             for done, terms in descend(stage, (job.seed, 0), Losses(part, loss), optimizer, given_parts):
@@ -134,7 +134,7 @@ def rehearse(
                 f"stage {stage.name}: {each} clips of {stage.clip_length} frames do not fit into the memory of a GPU: "
                 f"{str(error).splitlines()[0]} Take smaller batches (batch_size) or more workers (VIS_WORKERS)."
             ) from None
-        watched.require(stage)
+        watched.require_finite(stage)
         _require_gradients(stage, part)
         _write_and_read(store, f"{folder}/{stage.name}", model, optimizer)
 

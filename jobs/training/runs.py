@@ -199,7 +199,7 @@ def _read(store: Store, name: str, files: Mapping[str, Any], finished: bool) -> 
         if f"{each['name']}/{DONE}" in files:
             done = store.read_json(f"{RUNS}/{name}/{each['name']}/{DONE}")["metrics"]
             stage, iteration, iterations = each["name"], each["iterations"], each["iterations"]
-            metrics |= {key: value for key, value in done.items() if isinstance(value, float)}
+            metrics |= figures_of(each["name"], done)
         elif any(inside.startswith(f"{each['name']}/") for inside in files):
             stage, iterations = each["name"], each["iterations"]
             iteration = _checkpointed(store, f"{RUNS}/{name}/{stage}") if f"{stage}/{CHECKPOINTS}" in files else 0
@@ -223,6 +223,11 @@ def _read(store: Store, name: str, files: Mapping[str, Any], finished: bool) -> 
         written_at=written_at,
         metrics=metrics,
     )
+
+
+def figures_of(stage: str, metrics: Mapping[str, Any]) -> dict[str, float]:
+    """What a stage ended with, beside what others did: each has a loss, and one alone is scored."""
+    return {f"{stage}_{name}" if name == "loss" else name: x for name, x in metrics.items() if isinstance(x, float)}
 
 
 def _checkpointed(store: Store, folder: str) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from jobs.models import find
 from jobs.store import LAYOUT, Store
-from jobs.training.descent import RunningMean
+from jobs.training.descent import LossTerms, RunningMean
 from jobs.training.recipes.base import Stage, TrainJob
 from vis_models.checkpoints import build, initialise, take_detector
 from vis_models.config import BadConfig
@@ -115,15 +115,24 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     iteration: int,
     mean: RunningMean | None = None,
+    terms: LossTerms | None = None,
 ) -> None:
     """The two files of a checkpoint."""
     save_weights(folder / WEIGHTS, model)
-    state = {"optimizer": optimizer.state_dict(), "iteration": iteration}
-    torch.save(state | ({"mean": mean.mean} if mean else {}), folder / OPTIMIZER)
+    state: dict[str, Any] = {"optimizer": optimizer.state_dict(), "iteration": iteration}
+    if mean:
+        state["mean"] = mean.mean
+    if terms:
+        state["terms"] = {"sums": terms.sums, "count": terms.count}
+    torch.save(state, folder / OPTIMIZER)
 
 
 def load_state(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, mean: RunningMean | None = None
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    mean: RunningMean | None = None,
+    terms: LossTerms | None = None,
 ) -> int:
     """Take both files back, whatever device they came from. Returns how many iterations were done."""
     model.load_state_dict(load_file(folder / WEIGHTS))
@@ -132,6 +141,8 @@ def load_state(
     if mean:
         for name, tensor in saved["mean"].items():
             mean.mean[name].copy_(tensor)
+    if terms and "terms" in saved:
+        terms.sums, terms.count = saved["terms"]["sums"], saved["terms"]["count"]
     return saved["iteration"]
 
 

@@ -31,6 +31,7 @@ from jobs.store import LAYOUT, Store, code_version
 from jobs.training import preflight
 from jobs.training.data_sets import Data, prepare_data, read_data, read_sets
 from jobs.training.recipes.base import Stage, TrainJob
+from jobs.training.runs import figures_of
 from jobs.training.stages import (
     RESULT,
     WEIGHTS,
@@ -79,7 +80,8 @@ def train(
             rehearse_there(job, todo, data, settings, run_id, workers)
         for stage in stages_of(job):
             done = train_stage(job, stage, data, settings, workers, run_id, weights, report)
-            weights, metrics = done["weights"], metrics | done["metrics"]
+            weights = done["weights"]
+            metrics |= figures_of(stage.name, done["metrics"])
             check_gate(job, stage, metrics)
     assert weights is not None
     return register(job, settings, run_id, data, weights, metrics, command)
@@ -284,7 +286,7 @@ def register(
                 + "".join(f", {part.labels} at {part.chance:g}" for part in job.extra),
                 command=command,
                 created_at=datetime.now(UTC),
-                metrics={name: value for name, value in metrics.items() if name != "iteration"},
+                metrics=metrics,
             ),
         )
         for name in ("model.safetensors", "card.json"):  # the card last: a folder without one is no model

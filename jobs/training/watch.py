@@ -1,5 +1,6 @@
-"""What a training run shows while it runs: how far it is for the driver, curves for TensorBoard."""
+"""What a training run shows while it runs: how far it is for the driver, and its curves."""
 
+import json
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -15,28 +16,55 @@ from jobs.training.recipes.base import Stage
 from vis_models.progress import Progress
 
 REPORT_EVERY_S = 1.0
+CURVE = "curve.jsonl"
+MEAN_OVER = 20
+"""Iterations whose mean is a point of the curve."""
 Item = TypeVar("Item")
 
 
-class Events:
-    """TensorBoard event files of a stage, copied to the store with every checkpoint."""
+class Curve:
+    """What a stage was like on its way: the same numbers at the same iterations in every run of the same job.
 
-    def __init__(self, store: Store, folder: str, rank: int) -> None:
+    It lies beside the checkpoints of the stage as `curve.jsonl`, an object of `iteration` and values a line, and as
+    event files for TensorBoard under `events/`. Both are brought to the store with every checkpoint, by the first
+    worker.
+    """
+
+    def __init__(self, store: Store, folder: str, rank: int, first: int) -> None:
+        """`first`: the iteration of the checkpoint from which the stage goes on; later points are drawn again."""
         self.store, self.folder = store, folder
+        self.points = [point for point in read_curve(store, folder) if point["iteration"] <= first]
         self.local = tempfile.TemporaryDirectory(prefix="vis-events-")
         self.writer = SummaryWriter(self.local.name) if rank == 0 else None
 
-    def write(self, iteration: int, values: dict[str, float]) -> None:
+    def add(self, iteration: int, values: dict[str, float]) -> None:
+        """Values of the newest iteration; more of the same one join its point."""
+        if not self.points or self.points[-1]["iteration"] != iteration:
+            self.points.append({"iteration": iteration})
+        self.points[-1] |= values
         if self.writer:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, iteration)
 
+    @property
+    def loss(self) -> float | None:
+        """Of the newest point that has one."""
+        return next((point["loss"] for point in reversed(self.points) if "loss" in point), None)
+
     def save(self, last: bool) -> None:
-        """Bring the files to the store; only closing the writer brings the newest values for certain."""
+        """Only closing the writer of event files brings its newest values for certain."""
         if self.writer:
+            lines = "".join(f"{json.dumps(point)}\n" for point in self.points)
+            self.store.write_bytes(f"{self.folder}/{CURVE}", lines.encode())
             self.writer.close() if last else self.writer.flush()
             for file in Path(self.local.name).iterdir():
                 self.store.write_bytes(f"{self.folder}/events/{file.name}", file.read_bytes())
+
+
+def read_curve(store: Store, folder: str) -> list[dict[str, float]]:
+    """The points of a stage in order; none where it has not written any."""
+    key = f"{folder}/{CURVE}"
+    return [json.loads(line) for line in store.read_bytes(key).splitlines()] if store.exists(key) else []
 
 
 class Stopwatch:

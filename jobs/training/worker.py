@@ -21,8 +21,8 @@ from jobs.settings import Settings
 from jobs.store import Store
 from jobs.training.data_sets import Data, read_sets
 from jobs.training.descent import (
-    FiniteTerms,
     Losses,
+    LossTerms,
     RunningMean,
     compile_fusible,
     descend,
@@ -47,7 +47,7 @@ from jobs.training.stages import (
     trained_part,
 )
 from jobs.training.validation import Judge
-from jobs.training.watch import Events, Stopwatch, say
+from jobs.training.watch import MEAN_OVER, Curve, Stopwatch, say
 from vis_models.checkpoints import build, weights_hash
 from vis_models.config import config_hash
 from vis_models.data.annotations import digest
@@ -82,42 +82,44 @@ def train_on_worker(
             compile_fusible(model)
     optimizer = optimizer_of(stage, part)
     mean = RunningMean(part, stage.average) if stage.average else None
-    first = _restore(model, optimizer, mean)
+    terms = LossTerms()
+    first = _restore(model, optimizer, mean, terms)
     for note in (f"goes on after iteration {first}" if first else origin, _about_norms(stage, part, workers)):
         if note:
             say(board, rank, {"note": note})
     clips = samples_of(job, stage, sets.train, sets.extra)
     batches, losses = _batches(job, stage, model, part, clips, device, first, board, settings)
     module = prepare_model(losses, parallel_strategy="ddp" if workers.count > 1 else None)
-    events = Events(store, stage_folder(run_id, stage), rank)
+    curve = Curve(store, stage_folder(run_id, stage), rank, first)
     judge = Judge(stage, model, sets.val, store, stage_folder(run_id, stage))
-    watch, finite = Stopwatch(), FiniteTerms()
-    for done, terms in descend(stage, (job.seed, rank), module, optimizer, watch.waits_for(batches), first):
-        finite.see(done, terms)
+    watch = Stopwatch()
+    for done, now in descend(stage, (job.seed, rank), module, optimizer, watch.waits_for(batches), first):
+        terms.see(done, now)
         if mean:
             mean.update(done)
         last = done == stage.iterations
         if watch.due() or last:
-            finite.require(stage)
-            values = {name: float(term) for name, term in terms.items()}
+            terms.require_finite(stage)
             speed = {"it_per_s": watch.rate(done - first), "waiting": watch.waiting()}
-            say(board, rank, {"done": done, "loss": sum(values.values())} | speed)
-            events.write(done, values | speed | {"learning_rate": learning_rate(stage, done - 1)})
+            say(board, rank, {"done": done, "loss": terms.so_far()} | speed)
+        if done % MEAN_OVER == 0 or last:
+            curve.add(done, terms.means() | {"learning_rate": learning_rate(stage, done - 1)})
         scores: dict[str, float] = {}
         if rank == 0 and judge.due(done):
-            finite.require(stage)
+            terms.require_finite(stage)
             with mean.in_place() if mean else nullcontext():
                 say(board, rank, {"done": done, "note": f"scoring the {stage.name} on held-out videos"})
-                events.write(done, figures := judge.score())
+                curve.add(done, figures := judge.score())
                 scores = judge.keep(done, figures)
             say(board, rank, {"done": done} | figures)
         if done % stage.checkpoint_every == 0 or last:
-            finite.require(stage)
+            terms.require_finite(stage)
             if broken := broken_tensors(model, optimizer):
                 raise diverged(stage, f"iteration {done} left no finite numbers in {len(broken)} tensors: {broken[0]}")
-            metrics = {"iteration": done, "loss": float(sum(terms.values()))} | scores
-            events.save(last)
-            _checkpoint(model, optimizer, mean, done, metrics, rank)
+            terms.share()
+            metrics = {"iteration": done} | ({"loss": curve.loss} if curve.loss is not None else {}) | scores
+            curve.save(last)
+            _checkpoint(model, optimizer, mean, terms, done, metrics, rank)
 
 
 def _model(job: TrainJob, sets: Sets, store: Store, start: str | None) -> tuple[Any, str]:
@@ -198,19 +200,20 @@ def _batches(
     return ((clip,) for clip in load_batches(clips, samples, device, processes)), Losses(part, part.loss)
 
 
-def _restore(model: Any, optimizer: torch.optim.Optimizer, mean: RunningMean | None) -> int:
+def _restore(model: Any, optimizer: torch.optim.Optimizer, mean: RunningMean | None, terms: LossTerms) -> int:
     """Go on from this stage's last checkpoint, if there is one. Returns the next iteration."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return 0
     with checkpoint.as_directory() as folder:
-        return load_state(Path(folder), model, optimizer, mean)
+        return load_state(Path(folder), model, optimizer, mean, terms)
 
 
 def _checkpoint(
     model: Any,
     optimizer: torch.optim.Optimizer,
     mean: RunningMean | None,
+    terms: LossTerms,
     iteration: int,
     metrics: dict[str, float],
     rank: int,
@@ -219,7 +222,7 @@ def _checkpoint(
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = None
         if rank == 0:
-            save_state(Path(folder), model, optimizer, iteration, mean)
+            save_state(Path(folder), model, optimizer, iteration, mean, terms)
             if mean:
                 with mean.in_place():
                     save_weights(Path(folder) / RESULT, model)

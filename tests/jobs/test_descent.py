@@ -8,9 +8,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from jobs.store import Store
 from jobs.training.descent import (
-    FiniteTerms,
     Losses,
+    LossTerms,
     RunningMean,
     compile_fusible,
     descend,
@@ -20,7 +21,7 @@ from jobs.training.descent import (
 )
 from jobs.training.recipes.base import Stage
 from jobs.training.stages import broken_tensors, load_state, save_state, trained_part
-from jobs.training.watch import Stopwatch
+from jobs.training.watch import Curve, Stopwatch, read_curve
 from tests.tiny_model import Tiny, TinyConfig
 from vis_models.config import BadConfig
 from vis_models.rgnn.model import Rgnn
@@ -145,16 +146,48 @@ def test_waiting_is_the_share_of_time_until_the_next_item_comes(monkeypatch: pyt
 
 
 def test_the_term_that_broke_first_is_named_with_its_iteration_however_late_it_is_asked():
-    watched = FiniteTerms()
+    watched = LossTerms()
     for done, box in enumerate([0.5, float("nan"), float("nan")], start=1):
         mask = float("inf") if done == 3 else 0.1
         watched.see(done, {"class": torch.tensor(1.0), "box": torch.tensor(box), "mask": torch.tensor(mask)})
         if done == 1:
-            watched.require(stage())
+            watched.require_finite(stage())
     with pytest.raises(
         BadConfig, match=r"stage s diverged: no finite number came out of the loss term box in iteration 2\."
     ):
-        watched.require(stage())
+        watched.require_finite(stage())
+
+
+def test_the_loss_of_a_point_is_the_mean_of_its_iterations_also_when_a_run_goes_on_between_two_points(tmp_path: Path):
+    model = Tiny(TinyConfig())
+    optimizer = torch.optim.Adam(model.parameters())
+    terms = LossTerms()
+    for done, box in enumerate([1.0, 2.0, 6.0], start=1):
+        terms.see(done, {"class": torch.tensor(0.5), "box": torch.tensor(box)})
+    assert terms.so_far() == 3.5
+    assert terms.means() == {"loss": 3.5, "class": 0.5, "box": 3.0}
+    terms.see(4, {"class": torch.tensor(1.0), "box": torch.tensor(4.0)})
+    save_state(tmp_path, model, optimizer, 4, terms=terms)
+    resumed = LossTerms()
+    load_state(tmp_path, model, optimizer, terms=resumed)
+    for watched in (terms, resumed):
+        watched.see(5, {"class": torch.tensor(2.0), "box": torch.tensor(8.0)})
+        assert watched.means() == {"loss": 7.5, "class": 1.5, "box": 6.0}
+
+
+def test_a_curve_goes_on_after_the_checkpoint_and_joins_what_belongs_to_one_iteration(store: Store):
+    curve = Curve(store, "runs/r/detector", rank=0, first=0)
+    for iteration in (20, 40, 60):
+        curve.add(iteration, {"loss": float(iteration)})
+    curve.add(60, {"mask_ap": 0.5})
+    curve.save(last=True)
+    assert read_curve(store, "runs/r/detector")[-1] == {"iteration": 60, "loss": 60.0, "mask_ap": 0.5}
+    resumed = Curve(store, "runs/r/detector", rank=0, first=45)
+    assert [point["iteration"] for point in resumed.points] == [20, 40]
+    assert resumed.loss == 40.0
+    resumed.add(60, {"loss": 61.0})
+    resumed.save(last=True)
+    assert read_curve(store, "runs/r/detector")[2:] == [{"iteration": 60, "loss": 61.0}]
 
 
 def test_weights_that_a_step_broke_are_found_and_named_before_they_are_saved():

@@ -43,7 +43,7 @@ def test_a_run_says_how_far_it_came_and_why_it_ended(store: Store):
     stopped = found["stopped"]
     assert (stopped.stage, stopped.iteration, stopped.iterations) == ("detector", 40, 40)
     assert (stopped.recipe, stopped.data) == ("rgnn_r18_world_tiny", "world easy")
-    assert stopped.metrics == {"loss": 2.5, "mask_ap50": 0.25}
+    assert stopped.metrics == {"detector_loss": 2.5, "mask_ap50": 0.25}
     sizes = [len(store.read_bytes(key)) for key in store.list(f"{RUNS}/stopped")]
     assert (stopped.files, stopped.size_bytes) == (len(sizes), sum(sizes))
     assert found["never-began"].stage is None

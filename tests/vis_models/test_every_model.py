@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from jobs.training.descent import FiniteTerms, Losses, descend, optimizer_of
+from jobs.training.descent import Losses, LossTerms, descend, optimizer_of
 from jobs.training.recipes.base import Stage
 from jobs.training.stages import load_state, save_state
 from tests.tiny_model import Tiny, TinyConfig, install
@@ -291,12 +291,12 @@ def test_a_loss_that_breaks_is_named_with_its_iteration(entrant: Entrant, part: 
         for parameter in trained.parameters():
             if parameter.requires_grad:
                 parameter.fill_(torch.nan)
-    given, watched = stage(entrant, part), FiniteTerms()
+    given, watched = stage(entrant, part), LossTerms()
     module = Losses(trained, trained.loss)
     for done, terms in descend(given, (0,), module, optimizer_of(given, trained), [(clips(entrant),)]):
         watched.see(done, terms)
     with pytest.raises(BadConfig, match=r"stage s diverged: no finite number came out of the loss term .* iteration 1"):
-        watched.require(given)
+        watched.require_finite(given)
 
 
 # ---- two workers -----------------------------------------------------------------------------------------------

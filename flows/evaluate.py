@@ -152,7 +152,7 @@ def _training_data(store: Store, model: str | None, rule: HoldOut | None) -> tup
     """
     card = read_card(store.local_copy(find(store, model)))
     with of_flow("evaluate-youtube-vis") as progress:
-        job = resumable(store.settings, card.run_id)
+        job = resumable(store, card.run_id)
         if rule and rule != job.hold_out:
             held = f"held out {job.hold_out}" if job.hold_out else "held out nothing"
             raise BadConfig(

@@ -14,8 +14,9 @@ from flows.progress import say, shown
 from flows.steps import command, launch, mendable, run_name
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
+from jobs.training.forks import take_over
 from jobs.training.recipes.catalogue import DEFAULT
-from jobs.training.runs import asked_for, says_why_it_ends
+from jobs.training.runs import asked_for, resumable, says_why_it_ends
 from jobs.training.train import train as train_recipe
 
 
@@ -27,6 +28,7 @@ def train(
     init: str | None = None,
     detector: str | None = None,
     resume: str | None = None,
+    origin: str | None = None,
     changes: dict[str, Any] | None = None,
     name: str | None = None,
 ) -> dict[str, Any]:
@@ -37,17 +39,21 @@ def train(
         data: Folder or s3:// address of a data set in the YouTube-VIS format; recipes of drawn worlds need none.
         init: Checkpoint to start from (torchvision ResNet, YOLACT, RGNN); random weights without it.
         detector: Registered model whose detector is taken, so that only the tracker is trained.
-        resume: Name of an earlier run to continue with its own recipe, data and fields; others are refused beside it.
+        resume: Name of an earlier run to continue with its own recipe, data and fields; others are refused beside it
+            but the folder to which its data were moved.
+        origin: Name of an earlier run from whose newest checkpoint a new one goes on, with `changes` of its stages.
         changes: Fields of the recipe to change, by dotted path, such as {"stages.0.iterations": 500}.
         name: Of the run and of the model that it registers; empty: made from the recipe.
     """
     store = Store.open(Settings())
     given: dict[str, Any] = {"data": data, "init": init, "detector": detector, "changes": changes, "name": name}
-    given["recipe"] = None if resume and recipe == DEFAULT else recipe
-    job = asked_for(store, resume=resume, **given)
-    run_id = resume or name or run_name(recipe)
+    given["recipe"] = None if (resume or origin) and recipe == DEFAULT else recipe
+    job = asked_for(store, resume=resume, origin=origin, **given)
+    run_id = resume or name or run_name(job.recipe)
     try:
         with says_why_it_ends(store, run_id):
+            if origin:
+                say(take_over(store, origin, resumable(store, origin), job, run_id))
             card = launch(train_recipe, job, run_id=run_id, command=command())
     except (KeyboardInterrupt, SystemExit, TerminationSignal):
         say(f"stopped; `vis train --resume {run_id}` goes on")

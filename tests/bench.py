@@ -54,7 +54,7 @@ def association(store: Store) -> None:
     greedy.load_state_dict(model.state_dict())
     folder = Path(tempfile.mkdtemp()) / "greedy"
     save_model(folder, greedy, card.model_copy(update={"model": "greedy", "name": f"{name}-greedy"}))
-    job = resumable(store.settings, card.run_id)
+    job = resumable(store, card.run_id)
     data = str(Path(prepare_data(job, store.settings, lambda *_: None).uri) / "val.json")
     scored, per_video = {}, {}
     for label, address in (("learned", find(store, name)), ("greedy", str(folder))):

@@ -26,6 +26,10 @@ def train(
     resume: Annotated[
         str | None, typer.Option(help="Continue this run as it was begun; `vis runs` lists them.", metavar="RUN")
     ] = None,
+    origin: Annotated[
+        str | None,
+        typer.Option("--from", help="Begin a new run from this one's checkpoint, with fields changed.", metavar="RUN"),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Of the run and its model; default: made from the recipe.")] = None,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="Change a field: stages.0.iterations=500", metavar="KEY=VALUE")
@@ -36,7 +40,7 @@ def train(
     if cache_encodings is not None:
         changes["stages.-1.cached_copies"] = cache_encodings
     given: dict[str, Any] = {"recipe": recipe, "data": data, "init": init, "detector": detector, "changes": changes}
-    given |= {"resume": resume, "name": name}
+    given |= {"resume": resume, "origin": origin, "name": name}
     _check_training(given)
     trained = run_flow("flows.train", "train", **{name: value for name, value in given.items() if value})
     print("  ".join(f"{name} {value:.3f}" for name, value in trained["metrics"].items()))

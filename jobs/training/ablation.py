@@ -30,11 +30,12 @@ from jobs.training.data_sets import prepare_data, read_data
 from jobs.training.descent import descend, optimizer_of
 from jobs.training.recipes.base import TrainJob
 from jobs.training.recipes.catalogue import with_row
-from jobs.training.stages import WEIGHTS, gate_of, starting_model
+from jobs.training.stages import gate_of, starting_model
 from jobs.training.train import check_gate
 from jobs.training.validation import Encode, play
 from jobs.training.watch import Stopwatch, say
 from jobs.training.worker import encodings_folder
+from vis_models.cards import WEIGHTS
 from vis_models.checkpoints import build, initialise
 from vis_models.config import Config, config_hash
 from vis_models.data.annotations import AnnotatedVideo, VideoSet, as_youtube_vis

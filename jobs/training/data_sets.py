@@ -1,21 +1,25 @@
 """The data of a run: found or drawn, read, split, its classes joined by name, without the frames that were left out."""
 
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
 from jobs.training.recipes.base import TrainJob
-from jobs.training.runs import check_data
-from jobs.training.stages import (
-    Sets,
-)
+from jobs.training.run_files import DATA, LEFT_OUT, RUNS, SPEC
+from jobs.training.runs import at_place, check_data
+from jobs.training.stages import Sets
 from vis_models.config import BadConfig, config_hash
 from vis_models.data.annotations import VideoSet, hold_out, read_youtube_vis
 from vis_models.data.categories import counterparts
 from vis_models.data.coco import read_in_categories, translate
+from vis_models.data.sameness import Fingerprint, differences, fingerprints
 from vis_models.data.world import write_youtube_vis
 from vis_models.progress import Progress
+
+NAMED = 3
+"""Videos that a message names."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,42 @@ def read_sets(job: TrainJob, data: Data, store: Store, run_id: str, mixes: bool 
     """
     train_set, val_set = read_data(job, data, store)
     extra, found = read_extra(job, train_set, store) if mixes else ((), "")
-    key = f"{LAYOUT}/runs/{run_id}/left_out.json"
+    key = f"{RUNS}/{run_id}/{LEFT_OUT}"
     sets = Sets(train_set, val_set, extra)
     return sets.without(store.read_json(key)) if store.exists(key) else sets, found
+
+
+def require_same_data(job: TrainJob, data: Data, sets: Sets, store: Store, run_id: str, progress: Progress) -> None:
+    """Note what the data are when a run begins; when it goes on, hold them against that, wherever they lie now.
+
+    Args:
+        sets: without the frames that were left out.
+
+    Raises:
+        BadConfig: other labels or frames than the run began with, with the videos.
+    """
+    key, spec = f"{RUNS}/{run_id}/{DATA}", f"{RUNS}/{run_id}/{SPEC}"
+    if not store.exists(key):
+        found = {}
+        for name, part in sets.by_name.items():
+
+            def count(done: int, total: int, name: str = name) -> None:
+                progress(f"note what {name} holds", done, total, {})
+
+            found[name] = fingerprints(part, count)
+        store.write_json(key, found)
+        return
+    before = store.read_json(key)
+    for name, part in sets.by_name.items():
+        other = differences(part, {video: Fingerprint(*each) for video, each in before.get(name, {}).items()})
+        if first := list(islice(other, NAMED)):
+            others = len(first) + sum(1 for _ in other)
+            raise BadConfig(
+                f"{part.source}: {others} of {len(part.videos)} videos are not what run {run_id} began with: "
+                f"{'; '.join(first)}. A run goes on with its own data: bring them back, say where they are now "
+                "(--data), or start a new run from its weights (--init)."
+            )
+    if job.data != store.read_json(spec)["data"]:
+        store.write_json(
+            spec, at_place(TrainJob.model_validate(store.read_json(spec)), data.uri).model_dump(mode="json")
+        )

@@ -20,9 +20,8 @@ from jobs.settings import Settings
 from jobs.store import Store
 from jobs.training.descent import Losses, LossTerms, descend, optimizer_of
 from jobs.training.recipes.base import Stage, TrainJob
+from jobs.training.run_files import OPTIMIZER, WEIGHTS
 from jobs.training.stages import (
-    OPTIMIZER,
-    WEIGHTS,
     Sets,
     gate_of,
     load_state,

@@ -13,19 +13,17 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from jobs import models
-from jobs.settings import Settings
-from jobs.store import LAYOUT, Store
+from jobs.store import Store
+from jobs.training.forks import forked
 from jobs.training.recipes.base import NAME, TrainJob, fit_name
 from jobs.training.recipes.catalogue import DEFAULT, build
+from jobs.training.run_files import DONE, ENDED, RUNS, SPEC, newest_checkpoint
 from vis_models.config import BadConfig, Config, nearest
 
-RUNS = f"{LAYOUT}/runs"
-SPEC, ENDED, DONE, CHECKPOINTS = "spec.json", "ended.json", "done.json", "checkpoint_manager_snapshot.json"
 QUIET_S = 120
 """A run that wrote nothing for so long, nor why it ended, is taken for one that was killed."""
 OPTIONS = {
     "recipe": "--recipe",
-    "data": "--data",
     "init": "--init",
     "detector": "--detector",
     "name": "--name",
@@ -39,6 +37,7 @@ def asked_for(
     *,
     recipe: str | None = None,
     resume: str | None = None,
+    origin: str | None = None,
     name: str | None = None,
     changes: Mapping[str, Any] | None = None,
     data: str | None = None,
@@ -47,24 +46,30 @@ def asked_for(
 ) -> TrainJob:
     """The job that the parameters of a training mean, its inputs looked for.
 
+    A run that is resumed, or from whose checkpoint a new one begins (`origin`), keeps its data; `data` says where they
+    lie now.
+
     Raises:
         BadConfig: unknown recipe, field or model; a value out of range; no data set where one is needed or named; a
             name that is taken; no run to resume, or a field beside it, as a run keeps its own.
     """
+    if resume and origin:
+        raise BadConfig("--resume goes on with a run, --from begins a new one from its checkpoint: give one of the two")
     if resume:
-        given = {"recipe": recipe, "data": data, "init": init, "detector": detector, "name": name, "changes": changes}
-        job = resumable(store.settings, resume)
-        beside = [option for field, option in OPTIONS.items() if given[field]]
-        if changes:
-            beside[-1] += f" ({', '.join(changes)})"
-        if beside:
-            raise BadConfig(
-                f"--resume {resume} goes on with the recipe, data and fields of that run: leave {', '.join(beside)} "
-                "away, or start a new run without --resume"
-            )
-        return job
+        given = {"recipe": recipe, "init": init, "detector": detector, "name": name, "changes": changes}
+        _leave_away(
+            given,
+            f"--resume {resume} goes on with the recipe, data and fields of that run",
+            f"let a new run go on from its checkpoint with other fields (--from {resume})",
+        )
+        return _where_data_lie(store, resume, resumable(store, resume), data)
     if name is not None:
         _check_name(store, name)
+    if origin:
+        given = {"recipe": recipe, "init": init, "detector": detector}
+        _leave_away(given, f"--from {origin} keeps the recipe of that run", "start anew without --from")
+        before = _where_data_lie(store, origin, resumable(store, origin), data)
+        return forked(store, origin, before, dict(changes or {}))
     places = {field: store.address(place) for field, place in {"data": data, "init": init}.items() if place}
     model = {"detector": models.find(store, detector)} if detector else {}
     job = build(recipe or DEFAULT, {**(changes or {}), **places, **model})
@@ -72,6 +77,29 @@ def asked_for(
     for place in filter(None, (job.init, *(part.labels for part in job.extra), *(part.frames for part in job.extra))):
         if not _is_there(store, place):
             raise BadConfig(f"{place} does not exist: correct the name")
+    return job
+
+
+def _leave_away(given: Mapping[str, Any], because: str, otherwise: str) -> None:
+    """Raises BadConfig: something is given that belongs to a run already."""
+    beside = [option for field, option in OPTIONS.items() if given.get(field)]
+    if changes := given.get("changes"):
+        beside[-1] += f" ({', '.join(changes)})"
+    if beside:
+        raise BadConfig(f"{because}: leave {', '.join(beside)} away, or {otherwise}")
+
+
+def _where_data_lie(store: Store, run_id: str, job: TrainJob, data: str | None) -> TrainJob:
+    """The job of a run with its data set at `data`, if they were moved there."""
+    if data and not job.data:
+        raise BadConfig(f"recipe {job.recipe} of run {run_id} draws its data, leave --data away")
+    if data:
+        job = at_place(job, store.address(data))
+    if job.data and not _is_there(store, f"{job.data}/train.json"):
+        raise BadConfig(
+            f"{job.data} holds no train.json, and run {run_id} goes on with its own data: say where they are now "
+            "(--data FOLDER)"
+        )
     return job
 
 
@@ -95,9 +123,13 @@ def check_data(job: TrainJob, store: Store) -> None:
         )
 
 
-def resumable(settings: Settings, run_id: str) -> TrainJob:
+def at_place(job: TrainJob, data: str | None) -> TrainJob:
+    """The same job with its data set in another folder."""
+    return job.model_copy(update={"data": data})
+
+
+def resumable(store: Store, run_id: str) -> TrainJob:
     """The job of an earlier run. Raises BadConfig when there is none of this name."""
-    store = Store.open(settings)
     key = f"{RUNS}/{run_id}/{SPEC}"
     if not NAME.fullmatch(run_id) or not store.exists(key):
         raise _no_run(store, run_id)
@@ -202,7 +234,7 @@ def _read(store: Store, name: str, files: Mapping[str, Any], finished: bool) -> 
             metrics |= figures_of(each["name"], done)
         elif any(inside.startswith(f"{each['name']}/") for inside in files):
             stage, iterations = each["name"], each["iterations"]
-            iteration = _checkpointed(store, f"{RUNS}/{name}/{stage}") if f"{stage}/{CHECKPOINTS}" in files else 0
+            iteration = (newest_checkpoint(store, f"{RUNS}/{name}/{stage}") or ("", 0))[1]
     written_at = max(_time(info) for info in files.values())
     ended = ENDED in files and _time(files[ENDED]) == written_at  # a resumed run has written since
     running = not ended and (datetime.now(UTC) - written_at).total_seconds() < QUIET_S
@@ -228,12 +260,6 @@ def _read(store: Store, name: str, files: Mapping[str, Any], finished: bool) -> 
 def figures_of(stage: str, metrics: Mapping[str, Any]) -> dict[str, float]:
     """What a stage ended with, beside what others did: each has a loss, and one alone is scored."""
     return {f"{stage}_{name}" if name == "loss" else name: x for name, x in metrics.items() if isinstance(x, float)}
-
-
-def _checkpointed(store: Store, folder: str) -> int:
-    """Iteration of the newest checkpoint, as Ray Train lists them."""
-    listed = store.read_json(f"{folder}/{CHECKPOINTS}")["checkpoint_results"]
-    return max((int(each["metrics"]["iteration"]) for each in listed), default=0)
 
 
 def _time(info: Mapping[str, Any]) -> datetime:

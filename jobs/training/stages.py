@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from jobs.models import find
-from jobs.store import LAYOUT, Store
+from jobs.store import Store
 from jobs.training.descent import LossTerms, RunningMean
 from jobs.training.recipes.base import Stage, TrainJob
+from jobs.training.run_files import OPTIMIZER, WEIGHTS
 from vis_models.checkpoints import build, initialise, take_detector
 from vis_models.config import BadConfig
 from vis_models.data.annotations import VideoSet
@@ -20,10 +21,6 @@ from vis_models.data.clips import ClipSet
 from vis_models.data.mixture import Mixture
 from vis_models.data.readable import without
 from vis_models.layers import backbones, norm
-
-WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.pt"
-RESULT = "result.safetensors"
-"""What a stage hands on, where that is not its last weights: their running mean, or the best that were scored."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +40,6 @@ class Sets:
         """Without the named frames of each set."""
         parts = {name: without(part, left_out.get(name, ())) for name, part in self.by_name.items()}
         return Sets(parts.pop("train"), parts.pop("val"), tuple(parts.values()))
-
-
-def stages_of(job: TrainJob) -> tuple[Stage, ...]:
-    """What is left to train: with another run's detector everything but the detector."""
-    return tuple(stage for stage in job.stages if stage.part != "detector" or not job.detector)
-
-
-def stage_folder(run_id: str, stage: Stage) -> str:
-    """Where a stage of a run keeps what it writes, in the store."""
-    return f"{LAYOUT}/runs/{run_id}/{stage.name}"
 
 
 def gate_of(job: TrainJob) -> Stage | None:

@@ -29,17 +29,11 @@ from jobs.launch import LostWorker
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, code_version
 from jobs.training import preflight
-from jobs.training.data_sets import Data, prepare_data, read_data, read_sets
+from jobs.training.data_sets import Data, prepare_data, read_data, read_sets, require_same_data
 from jobs.training.recipes.base import Stage, TrainJob
-from jobs.training.runs import figures_of
-from jobs.training.stages import (
-    RESULT,
-    WEIGHTS,
-    sized,
-    stage_folder,
-    stages_of,
-    starting_model,
-)
+from jobs.training.run_files import DONE, LEFT_OUT, RESULT, RUNS, SPEC, WEIGHTS, stage_folder
+from jobs.training.runs import at_place, figures_of
+from jobs.training.stages import sized, starting_model
 from jobs.training.watch import relay
 from jobs.training.worker import train_on_worker
 from jobs.workers import ray_to_join
@@ -67,7 +61,7 @@ def train(
     report = progress or (lambda *_: None)
     store = Store.open(settings)
     freeze(job, store, run_id)
-    todo = [stage for stage in stages_of(job) if not store.exists(f"{stage_folder(run_id, stage)}/done.json")]
+    todo = [stage for stage in job.to_train if not store.exists(f"{stage_folder(run_id, stage)}/{DONE}")]
     preflight.check_files(job, store)
     data = prepare_data(job, settings, report)
     prepare_run(job, todo, data, settings, run_id, report)
@@ -78,7 +72,7 @@ def train(
         preflight.check_batches(todo, workers.count)
         if todo and not _workers_here(settings):
             rehearse_there(job, todo, data, settings, run_id, workers)
-        for stage in stages_of(job):
+        for stage in job.to_train:
             done = train_stage(job, stage, data, settings, workers, run_id, weights, report)
             weights = done["weights"]
             metrics |= figures_of(stage.name, done["metrics"])
@@ -97,7 +91,7 @@ def prepare_run(
     """
     if not todo:
         return
-    store, folder = Store.open(settings), f"{LAYOUT}/runs/{run_id}"
+    store, folder = Store.open(settings), f"{RUNS}/{run_id}"
     sets, found = read_sets(job, data, store, run_id)
     preflight.check_batches(todo, _workers_here(settings) or 1)
     preflight.check_clips(job, todo, sets)
@@ -107,12 +101,13 @@ def prepare_run(
         report("read labels", 1, 1, {"note": note})
     for finding in findings.quick(sets.train, sets.val):
         report("look at labels", 1, 1, {"note": " ".join((finding.text, *finding.examples))})
-    key = f"{folder}/left_out.json"
+    key = f"{folder}/{LEFT_OUT}"
     if not store.exists(key):
         left_out = preflight.leave_out_unreadable(job, sets, report)
         sets = sets.without(left_out)
         preflight.check_clips(job, todo, sets)
         store.write_json(key, left_out)
+    require_same_data(job, data, sets, store, run_id, report)
     if workers := _workers_here(settings):
         rehearsed = f"{folder}/rehearsal"
         preflight.rehearse(job, todo, sets, settings, rehearsed, "cpu", workers, partial(check_gate, job))
@@ -125,7 +120,7 @@ def rehearse_there(
 
     def rehearse() -> None:
         sets, _ = read_sets(job, data, Store.open(settings), run_id)
-        folder = f"{LAYOUT}/runs/{run_id}/rehearsal"
+        folder = f"{RUNS}/{run_id}/rehearsal"
         gate = partial(check_gate, job)
         preflight.rehearse(job, todo, sets, settings, folder, workers.device, workers.count, gate)
 
@@ -144,10 +139,10 @@ def _workers_here(settings: Settings) -> int | None:
 
 def freeze(job: TrainJob, store: Store, run_id: str) -> None:
     """Write the run's spec, or make sure that a run of this name has the same one."""
-    key = f"{LAYOUT}/runs/{run_id}/spec.json"
+    key = f"{RUNS}/{run_id}/{SPEC}"
     if not store.exists(key):
         store.write_json(key, json.loads(job.model_dump_json()))
-    elif TrainJob.model_validate(store.read_json(key)) != job:  # a field that is new since then has its default
+    elif at_place(TrainJob.model_validate(store.read_json(key)), job.data) != job:  # a new field has its default
         raise BadConfig(
             f"run {run_id} was started with another recipe or other fields, see {store.uri(key)}. "
             "Resume it without changes (`vis train --resume`), or start a new run."
@@ -170,8 +165,8 @@ def train_stage(
         `weights`, the key of its final weights in the store, and `metrics` of its end.
     """
     store, folder = Store.open(settings), stage_folder(run_id, stage)
-    if store.exists(f"{folder}/done.json"):
-        return store.read_json(f"{folder}/done.json")
+    if store.exists(f"{folder}/{DONE}"):
+        return store.read_json(f"{folder}/{DONE}")
     with relay(stage, progress) as board:
 
         def work() -> None:
@@ -186,7 +181,7 @@ def train_stage(
             handed_on = Path(checkpoint) / (RESULT if stage.average else WEIGHTS)
             store.write_bytes(weights, handed_on.read_bytes())
     done = {"weights": weights, "metrics": result.metrics}
-    store.write_json(f"{folder}/done.json", done)
+    store.write_json(f"{folder}/{DONE}", done)
     return done
 
 
@@ -240,7 +235,7 @@ def _trainer(work: Callable[[], None], stage: Stage, store: Store, workers: Work
         ),
         run_config=ray.train.RunConfig(
             name=stage.name,
-            storage_path=store.path(f"{LAYOUT}/runs/{run_id}"),
+            storage_path=store.path(f"{RUNS}/{run_id}"),
             storage_filesystem=store.arrow,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=preflight.KEPT_CHECKPOINTS),
             failure_config=ray.train.FailureConfig(max_failures=0),  # of Ray's; `_fit` knows which to try again

@@ -12,13 +12,13 @@ from PIL import Image
 
 from jobs.store import Store
 from jobs.training.recipes.base import Stage
-from jobs.training.stages import RESULT, save_weights
+from jobs.training.run_files import BEST, RESULT
+from jobs.training.stages import save_weights
 from vis_models.data.annotations import AnnotatedVideo, Category, VideoSet, as_youtube_vis
 from vis_models.metrics.average_precision import average_precision
 from vis_models.metrics.detector import frame_mask_ap
 from vis_models.types import FrameDetector, Frames, VideoInfo
 
-BEST = "best.json"
 SIDE_BY_SIDE = 25
 """Videos of a batch at most."""
 

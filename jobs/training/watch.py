@@ -13,10 +13,10 @@ from tensorboardX import SummaryWriter
 from jobs.cluster import listening
 from jobs.store import Store
 from jobs.training.recipes.base import Stage
+from jobs.training.run_files import CURVE, read_curve
 from vis_models.progress import Progress
 
 REPORT_EVERY_S = 1.0
-CURVE = "curve.jsonl"
 MEAN_OVER = 20
 """Iterations whose mean is a point of the curve."""
 Item = TypeVar("Item")
@@ -59,12 +59,6 @@ class Curve:
             self.writer.close() if last else self.writer.flush()
             for file in Path(self.local.name).iterdir():
                 self.store.write_bytes(f"{self.folder}/events/{file.name}", file.read_bytes())
-
-
-def read_curve(store: Store, folder: str) -> list[dict[str, float]]:
-    """The points of a stage in order; none where it has not written any."""
-    key = f"{folder}/{CURVE}"
-    return [json.loads(line) for line in store.read_bytes(key).splitlines()] if store.exists(key) else []
 
 
 class Stopwatch:

@@ -32,9 +32,8 @@ from jobs.training.descent import (
     optimizer_of,
 )
 from jobs.training.recipes.base import Stage, TrainJob
+from jobs.training.run_files import OPTIMIZER, ORIGIN, RESULT, TAKEN, WEIGHTS, stage_folder
 from jobs.training.stages import (
-    RESULT,
-    WEIGHTS,
     Sets,
     broken_tensors,
     load_state,
@@ -42,7 +41,6 @@ from jobs.training.stages import (
     save_state,
     save_weights,
     sized,
-    stage_folder,
     starting_model,
     trained_part,
 )
@@ -82,16 +80,16 @@ def train_on_worker(
             compile_fusible(model)
     optimizer = optimizer_of(stage, part)
     mean = RunningMean(part, stage.average) if stage.average else None
-    terms = LossTerms()
-    first = _restore(model, optimizer, mean, terms)
+    folder, terms = stage_folder(run_id, stage), LossTerms()
+    first = _restore(store, folder, model, optimizer, mean, terms)
     for note in (f"goes on after iteration {first}" if first else origin, _about_norms(stage, part, workers)):
         if note:
             say(board, rank, {"note": note})
     clips = samples_of(job, stage, sets.train, sets.extra)
     batches, losses = _batches(job, stage, model, part, clips, device, first, board, settings)
     module = prepare_model(losses, parallel_strategy="ddp" if workers.count > 1 else None)
-    curve = Curve(store, stage_folder(run_id, stage), rank, first)
-    judge = Judge(stage, model, sets.val, store, stage_folder(run_id, stage))
+    curve = Curve(store, folder, rank, first)
+    judge = Judge(stage, model, sets.val, store, folder)
     watch = Stopwatch()
     for done, now in descend(stage, (job.seed, rank), module, optimizer, watch.waits_for(batches), first):
         terms.see(done, now)
@@ -200,13 +198,24 @@ def _batches(
     return ((clip,) for clip in load_batches(clips, samples, device, processes)), Losses(part, part.loss)
 
 
-def _restore(model: Any, optimizer: torch.optim.Optimizer, mean: RunningMean | None, terms: LossTerms) -> int:
-    """Go on from this stage's last checkpoint, if there is one. Returns the next iteration."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return 0
-    with checkpoint.as_directory() as folder:
-        return load_state(Path(folder), model, optimizer, mean, terms)
+def _restore(
+    store: Store,
+    folder: str,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    mean: RunningMean | None,
+    terms: LossTerms,
+) -> int:
+    """Go on from this stage's last checkpoint, or from another run's that it took over. Returns the next iteration."""
+    if checkpoint := ray.train.get_checkpoint():
+        with checkpoint.as_directory() as here:
+            return load_state(Path(here), model, optimizer, mean, terms)
+    if store.exists(f"{folder}/{ORIGIN}/{TAKEN}"):
+        with tempfile.TemporaryDirectory() as here:
+            for name in (WEIGHTS, OPTIMIZER):
+                (Path(here) / name).write_bytes(store.read_bytes(f"{folder}/{ORIGIN}/{name}"))
+            return load_state(Path(here), model, optimizer, mean, terms)
+    return 0
 
 
 def _checkpoint(

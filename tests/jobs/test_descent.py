@@ -20,8 +20,9 @@ from jobs.training.descent import (
     optimizer_of,
 )
 from jobs.training.recipes.base import Stage
+from jobs.training.run_files import read_curve
 from jobs.training.stages import broken_tensors, load_state, save_state, trained_part
-from jobs.training.watch import Curve, Stopwatch, read_curve
+from jobs.training.watch import Curve, Stopwatch
 from tests.tiny_model import Tiny, TinyConfig
 from vis_models.config import BadConfig
 from vis_models.rgnn.model import Rgnn

@@ -1,15 +1,23 @@
 """What a person asked for, and which runs there are, from the files that a training leaves."""
 
+import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from jobs.store import Store
+from jobs.training.data_sets import Data, read_sets, require_same_data
+from jobs.training.forks import take_over
 from jobs.training.recipes.base import TrainJob
 from jobs.training.recipes.catalogue import build
-from jobs.training.runs import RUNS, asked_for, check_data, delete, run_of, runs, says_why_it_ends
+from jobs.training.run_files import CURVE, DONE, OPTIMIZER, RUNS, WEIGHTS, read_curve
+from jobs.training.runs import asked_for, check_data, delete, resumable, run_of, runs, says_why_it_ends
 from jobs.training.train import freeze
 from vis_models.config import BadConfig
+from vis_models.data.world import WorldConfig, write_youtube_vis
 
 pytestmark = pytest.mark.unit
 TINY = build("rgnn_r18_world_tiny")
@@ -79,7 +87,6 @@ def test_a_run_is_deleted_unless_it_may_be_running(store: Store):
     ("beside", "named"),
     [
         ({"recipe": "rgnn_r18_world_tiny"}, "leave --recipe away"),
-        ({"data": "/d"}, "leave --data away"),
         ({"init": "w.pth"}, "leave --init away"),
         ({"detector": "m", "name": "n"}, "leave --detector, --name away"),
         ({"changes": {"seed": 1}}, r"leave --set \(seed\) away"),
@@ -140,3 +147,125 @@ def test_other_inputs_are_looked_for_as_well(store: Store, tmp_path: Path):
     extra = {"extra": [{"labels": str(tmp_path / "absent.json"), "chance": 0.5}], "stages.0.mixture_epoch": 8}
     with pytest.raises(BadConfig, match=r"absent.json does not exist"):
         asked_for(store, recipe="rgnn_r18_world_tiny", changes=extra)
+
+
+def test_data_of_a_run_are_where_one_says_they_were_moved_to(store: Store, tmp_path: Path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    write_youtube_vis(WorldConfig(height=32, width=48, frames=2), here, 2, 1)
+    freeze(with_data(here), store, "r")
+    here.rename(there)
+    with pytest.raises(BadConfig, match=r"here holds no train.json, and run r goes on with its own data: .*--data"):
+        asked_for(store, resume="r")
+    job = asked_for(store, resume="r", data=str(there))
+    assert job == with_data(there)
+    freeze(job, store, "r")  # the same job
+    begin(store, "drawn")
+    with pytest.raises(BadConfig, match=r"recipe rgnn_r18_world_tiny of run drawn draws its data, leave --data away"):
+        asked_for(store, resume="drawn", data=str(there))
+
+
+def test_a_run_goes_on_with_its_own_data_and_names_the_videos_that_are_others(store: Store, tmp_path: Path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    write_youtube_vis(WorldConfig(height=32, width=48, frames=2), here, 3, 1)
+    job = with_data(here)
+    freeze(job, store, "r")
+
+    def compare(folder: Path) -> None:
+        moved = job.model_copy(update={"data": str(folder)})
+        data = Data(str(folder), "d")
+        require_same_data(moved, data, read_sets(moved, data, store, "r")[0], store, "r", lambda *_: None)
+
+    compare(here)
+    compare(here)
+    shutil.copytree(here, there, copy_function=shutil.copyfile)  # other times, the same bytes
+    compare(there)
+    assert asked_for(store, resume="r").data == str(there)  # from now on it is looked for there
+    frame = sorted((there / "train").rglob("*.jpg"))[3]  # of the second video
+    Image.fromarray(np.zeros((32, 48, 3), np.uint8)).save(frame)
+    with pytest.raises(BadConfig, match=r"1 of 3 videos are not what run r began with: video 2 has other frames"):
+        compare(there)
+    frame.unlink()
+    with pytest.raises(BadConfig, match=r"video 2 has a frame that cannot be read: .*No such file"):
+        compare(there)
+    labels = json.loads((here / "train.json").read_text())
+    labels["annotations"][0]["category_id"] = 1 + labels["annotations"][0]["category_id"] % 6
+    (here / "train.json").write_text(json.dumps(labels))
+    with pytest.raises(BadConfig, match=r"video \d has other labels"):
+        compare(here)
+
+
+# ---- one run from the checkpoint of another ----------------------------------------------------------------------
+
+
+def checkpoint(store: Store, run: str, stage: str, iteration: int) -> None:
+    """What Ray Train leaves behind, with contents that can be told apart."""
+    folder = f"{RUNS}/{run}/{stage}"
+    for name in (WEIGHTS, OPTIMIZER):
+        store.write_bytes(f"{folder}/c{iteration}/{name}", f"{run} {name} {iteration}".encode())
+    newest = {"checkpoint_dir_name": f"c{iteration}", "metrics": {"iteration": iteration}}
+    store.write_json(f"{folder}/checkpoint_manager_snapshot.json", {"latest_checkpoint_result": newest})
+    store.write_bytes(f"{folder}/{CURVE}", b'{"iteration": 20, "loss": 1.0}\n')
+
+
+def finish(store: Store, run: str, stage: str) -> None:
+    store.write_bytes(f"{RUNS}/{run}/{stage}/{WEIGHTS}", f"{run} {stage}".encode())
+    done = {"weights": f"{RUNS}/{run}/{stage}/{WEIGHTS}", "metrics": {"iteration": 40, "loss": 2.5}}
+    store.write_json(f"{RUNS}/{run}/{stage}/{DONE}", done)
+
+
+def fork(store: Store, origin: str, name: str, **changes: object) -> tuple[TrainJob, str]:
+    job = asked_for(store, origin=origin, name=name, changes={k.replace("__", "."): v for k, v in changes.items()})
+    words = take_over(store, origin, resumable(store, origin), job, name)
+    freeze(job, store, name)
+    return job, words
+
+
+def test_a_run_is_extended_under_a_new_name_from_its_newest_checkpoint(store: Store):
+    begin(store, "first")
+    checkpoint(store, "first", "detector", 40)
+    finish(store, "first", "detector")
+    checkpoint(store, "first", "tracker", 6)
+    finish(store, "first", "tracker")
+    job, words = fork(store, "first", "longer", stages__1__iterations=12)
+    assert words == "takes over detector as first ended it, tracker from iteration 6 of first"
+    assert [stage.iterations for stage in job.stages] == [40, 12]
+    delete(store, run_of(store, "first").model_copy(update={"state": "stopped"}))  # nothing of it is needed any more
+    done = store.read_json(f"{RUNS}/longer/detector/{DONE}")
+    assert store.read_bytes(done["weights"]) == b"first detector"
+    assert store.read_bytes(f"{RUNS}/longer/tracker/origin/{OPTIMIZER}") == f"first {OPTIMIZER} 6".encode()
+    assert run_of(store, "longer").iteration == 6
+    assert read_curve(store, f"{RUNS}/longer/tracker") == [{"iteration": 20, "loss": 1.0}]
+    _, words = fork(store, "longer", "longest", stages__1__iterations=20)  # from a run that has not begun
+    assert words == "takes over detector as longer ended it, tracker from iteration 6 of longer"
+
+
+def test_a_changed_stage_starts_the_ones_after_it_anew(store: Store):
+    begin(store, "first")
+    checkpoint(store, "first", "detector", 40)
+    finish(store, "first", "detector")
+    finish(store, "first", "tracker")
+    _, words = fork(store, "first", "other", stages__0__iterations=80, stages__0__learning_rate=1e-4)
+    assert words == "takes over detector from iteration 40 of first"
+    assert not store.list(f"{RUNS}/other/tracker")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, r"that run has trained all of this. Say what is to be trained further, .*stages.-1.iterations=12"),
+        ({"seed": 1}, "from a checkpoint, which another seed would not fit: only fields of stages can be changed"),
+        ({"stages.0.optimizer": "adam"}, "the checkpoints of stage detector depend on its optimizer, leave it"),
+        ({"stages.0.iterations": 30}, r"has 40 iterations, expected more than that in stages.0.iterations, got 30"),
+    ],
+)
+def test_what_a_checkpoint_does_not_fit_is_refused_with_the_field(store: Store, changes: dict, why: str):
+    begin(store, "first")
+    checkpoint(store, "first", "detector", 40)
+    finish(store, "first", "detector")
+    finish(store, "first", "tracker")
+    with pytest.raises(BadConfig, match=why):
+        asked_for(store, origin="first", changes=changes)
+    with pytest.raises(BadConfig, match=r"--from first keeps the recipe of that run: leave --recipe away"):
+        asked_for(store, origin="first", recipe="rgnn_r18_world_easy")
+    with pytest.raises(BadConfig, match=r"--resume goes on with a run, --from begins a new one"):
+        asked_for(store, origin="first", resume="first")

@@ -24,10 +24,10 @@ from jobs.training.data_sets import Data, prepare_data, read_data, read_extra
 from jobs.training.descent import learning_rate
 from jobs.training.recipes.base import TrainJob
 from jobs.training.recipes.catalogue import build
+from jobs.training.run_files import read_curve
 from jobs.training.runs import resumable
 from jobs.training.stages import samples_of
 from jobs.training.train import check_gate, freeze, train, why_lost
-from jobs.training.watch import read_curve
 from jobs.training.worker import encodings_folder
 from tests.drawn_open_images import LEFT, RIGHT, Release
 from vis_models.checkpoints import load_model
@@ -172,7 +172,7 @@ def test_a_run_ends_in_a_model_folder_with_its_story_and_curves(tmp_path: Path, 
     events = EventAccumulator(store.path(f"{LAYOUT}/runs/run-1/tracker/events"))
     events.Reload()
     assert {"match", "init", "score", "seg", "learning_rate"} <= set(events.Tags()["scalars"])
-    assert resumable(given, "run-1") == small
+    assert resumable(Store.open(given), "run-1") == small
     assert train(small, given, "run-1").sha256 == card.sha256  # everything is there already
 
 
@@ -254,7 +254,7 @@ def test_a_run_from_before_a_field_existed_can_be_resumed(tmp_path: Path):
     spec = tiny.model_dump(mode="json")
     del spec["extra"], spec["stages"][0]["compile"]
     store.write_json(f"{LAYOUT}/runs/old/spec.json", spec)
-    freeze(resumable(settings(tmp_path), "old"), store, "old")
+    freeze(resumable(store, "old"), store, "old")
     with pytest.raises(BadConfig, match="started with another recipe"):
         freeze(tiny.model_copy(update={"seed": 1}), store, "old")
 
@@ -285,7 +285,7 @@ def test_a_folder_without_train_json_is_no_data_set(tmp_path: Path):
 @pytest.mark.unit
 def test_a_run_that_does_not_exist_cannot_be_resumed(tmp_path: Path):
     with pytest.raises(BadConfig, match="no run 'ghost'"):
-        resumable(settings(tmp_path), "ghost")
+        resumable(Store.open(settings(tmp_path)), "ghost")
 
 
 @pytest.mark.unit

@@ -204,6 +204,11 @@ class TrainJob(Config):
     """Frames of a data set that may be unreadable. They are left out and named; more stop the run before it starts."""
     seed: NonNegativeInt = 0
 
+    @property
+    def to_train(self) -> tuple[Stage, ...]:
+        """The stages that are trained: with another run's detector all but that of the detector."""
+        return tuple(stage for stage in self.stages if stage.part != "detector" or not self.detector)
+
     @model_validator(mode="before")
     @classmethod
     def _config_of_the_model(cls, values: Any) -> Any:

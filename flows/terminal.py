@@ -4,7 +4,8 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -23,6 +24,25 @@ def as_interrupt(number: int, frame: Any) -> None:
     if not callable(listener):  # a shell's background jobs begin with Ctrl-C ignored
         raise KeyboardInterrupt
     listener(number, frame)
+
+
+@contextmanager
+def held_signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM take effect after what is inside: raised in the middle of an import of torch, whose C++ code
+    lets no exception through, they would end the process with a dump.
+    """
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = {number: handler for number, handler in before.items() if callable(handler)}
+    for number in heard:
+        signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in heard.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
 
 
 def open_closed_streams() -> None:

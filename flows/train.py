@@ -16,7 +16,7 @@ from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
 from jobs.training.forks import take_over
 from jobs.training.recipes.catalogue import DEFAULT
-from jobs.training.runs import asked_for, resumable, says_why_it_ends
+from jobs.training.runs import asked_for, has_begun, resumable, says_why_it_ends
 from jobs.training.train import train as train_recipe
 
 
@@ -56,7 +56,7 @@ def train(
                 say(take_over(store, origin, resumable(store, origin), job, run_id))
             card = launch(train_recipe, job, run_id=run_id, command=command())
     except (KeyboardInterrupt, SystemExit, TerminationSignal):
-        say(f"stopped; `vis train --resume {run_id}` goes on")
+        say(f"stopped; `vis train --resume {run_id}` goes on" if has_begun(store, run_id) else "stopped")
         raise
     model = store.uri(f"{LAYOUT}/models/{card.name}")
     model_registered(card, model)

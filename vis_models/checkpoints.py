@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vis_models.cards import CARD, WEIGHTS, ModelCard, read_card
+from vis_models.cards import CARD, WEIGHTS, ModelCard, kind_of_weights, read_card, weights_of
 from vis_models.config import BadConfig
 from vis_models.data.annotations import Category
 from vis_models.rgnn.model import INITIAL_VARIANCES
@@ -283,19 +283,6 @@ def _graph_switches(state: dict[str, Tensor]) -> dict[str, int | str]:
     return switches
 
 
-def weights_of(path: Path) -> Path:
-    """The file of weights at a path, which may be a model folder. Raises BadConfig: there is none."""
-    if path.is_dir():
-        if not (path / WEIGHTS).is_file():
-            raise BadConfig(
-                f"{path} is a folder without {WEIGHTS}: name a model folder, or a .pth or .safetensors file"
-            )
-        return path / WEIGHTS
-    if not path.is_file():
-        raise BadConfig(f"no checkpoint at {path}: give the path of a .pth or .safetensors file, or of a model folder")
-    return path
-
-
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by key, wrappers such as `state_dict` and `module.` taken off.
 
@@ -305,9 +292,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     path = weights_of(path)
     with path.open("rb") as file:
         beginning = file.read(64)
-    kind = _kind_of_file(beginning)
-    if kind in NO_CHECKPOINTS:
-        raise BadConfig(f"{path} is {kind}, expected a checkpoint of tensors: {NO_CHECKPOINTS[kind]}")
+    kind = kind_of_weights(str(path), beginning)
     content: Any
     try:
         content = load_file(path) if kind == "safetensors" else torch.load(path, map_location="cpu", weights_only=True)
@@ -316,6 +301,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             raise BadConfig(
                 f"{path} cannot be read as a checkpoint of tensors: it was pickled with code ({found[1]}), which is "
                 "never run here. Save its tensors alone, where it was made: torch.save(model.state_dict(), PATH)."
+            ) from None
+        if "Weights only load failed" in str(error):  # its text advises to run the code that is in the file
+            raise BadConfig(
+                f"{path} cannot be read as a checkpoint of tensors: a pickle of something else, and code in it is "
+                "never run here. Save tensors alone, where it was made: torch.save(model.state_dict(), PATH)."
             ) from None
         why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise BadConfig(
@@ -331,32 +321,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         keys = ", ".join(str(key) for key in list(content)[:3]) or "nothing"
         raise BadConfig(f"{path} holds no tensors, only {keys}: save the model's state_dict()")
     return tensors
-
-
-NO_CHECKPOINTS = {
-    "empty": "copy or download it again",
-    "a pointer of Git LFS": "fetch the file itself (git lfs pull)",
-    "a web page": "the download was refused; open its address in a browser",
-    "text": "give a .pth or .safetensors file",
-    "a picture or film": "give a .pth or .safetensors file",
-}
-"""What is taken for a checkpoint by mistake, and what to do."""
-
-
-def _kind_of_file(beginning: bytes) -> str:
-    """By the first bytes of a file, never by its name: `safetensors`, a key of `NO_CHECKPOINTS`, else `pickle`."""
-    if not beginning:
-        return "empty"
-    if beginning[8:9] == b"{":
-        return "safetensors"
-    if beginning.startswith((b"\xff\xd8\xff", b"\x89PNG", b"RIFF")) or beginning[4:8] == b"ftyp":
-        return "a picture or film"
-    if beginning.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS"
-    if beginning.lstrip()[:1] == b"<":
-        return "a web page"
-    is_text = all(byte in b"\t\n\r\f" or byte >= 32 for byte in beginning) and not beginning.startswith(b"PK")
-    return "text" if is_text else "pickle"
 
 
 def _rename(state: dict[str, Tensor]) -> tuple[str | None, dict[str, Tensor]]:

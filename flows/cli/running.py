@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
-from flows.terminal import as_interrupt
+from flows.terminal import as_interrupt, held_signals
 
 SEGMENTING = frozenset({"flows.segment", "flows.evaluate"})
 """Flows in which a model runs."""
@@ -29,7 +29,8 @@ def run_flow(module: str, flow: str, **parameters: Any) -> dict[str, Any]:
     from vis_models.config import BadConfig
 
     with started_early(Settings()) if module in SEGMENTING else nullcontext(), prefect_api() as wait:
-        run = getattr(import_module(module), flow)  # brings Prefect while the API and the worker start
+        with held_signals():
+            run = getattr(import_module(module), flow)  # brings Prefect while the API and the worker start
         wait()
         run = run.with_options(on_running=[_interruptible])
         try:

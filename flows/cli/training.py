@@ -7,7 +7,7 @@ import typer
 from flows.cli.running import run_flow
 from flows.cli.verbs import DeviceOption, StoreOption, Verbs, WorkersOption, app, set_for_all, with_settings
 from flows.cli.words import changes_of, in_words, short
-from flows.terminal import print_table
+from flows.terminal import held_signals, print_table
 
 
 @app.command()
@@ -64,9 +64,10 @@ def ablate(
     for each in row or ["proposed"]:
         with_row(recipe, each)
     models.find(Store.open(Settings()), detector)
-    from flows.progress import at_terminal
-    from flows.steps import command
-    from jobs.training.ablation import AblationJob, ablate
+    with held_signals():
+        from flows.progress import at_terminal
+        from flows.steps import command
+        from jobs.training.ablation import AblationJob, ablate
 
     given = {"rows": tuple(row)} if row else {}
     job = AblationJob(recipe=recipe, detector=detector, seeds=tuple(range(seeds)), iterations=iterations, **given)

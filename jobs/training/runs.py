@@ -18,6 +18,7 @@ from jobs.training.forks import forked
 from jobs.training.recipes.base import NAME, TrainJob, fit_name
 from jobs.training.recipes.catalogue import DEFAULT, build
 from jobs.training.run_files import DONE, ENDED, RUNS, SPEC, newest_checkpoint
+from vis_models.cards import kind_of_weights
 from vis_models.config import BadConfig, Config, nearest
 
 QUIET_S = 120
@@ -77,6 +78,10 @@ def asked_for(
     for place in filter(None, (job.init, *(part.labels for part in job.extra), *(part.frames for part in job.extra))):
         if not _is_there(store, place):
             raise BadConfig(f"{place} does not exist: correct the name")
+    if job.init:
+        fs, path = store.open_source(job.init)
+        if fs.isfile(path):
+            kind_of_weights(job.init, fs.read_block(path, 0, 64))
     return job
 
 
@@ -198,15 +203,25 @@ def run_of(store: Store, name: str) -> Run:
 
 @contextmanager
 def says_why_it_ends(store: Store, run_id: str) -> Iterator[None]:
-    """An error or an interruption inside is written beside what the run has written, and goes on its way."""
+    """An error or an interruption inside is written beside what the run has written, and goes on its way.
+
+    A run that has written nothing but its spec leaves nothing.
+    """
     try:
         yield
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
         why = "interrupted" if interrupted else str(error) if isinstance(error, BadConfig) else repr(error)
-        if store.exists(f"{RUNS}/{run_id}/{SPEC}"):
+        if len(store.list(f"{RUNS}/{run_id}")) > 1:
             store.write_json(f"{RUNS}/{run_id}/{ENDED}", {"reason": why})
+        elif has_begun(store, run_id):
+            store.fs.rm(store.path(f"{RUNS}/{run_id}"), recursive=True)
         raise
+
+
+def has_begun(store: Store, run_id: str) -> bool:
+    """Whether there is a run of this name to go on with."""
+    return store.exists(f"{RUNS}/{run_id}/{SPEC}")
 
 
 def delete(store: Store, run: Run) -> None:

@@ -13,7 +13,7 @@ from jobs.training.data_sets import Data, read_sets, require_same_data
 from jobs.training.forks import take_over
 from jobs.training.recipes.base import TrainJob
 from jobs.training.recipes.catalogue import build
-from jobs.training.run_files import CURVE, DONE, OPTIMIZER, RUNS, WEIGHTS, read_curve
+from jobs.training.run_files import CURVE, DONE, LEFT_OUT, OPTIMIZER, RUNS, WEIGHTS, read_curve
 from jobs.training.runs import asked_for, check_data, delete, resumable, run_of, runs, says_why_it_ends
 from jobs.training.train import freeze
 from vis_models.config import BadConfig
@@ -41,7 +41,10 @@ def test_a_run_says_how_far_it_came_and_why_it_ended(store: Store):
     begin(store, "stopped", done=True)
     interrupt(store, "stopped", KeyboardInterrupt())
     begin(store, "never-began")
+    store.write_json(f"{RUNS}/never-began/{LEFT_OUT}", {})
     interrupt(store, "never-began", BadConfig("no frames: copy them"))
+    begin(store, "left-nothing")
+    interrupt(store, "left-nothing", BadConfig("no such weights"))
     found = {run.name: run for run in runs(store)}
     assert {name: (run.state, run.reason) for name, run in found.items()} == {
         "lives": ("running", ""),
@@ -118,6 +121,15 @@ def test_a_name_is_given_once(store: Store):
     begin(store, "first")
     with pytest.raises(BadConfig, match=r"--name first: a run has it already; `vis train --resume first` goes on"):
         asked_for(store, name="first")
+
+
+@pytest.mark.parametrize(("content", "what"), [(b"", "empty"), (b"hello\n", "text"), (b"\x89PNG\r\n", "a picture or")])
+def test_a_file_that_is_no_checkpoint_is_known_by_its_first_bytes(
+    store: Store, tmp_path: Path, content: bytes, what: str
+):
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(BadConfig, match=f"w.pth is {what}.*, expected a checkpoint of tensors"):
+        asked_for(store, recipe="rgnn_r18_world_tiny", init=str(tmp_path / "w.pth"))
 
 
 def with_data(folder: Path, **changes: object) -> TrainJob:

@@ -14,13 +14,24 @@ from flows.cli.words import pair, text_of
 
 @app.command()
 def report(
+    run: Annotated[
+        str | None, typer.Argument(help="A training run: its curves, samples, fields and data.", metavar="[RUN]")
+    ] = None,
     evaluation: Annotated[str | None, typer.Option(help="Default: the newest of the plan, if there is one.")] = None,
     plan: Annotated[str | None, typer.Option(help="Default: that of the evaluation, else the newest.")] = None,
     videos: Annotated[int, typer.Option(help="How many of the best and of the worst.", min=0)] = 3,
 ) -> None:
     """Write one HTML page: figures with their origin, curves, errors, the best and worst videos in pictures."""
-    done = run_flow("flows.report", "report", evaluation=evaluation, plan=plan, videos=videos)
-    score = "".join(f"{name} {done['figures'][name]:.2f}  " for name in ("AP", "AP50", "AR10") if done["figures"])
+    if run:
+        from jobs.settings import Settings
+        from jobs.store import Store
+        from jobs.training.runs import run_of
+
+        run_of(Store.open(Settings()), run)
+    done = run_flow("flows.report", "report", evaluation=evaluation, plan=plan, videos=videos, run=run)
+    score = "".join(
+        f"{name} {done['figures'][name]:.2f}  " for name in ("AP", "AP50", "AR10") if name in done["figures"]
+    )
     print(f"{score}report {done['uri']}")
 
 

@@ -90,7 +90,7 @@ RunArgument = Annotated[str, typer.Argument(help="Name of a training run.", meta
 def runs(
     context: typer.Context, store: StoreOption = None, device: DeviceOption = None, workers: WorkersOption = None
 ) -> None:
-    """List the training runs, newest last; show or delete one."""
+    """List the training runs, newest last; show, compare or delete them."""
     if context.invoked_subcommand:
         set_for_all(store=store, device=device, workers=workers)
     else:
@@ -136,6 +136,20 @@ def show(run: RunArgument) -> None:
         print(f"            {name} {value:.4g}")
     if found.state in ("stopped", "failed to start"):
         print(f"go on       vis train --resume {found.name}")
+    print(f"page        vis report {found.name}")
+
+
+@runs_app.command()
+def compare(one: RunArgument, other: RunArgument) -> None:
+    """What is different between two training runs: fields of their recipes, and how they ended."""
+    from jobs.settings import Settings
+    from jobs.store import Store
+    from jobs.training.runs import compared
+
+    rows = compared(Store.open(Settings()), one, other)
+    print_table([("", one, other), *rows])
+    if not rows:
+        print(f"{one} and {other} have the same recipe and the same figures")
 
 
 @runs_app.command()

@@ -3,6 +3,7 @@
 Everything that can be known before an engine starts is asked here, by the command line and by the flow alike.
 """
 
+import json
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -199,6 +200,28 @@ def run_of(store: Store, name: str) -> Run:
     if found is None:
         raise _no_run(store, name)
     return found
+
+
+def compared(store: Store, one: str, other: str) -> list[tuple[str, str, str]]:
+    """What is different between two runs: (field of the recipe or figure, of one, of the other)."""
+    pairs = [(run_of(store, name), dict(flat(store.read_json(f"{RUNS}/{name}/{SPEC}")))) for name in (one, other)]
+    (first, fields), (second, others) = pairs
+    rows = [(path, fields.get(path, ""), others.get(path, "")) for path in dict.fromkeys((*fields, *others))]
+    for name in dict.fromkeys((*first.metrics, *second.metrics)):
+        rows.append((name, *(f"{run.metrics[name]:.4g}" if name in run.metrics else "" for run in (first, second))))
+    rows.append(("state", first.state, second.state))
+    return [row for row in rows if row[1] != row[2]]
+
+
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Nested values of a recipe by dotted path, as `--set` names them, in JSON."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        value = dict(enumerate(value))
+    if isinstance(value, dict) and value:
+        for name, each in value.items():
+            yield from flat(each, f"{path}.{name}" if path else str(name))
+    else:
+        yield path, json.dumps(value)
 
 
 @contextmanager

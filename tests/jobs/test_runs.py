@@ -14,7 +14,7 @@ from jobs.training.forks import take_over
 from jobs.training.recipes.base import TrainJob
 from jobs.training.recipes.catalogue import build
 from jobs.training.run_files import CURVE, DONE, LEFT_OUT, OPTIMIZER, RUNS, WEIGHTS, read_curve
-from jobs.training.runs import asked_for, check_data, delete, resumable, run_of, runs, says_why_it_ends
+from jobs.training.runs import asked_for, check_data, compared, delete, resumable, run_of, runs, says_why_it_ends
 from jobs.training.train import freeze
 from vis_models.config import BadConfig
 from vis_models.data.world import WorldConfig, write_youtube_vis
@@ -58,6 +58,19 @@ def test_a_run_says_how_far_it_came_and_why_it_ended(store: Store):
     sizes = [len(store.read_bytes(key)) for key in store.list(f"{RUNS}/stopped")]
     assert (stopped.files, stopped.size_bytes) == (len(sizes), sum(sizes))
     assert found["never-began"].stage is None
+
+
+def test_two_runs_are_compared_by_the_fields_and_figures_that_differ(store: Store):
+    begin(store, "a", done=True)
+    freeze(build("rgnn_r18_world_tiny", {"stages.0.learning_rate": 1e-3, "seed": 3}), store, "b")
+    rate = TINY.stages[0].learning_rate
+    assert compared(store, "a", "b") == [
+        ("stages.0.learning_rate", str(rate), "0.001"),
+        ("seed", "0", "3"),
+        ("detector_loss", "2.5", ""),
+        ("mask_ap50", "0.25", ""),
+    ]
+    assert compared(store, "a", "a") == []
 
 
 def test_a_run_of_an_older_version_is_listed_too(store: Store):

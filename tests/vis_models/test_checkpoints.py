@@ -369,7 +369,7 @@ def test_a_checkpoint_that_carries_code_is_refused_and_the_code_never_runs(tmp_p
     with (tmp_path / "evil.pth").open("wb") as file:
         pickle.dump({"layer1.0.conv1.weight": trap}, file)
     with pytest.raises(
-        BadConfig, match="cannot be read as a checkpoint of tensors: .*code.* is never run here. Save .*"
+        BadConfig, match=r"cannot be read as a checkpoint of tensors: .*code.* is never run here. Save .*"
     ):
         initialise(Yolact(small_config().detector), tmp_path / "evil.pth")
     assert not (tmp_path / "ran").exists()

@@ -41,6 +41,8 @@ class ShardJob:
     """See `SegmentJob.labels`."""
     again: dict[str, str]
     """Shard -> the committed attempt that a new one shall replace."""
+    halfway_s: float = 120.0
+    """How often it is written down how far each film is."""
 
 
 PLAN = pa.schema([

@@ -9,8 +9,9 @@ import mmap
 import tempfile
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
@@ -55,14 +56,20 @@ class MaskSpill:
             if following is None or (following[0], following[1][0]) != (video, row[0]):
                 self._runs[video, row[0]].append((self._batches, start, place + 1 - start))
                 start = place + 1
-        columns = zip(*(row for _, row in self._rows), strict=True)
-        self._writer.write_batch(
-            pa.record_batch(
-                [pa.array(values, kind.type) for values, kind in zip(columns, SPILLED, strict=True)], schema=SPILLED
-            )
-        )
+        self._writer.write_batch(as_batch([row for _, row in self._rows]))
         self._batches += 1
         self._rows, self._bytes = [], 0
+
+    def take(self, video: int, batch: pa.RecordBatch) -> None:
+        """Masks of one video that were spilled before by somebody else, sorted by track and frame."""
+        self._flush()
+        start = 0
+        for track_id, rows in groupby(batch["track_id"].to_pylist()):
+            length = sum(1 for _ in rows)
+            self._runs[video, track_id].append((self._batches, start, length))
+            start += length
+        self._writer.write_batch(batch)
+        self._batches += 1
 
     def finish(self) -> None:
         """No more rows come; `read` works from now on. The file is mapped, not loaded."""
@@ -79,6 +86,12 @@ class MaskSpill:
 
     def close(self) -> None:
         self._file.close()
+
+
+def as_batch(rows: Sequence[tuple]) -> pa.RecordBatch:
+    """Rows with their values in the order of SPILLED."""
+    columns = zip(*rows, strict=True)
+    return pa.record_batch([pa.array(each, kind.type) for each, kind in zip(columns, SPILLED, strict=True)], SPILLED)
 
 
 @dataclass
@@ -119,45 +132,67 @@ class VideoRecord:
     def __init__(self, info: VideoInfo, place: int, spill: MaskSpill) -> None:
         self.info = info
         self.dropped_births = 0
+        self.times_s = array("d")
+        """Of each frame that went to the model; NaN where it has none."""
+        self.tallies: dict[int, Tally] = {}
         self._place = place
         self._spill = spill
-        self._times_s = array("d")
-        self._tallies: dict[int, Tally] = {}
+        self._unsaved: list[tuple] | None = None
+
+    def remember(self) -> None:
+        """Hold masks for `take_unsaved` from now on."""
+        self._unsaved = []
+
+    def take_unsaved(self) -> list[pa.RecordBatch]:
+        """The masks since the last call, sorted by track and frame, in batches of at most SPILL_ROWS."""
+        rows, self._unsaved = sorted(self._unsaved or [], key=lambda row: row[:2]), []
+        return [as_batch(rows[start : start + SPILL_ROWS]) for start in range(0, len(rows), SPILL_ROWS)]
+
+    def restore(
+        self, times_s: array, tallies: dict[int, Tally], dropped_births: int, batches: Iterable[pa.RecordBatch]
+    ) -> None:
+        """Be as another record of the same video was, of which `batches` are all masks."""
+        self.times_s, self.tallies, self.dropped_births = times_s, tallies, dropped_births
+        for batch in batches:
+            self._spill.take(self._place, batch)
 
     def frame(self, time_s: float | None) -> None:
         """The next frame goes to the model."""
-        self._times_s.append(float("nan") if time_s is None else time_s)
+        self.times_s.append(float("nan") if time_s is None else time_s)
 
     @property
     def frames(self) -> int:
-        return len(self._times_s)
+        return len(self.times_s)
 
     def add(self, tracks: Tracks) -> None:
         """Run-length code what the model sees; a track without a pixel in a frame has no mask there."""
         height, width = self.info.height, self.info.width
         self.dropped_births += tracks.dropped_births
         for sighting in tracks.sightings:
-            time = self._times_s[sighting.frame]
+            time = self.times_s[sighting.frame]
             time_s = None if time != time else time
             rles, areas = sighting.masks.rles(), sighting.masks.areas_px()
             boxes = masks.boxes_px(rles, height, width).tolist()
             for track_id, score, area, box, rle in zip(
                 sighting.track_ids, sighting.scores, areas, boxes, rles, strict=True
             ):
-                tally = self._tallies.setdefault(track_id, Tally(first_frame=sighting.frame))
+                tally = self.tallies.setdefault(track_id, Tally(first_frame=sighting.frame))
                 if area:
                     if not tally.n_obs:
                         tally.first_frame = sighting.frame
                     tally.see(sighting.frame, time_s, score, area, box)
-                    self._spill.add(self._place, (track_id, sighting.frame, time_s, score, area, *box, rle))
+                    row = (track_id, sighting.frame, time_s, score, area, *box, rle)
+                    self._spill.add(self._place, row)
+                    if self._unsaved is not None:
+                        self._unsaved.append(row)
         for verdict in tracks.verdicts:
-            tally = self._tallies.setdefault(verdict.track_id, Tally(first_frame=0))
+            tally = self.tallies.setdefault(verdict.track_id, Tally(first_frame=0))
             assert tally.score is None, f"two verdicts about track {verdict.track_id} of {self.info.video_id}"
             tally.category, tally.score = verdict.category, verdict.score
 
     def tracks(self, min_score: float) -> tuple[dict[int, Tally], int]:
         """(tracks to write by id, number of tracks under `min_score`). Tracks without a single mask are neither."""
-        seen = {track_id: tally for track_id, tally in sorted(self._tallies.items()) if tally.n_obs}
+        seen = {track_id: tally for track_id, tally in sorted(self.tallies.items()) if tally.n_obs}
         undecided = [track_id for track_id, tally in seen.items() if tally.score is None]
         assert not undecided, f"no verdict about tracks {undecided[:5]} of {self.info.video_id}"
         kept = {track_id: tally for track_id, tally in seen.items() if (tally.score or 0) >= min_score}

@@ -24,6 +24,8 @@ from jobs.archives.archive import VideoSource
 from jobs.archives.frames import RETRYABLE
 from jobs.filesystems import FULL
 from jobs.results_files import read_json
+from jobs.segmentation import halfway
+from jobs.segmentation.halfway import Halfway
 from jobs.segmentation.plans import Load, ShardJob, read_plan
 from jobs.segmentation.records import MaskSpill, track_row
 from jobs.segmentation.side_by_side import Faults, Outcome, SideBySide
@@ -110,10 +112,17 @@ class ShardWorker:
             threads=job.workers.cpus,
             given=self._given,
             faults=self._faults,
+            halfway=Halfway(store, job.plan_id, shard, attempt.name, job.halfway_s),
         )
         began = time.perf_counter()
         spill = MaskSpill()
-        outcomes = sorted(self._play(sources, stage, spill, attempt), key=lambda outcome: outcome.source.video_id)
+        try:
+            outcomes = sorted(self._play(sources, stage, spill, attempt), key=lambda outcome: outcome.source.video_id)
+        except FileNotFoundError:
+            committed = store.marker(job.plan_id, shard)
+            if committed and committed.attempt != job.again.get(shard):
+                return committed  # by another run, which took the notes away from which a film was to go on
+            raise
         spill.finish()
         with stage.timed("write"):
             files = attempt.write(store, card, outcomes)
@@ -132,6 +141,7 @@ class ShardWorker:
             created_at=now(),
         )
         store.commit(marker)
+        halfway.forget(store, job.plan_id, shard)
         return marker
 
     def _play(

@@ -21,6 +21,7 @@ import torch
 from jobs.archives.archive import VideoSource
 from jobs.archives.deadlines import Decoders, Hung, Task, decoders
 from jobs.archives.frames import UNEXPECTED, DecodedFrame, Video, open_video, timed_out
+from jobs.segmentation.halfway import Halfway
 from jobs.segmentation.records import MaskSpill, VideoRecord
 from jobs.segmentation.true_objects import TrueObjects
 from jobs.store import Store
@@ -136,6 +137,7 @@ class SideBySide:
         given: the objects that `model`, which must be a `TracksGivenObjects`, tracks in place of its own detections.
         say: is told how many frames were played so far, now and then.
         faults: what went wrong in videos that were played before these.
+        halfway: where films that were left in the middle go on, and how far each is gets written down.
     """
 
     def __init__(
@@ -150,6 +152,7 @@ class SideBySide:
         given: TrueObjects | None = None,
         say: Callable[[int], None] = lambda frames: None,
         faults: Faults | None = None,
+        halfway: Halfway | None = None,
     ) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self.promised_frames = self.promised_videos = 0
@@ -163,6 +166,7 @@ class SideBySide:
         self._given = given
         self.say = say
         self._faults = faults or Faults()
+        self._halfway = halfway
         self._frames = 0
 
     def play(self, sources: Sequence[VideoSource], spill: MaskSpill) -> Iterator[Outcome]:
@@ -230,6 +234,10 @@ class SideBySide:
             player.outcome.record = VideoRecord(video.info, place, spill)
             player.size = self._model.frame_size(video.info)
             player.frames = video.frames(player.size)
+            if self._halfway:
+                player.outcome.record.remember()
+                for _ in islice(player.frames, self._halfway.frames_of(video.info.video_id)):
+                    task.beat()
             self.promised_frames += min(video.promised()[0] or 0, source.size_bytes)  # a header may say anything
             self.promised_videos += 1
             player.outcome.decode_s = time.perf_counter() - started
@@ -255,7 +263,16 @@ class SideBySide:
 
     @torch.inference_mode()
     def _start(self, players: Sequence[_Player]) -> Any:
-        return self._model.start([player.info for player in players])
+        state = self._model.start([player.info for player in players])
+        if self._halfway is None:
+            return state
+        rows = []
+        for place, player in enumerate(players):
+            fresh, record = state[[place]], player.outcome.record
+            assert record
+            known = self._halfway.frames_of(record.info.video_id)
+            rows.append(self._halfway.restore(record, fresh) if known else fresh)
+        return type(state).join(rows)
 
     @torch.inference_mode()
     def _advance(self, lane: list[_Player], state: Any) -> Any:
@@ -289,6 +306,9 @@ class SideBySide:
         self._read_events()
         self._frames += len(frames)
         self.say(self._frames)
+        if self._halfway and self._halfway.due():
+            with self.timed("write"):
+                self._halfway.keep([player.outcome.record for player in lane if player.outcome.record], state)
         return state
 
     @torch.inference_mode()

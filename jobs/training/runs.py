@@ -208,7 +208,8 @@ def compared(store: Store, one: str, other: str) -> list[tuple[str, str, str]]:
     (first, fields), (second, others) = pairs
     rows = [(path, fields.get(path, ""), others.get(path, "")) for path in dict.fromkeys((*fields, *others))]
     for name in dict.fromkeys((*first.metrics, *second.metrics)):
-        rows.append((name, *(f"{run.metrics[name]:.4g}" if name in run.metrics else "" for run in (first, second))))
+        left, right = (f"{run.metrics[name]:.4g}" if name in run.metrics else "" for run in (first, second))
+        rows.append((name, left, right))
     rows.append(("state", first.state, second.state))
     return [row for row in rows if row[1] != row[2]]
 

@@ -5,12 +5,13 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 from prefect import State, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import Failed
+from pydantic import WithJsonSchema
 
 from flows.progress import of_flow
 from flows.surroundings import enter_folder
@@ -20,6 +21,8 @@ from vis_models.config import BadConfig, Config
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
+Address = Annotated[str, WithJsonSchema({"type": "string", "pattern": r"^(?!\w+://(?!arn:)[^/]*[:@])"})]
+"""A parameter in which Prefect's server takes no `KEY:SECRET@...`: it would keep it in its database and show it."""
 RETRIES = 2
 """How often a run that lost its workers is continued from the start, with a new Ray."""
 

@@ -11,7 +11,7 @@ from prefect.exceptions import TerminationSignal
 
 from flows.events import model_registered
 from flows.progress import say, shown
-from flows.steps import command, launch, mendable, run_name
+from flows.steps import Address, command, launch, mendable, run_name
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
 from jobs.training.recipes.catalogue import DEFAULT
@@ -23,9 +23,9 @@ from jobs.training.train import train as train_recipe
 @mendable
 def train(
     recipe: str = DEFAULT,
-    data: str | None = None,
-    init: str | None = None,
-    detector: str | None = None,
+    data: Address | None = None,
+    init: Address | None = None,
+    detector: Address | None = None,
     resume: str | None = None,
     changes: dict[str, Any] | None = None,
     name: str | None = None,

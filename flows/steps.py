@@ -4,7 +4,7 @@ import functools
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 from prefect import State, runtime, task
@@ -17,6 +17,7 @@ from flows.progress import of_flow
 from flows.surroundings import enter_folder
 from jobs.launch import LostWorker, launcher
 from jobs.settings import Settings
+from jobs.training.recipes.catalogue import DEFAULT
 from vis_models.config import BadConfig, Config
 
 P = ParamSpec("P")
@@ -89,9 +90,15 @@ def run_name(recipe: str, flow_run_id: str | None = None) -> str:
     return f"{recipe}-{(flow_run_id or runtime.flow_run.id).replace('-', '')[:8]}"
 
 
+def training_run(parameters: Mapping[str, Any], flow_run_id: str | None = None) -> str:
+    """Name of the run that the parameters of a training mean; those of a server leave out what is not given."""
+    given = parameters.get("resume") or parameters.get("name")
+    return given or run_name(parameters.get("recipe") or DEFAULT, flow_run_id)
+
+
 def goes_on(name: str, parameters: dict[str, Any], flow_run_id: str) -> str:
     """How to continue a flow run that was stopped; `name`: of the run."""
     if not name.startswith("train-"):
         return "run it again: what is done is kept"
-    run = parameters.get("resume") or run_name(parameters["recipe"], flow_run_id)
+    run = training_run(parameters, flow_run_id)
     return f"`prefect deployment run train-rgnn --param resume={run}` goes on"

@@ -8,10 +8,12 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.exceptions import TerminationSignal
+from prefect.runtime import flow_run
 
 from flows.events import model_registered
 from flows.progress import say, shown
-from flows.steps import Address, command, launch, mendable, run_name
+from flows.steps import Address, command, launch, mendable, training_run
+from jobs.models import registered
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
 from jobs.training.recipes.catalogue import DEFAULT
@@ -19,7 +21,11 @@ from jobs.training.runs import asked_for, says_why_it_ends
 from jobs.training.train import train as train_recipe
 
 
-@flow(name="train", flow_run_name="train-{recipe}")
+def _run_name() -> str:
+    return f"train-{training_run(flow_run.parameters)}"
+
+
+@flow(name="train", flow_run_name=_run_name)
 @mendable
 def train(
     recipe: str = DEFAULT,
@@ -45,7 +51,8 @@ def train(
     given: dict[str, Any] = {"data": data, "init": init, "detector": detector, "changes": changes, "name": name}
     given["recipe"] = None if resume and recipe == DEFAULT else recipe
     job = asked_for(store, resume=resume, **given)
-    run_id = resume or name or run_name(recipe)
+    run_id = training_run(flow_run.parameters)
+    before = registered(store)
     try:
         with says_why_it_ends(store, run_id):
             card = launch(train_recipe, job, run_id=run_id, command=command())
@@ -53,7 +60,8 @@ def train(
         say(f"stopped; `vis train --resume {run_id}` goes on")
         raise
     model = store.uri(f"{LAYOUT}/models/{card.name}")
-    model_registered(card, model)
+    if card.name not in before:
+        model_registered(card, model)
     figures = "".join(f"| {name} | {value:.3f} |\n" for name, value in card.metrics.items())
     with shown():
         create_markdown_artifact(

@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 
 from jobs.cluster import Workers, cluster
 from jobs.launch import LostWorker
+from jobs.models import registered
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, code_version
 from jobs.training import preflight
@@ -55,7 +56,7 @@ LOSSES = 8
 def train(
     job: TrainJob, settings: Settings, run_id: str, progress: Progress | None = None, command: str = ""
 ) -> ModelCard:
-    """Train a recipe and register the model under the run's name.
+    """Train a recipe and register the model under the run's name; a run that did is finished, its card stays.
 
     Args:
         command: what was typed, for the record.
@@ -66,6 +67,11 @@ def train(
     report = progress or (lambda *_: None)
     store = Store.open(settings)
     freeze(job, store, run_id)
+    if finished := registered(store).get(run_id):
+        since = f"its model was registered {finished.created_at:%Y-%m-%d %H:%M} UTC and stays as it is"
+        report("train", 1, 1, {"note": f"run {run_id} is finished: {since}"})
+        return finished
+    typed = remember(command, store, run_id)
     todo = [stage for stage in stages_of(job) if not store.exists(f"{stage_folder(run_id, stage)}/done.json")]
     preflight.check_files(job, store)
     data = prepare_data(job, settings, report)
@@ -82,7 +88,7 @@ def train(
             weights, metrics = done["weights"], metrics | done["metrics"]
             check_gate(job, stage, metrics)
     assert weights is not None
-    return register(job, settings, run_id, data, weights, metrics, command)
+    return register(job, settings, run_id, data, weights, metrics, "; ".join(typed))
 
 
 def prepare_run(
@@ -150,6 +156,16 @@ def freeze(job: TrainJob, store: Store, run_id: str) -> None:
             f"run {run_id} was started with another recipe or other fields, see {store.uri(key)}. "
             "Resume it without changes (`vis train --resume`), or start a new run."
         )
+
+
+def remember(command: str, store: Store, run_id: str) -> list[str]:
+    """What was typed for this run from its beginning on, now `command` too: the last one alone names no origin."""
+    key = f"{LAYOUT}/runs/{run_id}/typed.json"
+    typed = store.read_json(key) if store.exists(key) else []
+    if command and command not in typed:  # a flow that tries again, and who resumes twice, types nothing new
+        typed.append(command)
+        store.write_json(key, typed)
+    return typed
 
 
 def train_stage(

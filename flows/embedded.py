@@ -7,6 +7,7 @@ has last words for the API), and does not outlive a command that was killed.
 
 import io
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -88,7 +89,7 @@ def load_prefect() -> None:
         why = str(error)
         if isinstance(error, ValidationError):
             first = error.errors()[0]
-            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}"
+            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"  # without the value, which may be a key
         home = os.environ.get("PREFECT_HOME", "~/.prefect")
         raise BadConfig(
             f"Prefect does not start with its settings ({why}): look for it in the variables PREFECT_*, in "
@@ -106,9 +107,11 @@ def _check_answer(url: str) -> None:
         get_client(sync_client=True) as client,
     ):
         if error := client.api_healthcheck():
+            shown = re.sub("://.*@", "://***@", url)  # without the password
+            why = str(error).splitlines()[0] or type(error).__name__
             raise BadConfig(
-                f"no Prefect API answers at {url} ({str(error).splitlines()[0] or type(error).__name__}): start it, or "
-                "correct PREFECT_API_URL or the Prefect profile; without them each command starts an API of its own"
+                f"no Prefect API answers at {shown} ({why}): start it, or correct PREFECT_API_URL or "
+                "the Prefect profile; without them each command starts an API of its own"
             )
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt
 
 from flows.events import evaluation_regressed
 from flows.progress import of_flow, shown
-from flows.steps import command, launch, mendable
+from flows.steps import Address, command, launch, mendable
 from jobs.evaluation.acceptance import JudgeJob, alarm, judge
 from jobs.evaluation.evaluate import EvaluateJob, evaluate
 from jobs.evaluation.oracles import Oracle
@@ -40,9 +40,9 @@ def _run_name() -> str:
 @flow(name="evaluate-youtube-vis", flow_run_name=_run_name)
 @mendable
 def evaluate_youtube_vis(
-    data: str | None = None,
-    model: str | None = None,
-    results: str | None = None,
+    data: Address | None = None,
+    model: Address | None = None,
+    results: Address | None = None,
     plan: str | None = None,
     holdout: str | None = None,
     class_agnostic: bool = False,

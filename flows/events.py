@@ -10,7 +10,7 @@ from typing import Any
 
 from prefect.events import emit_event
 
-from jobs.evaluation.acceptance import Verdict
+from jobs.evaluation.acceptance import VIDEOS_SHOWN, Verdict
 from vis_models.cards import ModelCard
 
 REGISTERED = "vis.model.registered"
@@ -25,6 +25,8 @@ def model_registered(card: ModelCard, uri: str) -> None:
 def evaluation_regressed(verdict: Verdict, data: str, subject: str) -> None:
     """`subject`: the model or results file that was scored."""
     payload = {"data": data, "subject": subject, "text": str(verdict), **verdict.model_dump(mode="json")}
+    changed = payload["compared"]["changed"]
+    payload["compared"] |= {"changed": changed[:VIDEOS_SHOWN], "videos_changed": len(changed)}  # a server takes 1.5 MB
     _emit(REGRESSED, f"vis.evaluation.{verdict.evaluation_id}", subject, payload)
 
 

@@ -61,15 +61,15 @@ def say(sentence: str) -> None:
 
 
 @contextmanager
-def shown() -> Iterator[None]:
+def shown(what: str = "the result is whole, but its artifact") -> Iterator[None]:
     """Around artifacts: what is done stays done, also where Prefect's API does not take a picture of it."""
     from httpx import HTTPError
     from prefect.exceptions import PrefectException
 
     try:
         yield
-    except (HTTPError, PrefectException) as error:
-        say(f"the result is whole, but its artifact was not recorded: {error}")
+    except (HTTPError, PrefectException, OSError, ValueError) as error:  # ValueError: what answers is no such API
+        say(f"{what} was not recorded: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
 
 def _serial(report: Progress) -> Progress:
@@ -138,20 +138,16 @@ class _Artifacts:
             self.run.run(self._record, stage, done, total, info)
 
     def _record(self, stage: str, done: int, total: int, info: dict[str, Any]) -> None:
-        from httpx import HTTPError
         from prefect.artifacts import create_progress_artifact, update_progress_artifact
-        from prefect.exceptions import PrefectException
 
         percent = 100.0 * done / max(total, 1)
         description = _sentence(stage, done, total, info)
-        try:
+        with shown(f"progress of {stage}"):
             if stage in self.ids:
                 update_progress_artifact(self.ids[stage], percent, description)
             else:
                 key = re.sub(r"[^a-z0-9]+", "-", f"{self.flow}-{stage}".lower()).strip("-")
                 self.ids[stage] = cast(UUID, create_progress_artifact(percent, key, description))
-        except (HTTPError, PrefectException) as error:
-            say(f"progress of {stage} was not recorded: {error}")
 
 
 def _sentence(stage: str, done: int, total: int, info: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from prefect.states import Failed
 from pydantic import Field
 
 from flows.progress import shown
-from flows.steps import command, launch, mendable
+from flows.steps import Address, command, launch, mendable
 from jobs import tables
 from jobs.segmentation.segment import SegmentJob, segment
 from jobs.settings import Settings
@@ -20,8 +20,8 @@ ERRORS_SHOWN = 100
 @flow(name="segment-archive", flow_run_name="segment-{archive}")
 @mendable
 def segment_archive(
-    archive: str,
-    model: str | None = None,
+    archive: Address,
+    model: Address | None = None,
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.05,
     slot_recycling: bool | None = None,
     frame_folder_fps: Annotated[float | None, Field(gt=0)] = None,

@@ -4,22 +4,26 @@ import functools
 import json
 import shlex
 import sys
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 from prefect import State, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import Failed
+from pydantic import WithJsonSchema
 
 from flows.progress import of_flow
 from flows.surroundings import enter_folder
 from jobs.launch import LostWorker, launcher
 from jobs.settings import Settings
+from jobs.training.recipes.catalogue import DEFAULT
 from vis_models.config import BadConfig, Config
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
+Address = Annotated[str, WithJsonSchema({"type": "string", "pattern": r"^(?!\w+://(?!arn:)[^/]*[:@])"})]
+"""A parameter in which Prefect's server takes no `KEY:SECRET@...`: it would keep it in its database and show it."""
 RETRIES = 2
 """How often a run that lost its workers is continued from the start, with a new Ray."""
 
@@ -86,9 +90,15 @@ def run_name(recipe: str, flow_run_id: str | None = None) -> str:
     return f"{recipe}-{(flow_run_id or runtime.flow_run.id).replace('-', '')[:8]}"
 
 
+def training_run(parameters: Mapping[str, Any], flow_run_id: str | None = None) -> str:
+    """Name of the run that the parameters of a training mean; those of a server leave out what is not given."""
+    given = parameters.get("resume") or parameters.get("name")
+    return given or run_name(parameters.get("origin") or parameters.get("recipe") or DEFAULT, flow_run_id)
+
+
 def goes_on(name: str, parameters: dict[str, Any], flow_run_id: str) -> str:
     """How to continue a flow run that was stopped; `name`: of the run."""
     if not name.startswith("train-"):
         return "run it again: what is done is kept"
-    run = parameters.get("resume") or run_name(parameters["recipe"], flow_run_id)
+    run = training_run(parameters, flow_run_id)
     return f"`prefect deployment run train-rgnn --param resume={run}` goes on"

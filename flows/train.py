@@ -8,10 +8,12 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.exceptions import TerminationSignal
+from prefect.runtime import flow_run
 
 from flows.events import model_registered
 from flows.progress import say, shown
-from flows.steps import command, launch, mendable, run_name
+from flows.steps import Address, command, launch, mendable, training_run
+from jobs.models import registered
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
 from jobs.training.forks import take_over
@@ -20,13 +22,17 @@ from jobs.training.runs import asked_for, has_begun, resumable, says_why_it_ends
 from jobs.training.train import train as train_recipe
 
 
-@flow(name="train", flow_run_name="train-{recipe}")
+def _run_name() -> str:
+    return f"train-{training_run(flow_run.parameters)}"
+
+
+@flow(name="train", flow_run_name=_run_name)
 @mendable
 def train(
     recipe: str = DEFAULT,
-    data: str | None = None,
-    init: str | None = None,
-    detector: str | None = None,
+    data: Address | None = None,
+    init: Address | None = None,
+    detector: Address | None = None,
     resume: str | None = None,
     origin: str | None = None,
     changes: dict[str, Any] | None = None,
@@ -49,7 +55,8 @@ def train(
     given: dict[str, Any] = {"data": data, "init": init, "detector": detector, "changes": changes, "name": name}
     given["recipe"] = None if (resume or origin) and recipe == DEFAULT else recipe
     job = asked_for(store, resume=resume, origin=origin, **given)
-    run_id = resume or name or run_name(job.recipe)
+    run_id = training_run(flow_run.parameters)
+    before = registered(store)
     try:
         with says_why_it_ends(store, run_id):
             if origin:
@@ -59,7 +66,8 @@ def train(
         say(f"stopped; `vis train --resume {run_id}` goes on" if has_begun(store, run_id) else "stopped")
         raise
     model = store.uri(f"{LAYOUT}/models/{card.name}")
-    model_registered(card, model)
+    if card.name not in before:
+        model_registered(card, model)
     figures = "".join(f"| {name} | {value:.3f} |\n" for name, value in card.metrics.items())
     with shown():
         create_markdown_artifact(

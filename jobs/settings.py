@@ -5,6 +5,7 @@ Nothing here changes a result; what does belongs to a recipe or a job's config.
 """
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -26,6 +27,13 @@ NOT_SETTINGS = frozenset({"test_data", "up"})
 """Variables of the house that are no settings: where tests find their data, how `vis up` marks its processes."""
 MISSPELT = 0.8
 """How alike an unknown variable and a setting are from which it is taken for that setting, misspelt; 1: the same."""
+BUCKET = re.compile(r"[^:@]*|arn:[^@]*")
+HOST = re.compile(r"([^:@]*|\[[^@\]]*\])(:\d+)?")
+"""What stands before the first `/` of an address without keys. Keys themselves may hold a `/`."""
+KEYS = (
+    "an address must not hold keys (KEY:SECRET@...), which would end up in logs and tables: set VIS_S3_ACCESS_KEY and "
+    "VIS_S3_SECRET_KEY, or use the usual AWS sources"
+)
 
 
 class Environment(EnvSettingsSource):
@@ -108,10 +116,17 @@ class Settings(BaseSettings):
                 f"{store!r} lies in the working folder, which is gone: change to another, or name a whole path"
             ) from None
 
+    @field_validator("s3_endpoint", "ray_address")
+    @classmethod
+    def _is_of_a_server(cls, address: str | None) -> str | None:
+        if address is not None and "@" in without_keys(address):
+            raise ValueError(KEYS)
+        return address
+
     @field_validator("s3_endpoint")
     @classmethod
     def _is_web_address(cls, endpoint: str | None) -> str | None:
-        if endpoint is not None and not without_keys(endpoint).startswith(("http://", "https://")):
+        if endpoint is not None and not endpoint.startswith(("http://", "https://")):
             raise ValueError(f"expected a URL such as https://s3.example.org, got {endpoint!r}")
         return endpoint
 
@@ -129,11 +144,10 @@ class Settings(BaseSettings):
 
 def without_keys(uri: str) -> str:
     """`uri`. Raises ValueError, which does not repeat it, where keys stand in front of its host or bucket."""
-    if "@" in uri.partition("://")[2].partition("/")[0]:
-        raise ValueError(
-            "an address must not hold keys (KEY:SECRET@...), which would end up in logs and tables: set "
-            "VIS_S3_ACCESS_KEY and VIS_S3_SECRET_KEY, or use the usual AWS sources"
-        )
+    scheme, separator, rest = uri.partition("://")
+    before_path = BUCKET if scheme == "s3" else HOST
+    if separator and not before_path.fullmatch(rest.partition("/")[0]):
+        raise ValueError(KEYS)
     return uri
 
 

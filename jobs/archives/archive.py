@@ -286,7 +286,8 @@ def _manifest(fs: AbstractFileSystem, path: str, archive: str, store: Store) -> 
     base = posixpath.dirname(_uri(fs, path))
     for where, row in _rows(fs, path, archive):
         if row.get("id") in (None, "") or not row.get("uri"):
-            raise BadConfig(f"{archive}, {where}: expected values for `id` and `uri`, got {row}")
+            filled = ", ".join(str(name) for name, value in row.items() if value not in (None, "")) or "none"
+            raise BadConfig(f"{archive}, {where}: expected values for `id` and `uri`, got values for: {filled}")
         video_id, uri = str(row["id"]), str(row["uri"])
         if not _is_plain(video_id):
             raise BadConfig(

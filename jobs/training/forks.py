@@ -20,6 +20,7 @@ from jobs.training.run_files import (
     RESULT,
     RUNS,
     TAKEN,
+    TYPED,
     WEIGHTS,
     newest_checkpoint,
     stage_folder,
@@ -68,7 +69,7 @@ def take_over(store: Store, origin: str, before: TrainJob, job: TrainJob, run_id
     entry, checkpoint, iteration = _entry(store, origin, before, job)
     assert entry is not None  # as `forked` has made sure
     words = []
-    for name in (LEFT_OUT, DATA):
+    for name in (TYPED, LEFT_OUT, DATA):
         _copy(store, f"{RUNS}/{origin}/{name}", f"{RUNS}/{run_id}/{name}")
     for stage in job.to_train[: job.to_train.index(entry)]:
         there, here = stage_folder(origin, stage), stage_folder(run_id, stage)

@@ -10,6 +10,8 @@ RUNS = f"{LAYOUT}/runs"
 
 SPEC = "spec.json"
 """The job, frozen: a folder without it is no run."""
+TYPED = "typed.json"
+"""The commands that made it, from the first one on."""
 LEFT_OUT = "left_out.json"
 """Frames that could not be read when it began, by data set."""
 DATA = "data.json"

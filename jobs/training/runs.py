@@ -18,7 +18,7 @@ from jobs.store import Store
 from jobs.training.forks import forked
 from jobs.training.recipes.base import NAME, TrainJob, fit_name
 from jobs.training.recipes.catalogue import DEFAULT, build
-from jobs.training.run_files import DONE, ENDED, RUNS, SPEC, newest_checkpoint
+from jobs.training.run_files import DONE, ENDED, RUNS, SPEC, TYPED, newest_checkpoint
 from vis_models.cards import kind_of_weights
 from vis_models.config import BadConfig, Config, nearest
 
@@ -229,14 +229,15 @@ def flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 def says_why_it_ends(store: Store, run_id: str) -> Iterator[None]:
     """An error or an interruption inside is written beside what the run has written, and goes on its way.
 
-    A run that has written nothing but its spec leaves nothing.
+    A run that has written nothing but what was asked for leaves nothing.
     """
     try:
         yield
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
         why = "interrupted" if interrupted else str(error) if isinstance(error, BadConfig) else repr(error)
-        if len(store.list(f"{RUNS}/{run_id}")) > 1:
+        wrote = {posixpath.basename(key) for key in store.list(f"{RUNS}/{run_id}")}
+        if wrote - {SPEC, TYPED}:
             store.write_json(f"{RUNS}/{run_id}/{ENDED}", {"reason": why})
         elif has_begun(store, run_id):
             store.fs.rm(store.path(f"{RUNS}/{run_id}"), recursive=True)

@@ -26,12 +26,13 @@ from safetensors.torch import load_file
 
 from jobs.cluster import Workers, cluster
 from jobs.launch import LostWorker
+from jobs.models import registered
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, code_version
 from jobs.training import preflight
 from jobs.training.data_sets import Data, prepare_data, read_data, read_sets, require_same_data
 from jobs.training.recipes.base import Stage, TrainJob
-from jobs.training.run_files import DONE, LEFT_OUT, RESULT, RUNS, SPEC, WEIGHTS, stage_folder
+from jobs.training.run_files import DONE, LEFT_OUT, RESULT, RUNS, SPEC, TYPED, WEIGHTS, stage_folder
 from jobs.training.runs import at_place, figures_of
 from jobs.training.stages import sized, starting_model
 from jobs.training.watch import relay
@@ -50,7 +51,7 @@ LOSSES = 8
 def train(
     job: TrainJob, settings: Settings, run_id: str, progress: Progress | None = None, command: str = ""
 ) -> ModelCard:
-    """Train a recipe and register the model under the run's name.
+    """Train a recipe and register the model under the run's name; a run that did is finished, its card stays.
 
     Args:
         command: what was typed, for the record.
@@ -61,6 +62,11 @@ def train(
     report = progress or (lambda *_: None)
     store = Store.open(settings)
     freeze(job, store, run_id)
+    if finished := registered(store).get(run_id):
+        since = f"its model was registered {finished.created_at:%Y-%m-%d %H:%M} UTC and stays as it is"
+        report("train", 1, 1, {"note": f"run {run_id} is finished: {since}"})
+        return finished
+    typed = remember(command, store, run_id)
     todo = [stage for stage in job.to_train if not store.exists(f"{stage_folder(run_id, stage)}/{DONE}")]
     preflight.check_files(job, store)
     data = prepare_data(job, settings, report)
@@ -78,7 +84,7 @@ def train(
             metrics |= figures_of(stage.name, done["metrics"])
             check_gate(job, stage, metrics)
     assert weights is not None
-    return register(job, settings, run_id, data, weights, metrics, command)
+    return register(job, settings, run_id, data, weights, metrics, "; ".join(typed))
 
 
 def prepare_run(
@@ -147,6 +153,16 @@ def freeze(job: TrainJob, store: Store, run_id: str) -> None:
             f"run {run_id} was started with another recipe or other fields, see {store.uri(key)}. "
             "Resume it without changes (`vis train --resume`), or start a new run."
         )
+
+
+def remember(command: str, store: Store, run_id: str) -> list[str]:
+    """What was typed for this run from its beginning on, now `command` too: the last one alone names no origin."""
+    key = f"{RUNS}/{run_id}/{TYPED}"
+    typed = store.read_json(key) if store.exists(key) else []
+    if command and command not in typed:  # a flow that tries again, and who resumes twice, types nothing new
+        typed.append(command)
+        store.write_json(key, typed)
+    return typed
 
 
 def train_stage(

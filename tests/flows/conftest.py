@@ -12,11 +12,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 PROGRAMS = Path(sys.executable).parent
 PATIENCE_S = 400
+SECRET = "hunter2-of-the-store"
+"""A key that stands in the settings of every command of the session, and belongs in nothing that is written."""
 PROXIES = [name for lower in ("http_proxy", "https_proxy", "all_proxy") for name in (lower, lower.upper())]
 
 SMALL = {  # a training that runs every step and takes a minute
@@ -38,6 +41,19 @@ def processes(mark: str) -> list[str]:
             if mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
                 found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
     return found
+
+
+def files_with(secret: str, *folders: Path) -> list[Path]:
+    """Those in which a reader finds it; of Parquet, which is compressed, its values and key-values are read."""
+
+    def holds(path: Path) -> bool:
+        if path.suffix == ".parquet":
+            table = pq.read_table(path)
+            return secret in f"{table.to_pydict()} {table.schema.metadata}"
+        return secret.encode() in path.read_bytes()
+
+    files = (path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return [path for path in files if holds(path)]
 
 
 @dataclass(frozen=True)
@@ -84,6 +100,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_HOME": str(home / "prefect"),
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        "VIS_S3_ACCESS_KEY": f"access-{SECRET}",
+        "VIS_S3_SECRET_KEY": f"secret-{SECRET}",
         "VIS_SCRATCH": str(home / "scratch"),
         "VIS_STORE": str(home / "lake"),
     }
@@ -177,9 +195,7 @@ def start_server(vis: Program, home: Path, folder: Path) -> Server:
 def server(vis: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Far from the checkout, with a vis.toml beside it and folders that are called as ours."""
     folder = tmp_path_factory.mktemp("up")
-    (folder / "vis.toml").write_text(
-        's3_endpoint = "http://127.0.0.1:9"\ns3_access_key = "any"\ns3_secret_key = "any"\n'
-    )
+    (folder / "vis.toml").write_text('s3_endpoint = "http://127.0.0.1:9"\n')
     for ours in ("flows", "jobs"):
         (folder / ours).mkdir()
         (folder / ours / "__init__.py").write_text("raise SystemExit('this is another house')")

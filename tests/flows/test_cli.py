@@ -24,7 +24,7 @@ from jobs.training.runs import says_why_it_ends
 from jobs.training.train import freeze
 from tests.conftest import REPOSITORY
 from tests.drawn_results import Drawing, write
-from tests.flows.conftest import PROGRAMS, Program, Trained
+from tests.flows.conftest import PROGRAMS, SECRET, Program, Trained, files_with
 from vis_models.config import BadConfig
 
 VERBS = [
@@ -342,3 +342,10 @@ def test_a_question_is_answered_as_table_csv_json_and_parquet(vis, trained, film
 
 def test_named_queries_are_listed(vis: Program):
     assert "objects-per-class" in vis("query", "--list").stdout
+
+
+def test_a_key_of_the_settings_is_in_nothing_that_the_commands_wrote(vis, trained, environment):
+    """Stands last: the tests before it fill the store, with tables, scores and reports."""
+    store = Path(environment["VIS_STORE"])
+    assert files_with(trained.run, store), "the search finds what is there"
+    assert files_with(SECRET, store, Path(environment["VIS_SCRATCH"]), vis.folder) == []

@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 
 from flows.up import free_address
-from tests.flows.conftest import PATIENCE_S, Server, processes
+from tests.flows.conftest import PATIENCE_S, SECRET, Server, files_with, processes
 from vis_models.config import BadConfig
 
 DEPLOYMENTS = ("train-rgnn", "segment-archive", "evaluate-youtube-vis", "report")
@@ -40,6 +40,15 @@ def test_a_run_sees_the_folder_and_the_settings_of_vis_up_and_says_in_its_log_wh
     logs = {name: re.sub(r"\s+", " ", server.prefect("flow-run", "logs", run).stdout) for name, run in runs.items()}
     assert "labels.json does not exist, expected a YouTube-VIS JSON with labels" in logs["in the folder"]
     assert "no answer from http://127.0.0.1:9" in logs["in S3"]  # as the vis.toml beside `vis up` says
+
+
+def test_an_address_with_keys_does_not_come_into_the_server_nor_do_those_of_the_settings(server: Server):
+    typed = ("--param", "archive=s3://ME:hunter2/With/Slashes@films")
+    refused = server.prefect("deployment", "run", "segment-archive", *typed, code=1)
+    assert "Validation failed for field 'archive'" in re.sub(r"\s+", " ", refused.stdout + refused.stderr)
+    assert (server.home / "prefect.db").stat().st_size > 0
+    assert files_with("hunter2/With/Slashes", server.home) == []
+    assert files_with(SECRET, server.home) == []
 
 
 def test_a_second_one_on_the_same_home_is_refused_in_a_sentence(server: Server, vis):

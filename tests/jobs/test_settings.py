@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.archives.archive import list_videos
 from jobs.settings import Settings, origins, strangers
 from jobs.store import Store
 from vis_models.config import BadConfig
@@ -96,7 +97,16 @@ def test_a_key_is_never_shown(folder: Path, line: str):
 
 
 @pytest.mark.parametrize(
-    ("name", "address"), [("VIS_STORE", "s3://ME:hunter2@lake"), ("VIS_S3_ENDPOINT", "https://ME:hunter2@s3.org")]
+    ("name", "address"),
+    [
+        ("VIS_STORE", "s3://ME:hunter2@lake"),
+        ("VIS_STORE", "s3://ME:hunter2/With/Slashes@lake/prefix"),
+        ("VIS_S3_ENDPOINT", "https://ME:hunter2@s3.org"),
+        ("VIS_S3_ENDPOINT", "https://ME:hunter2/With/Slashes@s3.org"),
+        ("VIS_S3_ENDPOINT", "ME:hunter2@s3.org"),
+        ("VIS_RAY_ADDRESS", "ray://ME:hunter2@head:10001"),
+        ("VIS_RAY_ADDRESS", "ME:hunter2@head:6379"),
+    ],
 )
 def test_keys_in_an_address_are_refused_and_not_repeated(monkeypatch, name: str, address: str):
     monkeypatch.setenv(name, address)
@@ -104,10 +114,35 @@ def test_keys_in_an_address_are_refused_and_not_repeated(monkeypatch, name: str,
     assert "hunter2" not in refusal()
 
 
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("VIS_STORE", "s3://lake/films@home/b:c"),
+        ("VIS_STORE", "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/door/lake"),
+        ("VIS_S3_ENDPOINT", "http://127.0.0.1:9000/path"),
+        ("VIS_S3_ENDPOINT", "https://[::1]:9000"),
+        ("VIS_RAY_ADDRESS", "ray://head:10001"),
+        ("VIS_RAY_ADDRESS", "auto"),
+    ],
+)
+def test_an_address_with_a_port_a_colon_or_an_at_in_its_path_holds_no_keys(monkeypatch, name: str, address: str):
+    monkeypatch.setenv(name, address)
+    assert getattr(Settings(), name.removeprefix("VIS_").lower()) == address
+
+
 def test_keys_in_the_address_of_an_archive_are_refused_and_not_repeated(folder: Path):
-    with pytest.raises(BadConfig, match="must not hold keys") as refused:
-        Store.open(Settings()).open_source("s3://ME:hunter2@films/a")
-    assert "hunter2" not in str(refused.value)
+    (folder / "films.jsonl").write_text('{"id": "a", "uri": "s3://ME:hunter2@films/a.mp4"}')
+    (folder / "no-id.jsonl").write_text('{"uri": "s3://ME:hunter2@films/a.mp4"}')
+    store = Store.open(Settings())
+    for archive, says in {
+        "s3://ME:hunter2@films/a": "must not hold keys",
+        "s3://ME:hunter2/With/Slashes@films/a": "must not hold keys",
+        "films.jsonl": "must not hold keys",
+        "no-id.jsonl": "got values for: uri",
+    }.items():
+        with pytest.raises(BadConfig, match=says) as refused:
+            list_videos(archive, store)
+        assert "hunter2" not in str(refused.value)
 
 
 def test_a_working_folder_that_is_gone_is_a_sentence(folder: Path, monkeypatch):

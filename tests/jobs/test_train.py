@@ -18,6 +18,7 @@ from ray.exceptions import ActorDiedError
 from ray.train import WorkerGroupError
 from safetensors.torch import load
 
+from jobs.models import registered
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
 from jobs.training.data_sets import Data, prepare_data, read_data, read_extra
@@ -27,7 +28,7 @@ from jobs.training.recipes.catalogue import build
 from jobs.training.run_files import read_curve
 from jobs.training.runs import resumable
 from jobs.training.stages import samples_of
-from jobs.training.train import check_gate, freeze, train, why_lost
+from jobs.training.train import check_gate, freeze, remember, train, why_lost
 from jobs.training.worker import encodings_folder
 from tests.drawn_open_images import LEFT, RIGHT, Release
 from vis_models.checkpoints import load_model
@@ -173,7 +174,16 @@ def test_a_run_ends_in_a_model_folder_with_its_story_and_curves(tmp_path: Path, 
     events.Reload()
     assert {"match", "init", "score", "seg", "learning_rate"} <= set(events.Tags()["scalars"])
     assert resumable(Store.open(given), "run-1") == small
-    assert train(small, given, "run-1").sha256 == card.sha256  # everything is there already
+    assert train(small, given, "run-1", command="vis train --resume run-1") == card  # of the day it was registered
+    assert list(registered(store)) == ["run-1"]
+
+
+@pytest.mark.unit
+def test_a_card_names_what_was_typed_from_the_beginning_on(tmp_path: Path):
+    store = Store.open(settings(tmp_path))
+    for typed in ("vis train --name r", "vis train --resume r", "vis train --resume r", ""):
+        told = remember(typed, store, "r")
+    assert told == ["vis train --name r", "vis train --resume r"]
 
 
 def test_a_stage_mixes_labelled_images_with_the_videos_and_says_what_it_dropped(tmp_path: Path, local_ray: None):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import REPOSITORY
+from .parity import published
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCK = re.compile(r"(?:<!-- (?P<mark>[^>]+) -->\n)?```(?P<language>sh|python)\n(?P<text>.*?)```", re.DOTALL)
@@ -58,3 +59,9 @@ def test_the_road_of_a_video_leads_through_files_that_are_there():
     road = re.findall(r"(?:jobs|vis_models)/\S+\.py", drawing)
     assert len(road) == 10
     assert [path for path in road if not (REPOSITORY / path).is_file()] == []
+
+
+@pytest.mark.unit
+def test_it_counts_the_published_cases_that_a_clone_compares():
+    models, evaluators = re.search(r"(\d+) cases\s+of models and operators and (\d+) of evaluators", README).groups()
+    assert (int(models), int(evaluators)) == (len(published.names()), len(published.evaluations()))

@@ -111,20 +111,18 @@ class Comparison:
     ap: float
     difference: float
     """AP of the row minus AP of the proposed approach, mean over seeds."""
-    error: float
-    """Standard error of the difference, from resampled videos; it knows nothing of the luck of a training run."""
+    spread_of_videos: float | None
+    """Half the 95 % interval, had other videos been drawn; it knows nothing of the luck of a training run. None: not
+    known."""
     by_seed: tuple[float, ...] = ()
     """The difference of each seed."""
+    elsewhere: bool = False
+    """Run on another detector than the other rows of the table; the difference is to the approach on that one."""
 
     @property
     def published_gap(self) -> float | None:
         published, base = ROWS[self.row].published_ap, ROWS[BASE].published_ap
         return None if published is None or base is None else published - base
-
-    @property
-    def spread_of_videos(self) -> float:
-        """Half the 95 % interval, had other videos been drawn."""
-        return 1.96 * self.error
 
     @property
     def spread_of_seeds(self) -> float | None:
@@ -136,9 +134,10 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Whether the sign of a published gap of 3 AP or more came out, by the wider spread; empty for smaller gaps."""
+        """Whether the sign of a published gap of 3 AP or more came out, by the wider spread; empty for smaller gaps,
+        and where the spread of the videos is not known."""
         gap = self.published_gap
-        if gap is None or abs(gap) < LARGE_GAP:
+        if gap is None or abs(gap) < LARGE_GAP or self.spread_of_videos is None:
             return ""
         spread = max(self.spread_of_videos, self.spread_of_seeds or 0.0)
         said = "reproduced" if self.difference + spread < 0 else "not reproduced"
@@ -149,7 +148,7 @@ class Ablation(Config):
     """What came out."""
 
     uri: str
-    """Folder with `results.csv`, `table.md`, `detector.json` and a results file of every run."""
+    """Folder with `results.csv`, `videos.csv`, `table.md`, `detector.json` and a results file of every run."""
     table: str
     """Markdown."""
 
@@ -196,8 +195,10 @@ def ablate(job: AblationJob, settings: Settings, progress: Progress | None = Non
             results.append(result)
             _write_results(store, folder, results)
             report("ablation", len(results), len(job.runs), {row: f"AP {result.ap:.3f}"})
-    table = markdown(compare(store, folder, labels_of(job, settings)), job.recipe, job.detector)
+    comparisons = compare(store, folder, labels_of(job, settings))
+    table = markdown(comparisons, job.recipe, job.detector)
     store.write_bytes(f"{folder}/table.md", table.encode())
+    store.write_bytes(f"{folder}/videos.csv", _spreads(comparisons, job.detector).encode())
     return Ablation(uri=store.uri(folder), table=table)
 
 
@@ -237,7 +238,7 @@ def _compare(
     pairs = [(found[row, seed], found[BASE, seed]) for seed in seeds]
     difference, error = paired_difference(pairs, replicates) if row != BASE else (0.0, 0.0)
     by_seed = tuple(results[row, seed].ap - results[BASE, seed].ap for seed in seeds)
-    return Comparison(row, len(seeds), mean, difference, error, by_seed)
+    return Comparison(row, len(seeds), mean, difference, 1.96 * error, by_seed)
 
 
 def markdown(comparisons: list[Comparison], recipe: str, detector: str) -> str:
@@ -253,8 +254,9 @@ def markdown(comparisons: list[Comparison], recipe: str, detector: str) -> str:
         gap = " | | " if each.row == BASE else _gap(each)
         verdict = f"{each.published_gap:+.1f} {each.verdict}".strip() if each.published_gap else ""
         name = recipe if each.row == BASE else f"{recipe}.{each.row}"
+        seeds = f"({each.seeds}) \\*" if each.elsewhere else f"({each.seeds})"
         lines.append(
-            f"| {row.table} | {row.title} | {paper} | {100 * each.ap:.1f} ({each.seeds}) | {gap} | {verdict} "
+            f"| {row.table} | {row.title} | {paper} | {100 * each.ap:.1f} {seeds} | {gap} | {verdict} "
             f"| `--recipe {name} --detector {detector}` |"
         )
     return "\n".join(lines) + "\n"
@@ -263,7 +265,21 @@ def markdown(comparisons: list[Comparison], recipe: str, detector: str) -> str:
 def _gap(each: Comparison) -> str:
     """Three cells: the difference, its spread over videos and over seeds, in points of AP."""
     seeds = "one run" if each.spread_of_seeds is None else f"± {100 * each.spread_of_seeds:.1f}"
-    return f"{100 * each.difference:+.1f} | ± {100 * each.spread_of_videos:.1f} | {seeds}"
+    videos = "" if each.spread_of_videos is None else f"± {100 * each.spread_of_videos:.1f}"
+    return f"{100 * each.difference:+.1f} | {videos} | {seeds}"
+
+
+def _spreads(comparisons: list[Comparison], detector: str) -> str:
+    """What only the results files know, as CSV: how far each difference spreads over videos."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "detector", "seeds", "spread_of_videos"])
+    writer.writerows(
+        [each.row, detector, each.seeds, round(each.spread_of_videos, 5)]
+        for each in comparisons
+        if each.row != BASE and each.spread_of_videos is not None
+    )
+    return text.getvalue()
 
 
 def labels_of(job: AblationJob, settings: Settings) -> GroundTruth:

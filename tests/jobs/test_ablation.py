@@ -115,12 +115,12 @@ def test_an_unknown_row_is_refused_with_the_known_ones(given: Settings):
 @pytest.mark.unit
 def test_a_gap_counts_as_reproduced_when_the_wider_of_both_intervals_is_below_zero():
     close, far = (-0.041, -0.040, -0.039), (-0.018, -0.039, -0.063)  # seeds that agree, seeds that do not
-    assert Comparison("limited", 3, 0.3, -0.04, 0.01, close).verdict == "reproduced"
-    assert Comparison("limited", 3, 0.3, -0.04, 0.03, close).verdict == "not reproduced"
-    assert Comparison("limited", 3, 0.3, +0.04, 0.01, close).verdict == "not reproduced"
-    assert Comparison("limited", 3, 0.3, -0.04, 0.008, far).verdict == "not reproduced"
-    assert Comparison("limited", 1, 0.3, -0.04, 0.01, (-0.04,)).verdict == "reproduced in one run"
-    assert Comparison("no_appearance", 1, 0.3, -0.04, 0.01, (-0.04,)).verdict == ""  # published: 0.8 AP below
+    assert Comparison("limited", 3, 0.3, -0.04, 0.02, close).verdict == "reproduced"
+    assert Comparison("limited", 3, 0.3, -0.04, 0.06, close).verdict == "not reproduced"
+    assert Comparison("limited", 3, 0.3, +0.04, 0.02, close).verdict == "not reproduced"
+    assert Comparison("limited", 3, 0.3, -0.04, 0.016, far).verdict == "not reproduced"
+    assert Comparison("limited", 1, 0.3, -0.04, 0.02, (-0.04,)).verdict == "reproduced in one run"
+    assert Comparison("no_appearance", 1, 0.3, -0.04, 0.02, (-0.04,)).verdict == ""  # published: 0.8 AP below
 
 
 @pytest.mark.unit
@@ -137,8 +137,8 @@ def test_the_spread_of_seeds_is_that_of_students_t_and_one_seed_has_none():
 def test_the_table_shows_both_spreads_and_says_where_there_was_one_run():
     rows = [
         Comparison("proposed", 3, 0.228, 0.0, 0.0, (0.0, 0.0, 0.0)),
-        Comparison("simple", 3, 0.188, -0.04, 0.008, (-0.018, -0.039, -0.063)),
-        Comparison("no_gating", 1, 0.203, -0.023, 0.01, (-0.023,)),
+        Comparison("simple", 3, 0.188, -0.04, 0.016, (-0.018, -0.039, -0.063)),
+        Comparison("no_gating", 1, 0.203, -0.023, 0.02, (-0.023,)),
     ]
     proposed, simple, no_gating = (
         [cell.strip() for cell in line.split("|")[1:-1]] for line in markdown(rows, "R", "D").splitlines()[2:]

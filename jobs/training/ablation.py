@@ -2,7 +2,8 @@
 
 A row is a recipe with one switch changed (`recipes/rgnn.py`), of which only the tracker is trained. The detector's
 outputs are computed once, for training and for validation, so that a row costs minutes on one core and as many rows run
-side by side as there are cores. Each finished row is a line of a CSV at once; running the same ablation again goes on.
+side by side as there are cores. Each finished row is kept at once; running the same ablation again goes on, and two
+that run side by side lose nothing of each other.
 """
 
 import csv
@@ -19,7 +20,7 @@ from typing import Any
 
 import ray
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor
 
 from jobs.cluster import TICKETS_PER_CORE, cluster, listening
@@ -54,6 +55,8 @@ from vis_models.rgnn.config import ROWS
 BASE = "proposed"
 LARGE_GAP = 3.0
 """Rows whose published AP is so much below the proposed approach are run with every seed; the others with the first."""
+RUN = ".run.json"
+"""Ending of the file of a finished run."""
 STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """97.5 % quantiles for 1, 2, ... degrees of freedom; more take the last, which is a little too wide for them."""
 
@@ -65,10 +68,16 @@ class AblationJob(Config):
     detector: str
     """Registered model whose detector every row shares."""
     rows: tuple[str, ...] = tuple(name for name in ROWS if name != "resnet101")
-    """Names of `ROWS` in `vis_models/rgnn/config.py`; another backbone is another detector and so not among them."""
+    """Names of `ROWS` in `vis_models/rgnn/config.py`; another backbone is another detector and so not among them. The
+    proposed approach, with which each is compared, is among them without being named."""
     seeds: tuple[NonNegativeInt, ...] = (0, 1, 2)
     iterations: PositiveInt | None = None
     """Of each row; None: as the recipe says."""
+
+    @field_validator("rows")
+    @classmethod
+    def _with_what_each_is_compared(cls, rows: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((BASE, *rows)))
 
     @property
     def runs(self) -> list[tuple[str, int]]:
@@ -192,8 +201,7 @@ def ablate(job: AblationJob, settings: Settings, progress: Progress | None = Non
                 **figures,
             )
             store.write_bytes(f"{folder}/{row}-{seed}.results.json.gz", gzip.compress(json.dumps(predictions).encode()))
-            results.append(result)
-            _write_results(store, folder, results)
+            results = _add(store, folder, result)
             report("ablation", len(results), len(job.runs), {row: f"AP {result.ap:.3f}"})
     comparisons = compare(store, folder, labels_of(job, settings))
     table = markdown(comparisons, job.recipe, job.detector)
@@ -290,19 +298,26 @@ def labels_of(job: AblationJob, settings: Settings) -> GroundTruth:
 
 
 def read_results(store: Store, folder: str) -> list[RowResult]:
-    """The lines of the CSV, in the order in which they were finished."""
-    key = f"{folder}/results.csv"
-    if not store.exists(key):
-        return []
-    return [RowResult.model_validate(line) for line in csv.DictReader(io.StringIO(store.read_bytes(key).decode()))]
+    """The lines of the CSV and of the runs that it lacks, in the order in which they were finished."""
+    key, found = f"{folder}/results.csv", []
+    if store.exists(key):
+        found = [RowResult.model_validate(line) for line in csv.DictReader(io.StringIO(store.read_bytes(key).decode()))]
+    runs = [RowResult.model_validate(store.read_json(key)) for key in store.list(folder) if key.endswith(RUN)]
+    whole = {(result.row, result.seed): result for result in [*found, *runs]}
+    return sorted(whole.values(), key=lambda result: result.created_at)
 
 
-def _write_results(store: Store, folder: str, results: list[RowResult]) -> None:
+def _add(store: Store, folder: str, result: RowResult) -> list[RowResult]:
+    """Keep a finished run as a file of its own, which another ablation of the same folder does not touch, and write the
+    CSV anew. All results, those that others finished meanwhile among them, come back."""
+    store.write_json(f"{folder}/{result.row}-{result.seed}{RUN}", result.model_dump())
+    results = read_results(store, folder)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(RowResult.model_fields), lineterminator="\n")
     writer.writeheader()
     writer.writerows(result.model_dump() for result in results)
     store.write_bytes(f"{folder}/results.csv", text.getvalue().encode())
+    return results
 
 
 def _recipe(job: AblationJob, row: str, seed: int) -> TrainJob:

@@ -1,3 +1,4 @@
+import csv
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,8 @@ from scipy import stats
 from jobs.evaluation.evaluate import EvaluateJob, evaluate
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
-from jobs.training.ablation import AblationJob, Comparison, ablate, labels_of, markdown, read_results
+from jobs.training import ablation
+from jobs.training.ablation import AblationJob, Comparison, RowResult, ablate, labels_of, markdown, read_results
 from jobs.training.recipes.base import TrainJob
 from jobs.training.recipes.catalogue import RECIPES, build, measured, published_ap
 from jobs.training.train import train
@@ -46,7 +48,7 @@ def job(**changes) -> AblationJob:
 def test_each_row_is_trained_on_the_same_encodings_and_scored_and_a_finished_one_is_kept(
     given: Settings, local_ray: None
 ):
-    first = ablate(job(rows=("proposed",)), given)
+    first = ablate(job(rows=()), given)
     done = ablate(job(), given)
     assert done.uri == first.uri
     store = Store.open(given)
@@ -61,6 +63,10 @@ def test_each_row_is_trained_on_the_same_encodings_and_scored_and_a_finished_one
     assert {line.split("|")[2].strip() for line in done.table.splitlines()[2:]} == {
         ROWS[name].title for name in ("proposed", "no_appearance", "limited")
     }
+    spreads = list(csv.DictReader(store.read_bytes(f"{folder}/videos.csv").decode().splitlines()))
+    assert {(s["row"], s["detector"], s["seeds"]) for s in spreads} == {
+        ("no_appearance", "base", "1"), ("limited", "base", "2")
+    }  # fmt: skip
     assert set(store.read_json(f"{folder}/detector.json")) == {"identity_oracle_ap", "identity_oracle_ap50"}
 
 
@@ -105,6 +111,39 @@ def test_a_tracker_is_trained_alone_on_the_detector_of_another_model(given: Sett
     assert {key for key in base if key.startswith("detector.")} <= same
     assert "match_head.weight" not in same
     assert not store.exists(f"{LAYOUT}/runs/tracker-alone/detector/done.json")
+
+
+@pytest.mark.unit
+def test_rows_are_compared_with_the_proposed_approach_though_nobody_named_it_and_each_is_run_once():
+    assert job(rows=("limited", "no_appearance", "limited")).runs == [
+        ("proposed", 0), ("limited", 0), ("no_appearance", 0), ("proposed", 1), ("limited", 1)
+    ]  # fmt: skip
+
+
+@pytest.mark.unit
+def test_two_ablations_in_one_folder_lose_no_run_of_each_other(tmp_path: Path):
+    store = Store.open(Settings(store=str(tmp_path)))
+    figures = dict.fromkeys(("ap", "ap50", "ap75", "ar10", "loss", "minutes"), 0.5)
+    words = dict.fromkeys(("recipe", "detector", "data", "command", "commit"), "x")
+
+    def finished(row: str, seed: int) -> RowResult:
+        return RowResult(
+            row=row, seed=seed, iterations=2, videos=3, created_at=f"2026-01-0{seed + 1}", **figures, **words
+        )
+
+    ablation._add(store, "a", finished("proposed", 0))
+    csv_of_one = store.read_bytes("a/results.csv")
+    ablation._add(store, "a", finished("limited", 1))
+    store.write_bytes("a/results.csv", csv_of_one)  # the other process wrote last, of what it had read before
+    assert [(r.row, r.seed) for r in read_results(store, "a")] == [("proposed", 0), ("limited", 1)]
+    assert len(ablation._add(store, "a", finished("simple", 2))) == 3
+    assert store.read_bytes("a/results.csv").decode().count("\n") == 4
+
+
+@pytest.mark.unit
+def test_a_row_with_a_detector_of_its_own_is_refused(given: Settings):
+    with pytest.raises(BadConfig, match=r"'resnet101' changes the detector itself"):
+        ablate(job(rows=("resnet101",)), given)
 
 
 def test_an_unknown_row_is_refused_with_the_known_ones(given: Settings):

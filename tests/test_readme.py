@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from . import measured
 from .conftest import REPOSITORY
+from .parity import published
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCK = re.compile(r"(?:<!-- (?P<mark>[^>]+) -->\n)?```(?P<language>sh|python)\n(?P<text>.*?)```", re.DOTALL)
@@ -58,3 +60,42 @@ def test_the_road_of_a_video_leads_through_files_that_are_there():
     road = re.findall(r"(?:jobs|vis_models)/\S+\.py", drawing)
     assert len(road) == 10
     assert [path for path in road if not (REPOSITORY / path).is_file()] == []
+
+
+@pytest.mark.unit
+def test_it_counts_the_published_cases_that_a_clone_compares():
+    models, evaluators = re.search(r"(\d+) cases\s+of models and operators and (\d+) of evaluators", README).groups()
+    assert (int(models), int(evaluators)) == (len(published.names()), len(published.evaluations()))
+
+
+@pytest.mark.unit
+def test_its_measured_figures_are_those_of_the_lines_that_were_measured():
+    lines, spreads = measured.read(measured.MEASURED), measured.read(measured.VIDEOS)
+    assert measured.written(README, lines, spreads) == README, "made anew by: python -m tests.measured"
+    assert {place["name"] for place in measured.PLACE.finditer(README)} == measured.figures(lines, spreads).keys()
+    runs = {(line["row"], line["detector"]) for line in lines}
+    assert [s["row"] for s in spreads if (s["row"], s["detector"]) not in runs] == []
+
+
+@pytest.mark.unit
+def test_a_row_on_another_detector_is_held_against_the_proposed_approach_on_that_one():
+    def run(row: str, detector: str, seed: int, ap: float) -> dict[str, str]:
+        return {"row": row, "detector": detector, "seed": str(seed), "ap": str(ap)}
+
+    lines = [
+        *(run("proposed", "first", seed, 0.20 + seed / 100) for seed in range(3)),
+        *(run("limited", "first", seed, 0.10 + seed / 100) for seed in range(3)),
+        *(run("proposed", "second", seed, 0.30) for seed in range(2)),
+        *(run("masktrack", "second", seed, 0.15 + seed / 10) for seed in range(2)),
+    ]
+    spreads = [
+        {"row": "limited", "detector": "first", "seeds": "3", "spread_of_videos": "0.02"},
+        {"row": "masktrack", "detector": "second", "seeds": "1", "spread_of_videos": "0.02"},  # of fewer seeds: old
+    ]
+    proposed, limited, masktrack = measured.comparisons(lines, spreads)
+    assert (proposed.seeds, proposed.ap, proposed.difference) == pytest.approx((3, 0.21, 0))
+    assert (limited.seeds, limited.difference, limited.elsewhere) == (3, pytest.approx(-0.1), False)
+    assert (limited.spread_of_videos, limited.verdict) == (0.02, "reproduced")
+    assert (masktrack.seeds, masktrack.ap, masktrack.elsewhere) == (2, pytest.approx(0.2), True)
+    assert masktrack.by_seed == pytest.approx((-0.15, -0.05))
+    assert (masktrack.spread_of_videos, masktrack.verdict) == (None, "")

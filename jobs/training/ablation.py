@@ -2,7 +2,8 @@
 
 A row is a recipe with one switch changed (`recipes/rgnn.py`), of which only the tracker is trained. The detector's
 outputs are computed once, for training and for validation, so that a row costs minutes on one core and as many rows run
-side by side as there are cores. Each finished row is a line of a CSV at once; running the same ablation again goes on.
+side by side as there are cores. Each finished row is kept at once; running the same ablation again goes on, and two
+that run side by side lose nothing of each other.
 """
 
 import csv
@@ -19,7 +20,7 @@ from typing import Any
 
 import ray
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor
 
 from jobs.cluster import TICKETS_PER_CORE, cluster, listening
@@ -55,6 +56,8 @@ from vis_models.rgnn.config import ROWS
 BASE = "proposed"
 LARGE_GAP = 3.0
 """Rows whose published AP is so much below the proposed approach are run with every seed; the others with the first."""
+RUN = ".run.json"
+"""Ending of the file of a finished run."""
 STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """97.5 % quantiles for 1, 2, ... degrees of freedom; more take the last, which is a little too wide for them."""
 
@@ -66,10 +69,16 @@ class AblationJob(Config):
     detector: str
     """Registered model whose detector every row shares."""
     rows: tuple[str, ...] = tuple(name for name in ROWS if name != "resnet101")
-    """Names of `ROWS` in `vis_models/rgnn/config.py`; another backbone is another detector and so not among them."""
+    """Names of `ROWS` in `vis_models/rgnn/config.py`; another backbone is another detector and so not among them. The
+    proposed approach, with which each is compared, is among them without being named."""
     seeds: tuple[NonNegativeInt, ...] = (0, 1, 2)
     iterations: PositiveInt | None = None
     """Of each row; None: as the recipe says."""
+
+    @field_validator("rows")
+    @classmethod
+    def _with_what_each_is_compared(cls, rows: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((BASE, *rows)))
 
     @property
     def runs(self) -> list[tuple[str, int]]:
@@ -112,20 +121,18 @@ class Comparison:
     ap: float
     difference: float
     """AP of the row minus AP of the proposed approach, mean over seeds."""
-    error: float
-    """Standard error of the difference, from resampled videos; it knows nothing of the luck of a training run."""
+    spread_of_videos: float | None
+    """Half the 95 % interval, had other videos been drawn; it knows nothing of the luck of a training run. None: not
+    known."""
     by_seed: tuple[float, ...] = ()
     """The difference of each seed."""
+    elsewhere: bool = False
+    """Run on another detector than the other rows of the table; the difference is to the approach on that one."""
 
     @property
     def published_gap(self) -> float | None:
         published, base = ROWS[self.row].published_ap, ROWS[BASE].published_ap
         return None if published is None or base is None else published - base
-
-    @property
-    def spread_of_videos(self) -> float:
-        """Half the 95 % interval, had other videos been drawn."""
-        return 1.96 * self.error
 
     @property
     def spread_of_seeds(self) -> float | None:
@@ -137,9 +144,10 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Whether the sign of a published gap of 3 AP or more came out, by the wider spread; empty for smaller gaps."""
+        """Whether the sign of a published gap of 3 AP or more came out, by the wider spread; empty for smaller gaps,
+        and where the spread of the videos is not known."""
         gap = self.published_gap
-        if gap is None or abs(gap) < LARGE_GAP:
+        if gap is None or abs(gap) < LARGE_GAP or self.spread_of_videos is None:
             return ""
         spread = max(self.spread_of_videos, self.spread_of_seeds or 0.0)
         said = "reproduced" if self.difference + spread < 0 else "not reproduced"
@@ -150,7 +158,7 @@ class Ablation(Config):
     """What came out."""
 
     uri: str
-    """Folder with `results.csv`, `table.md`, `detector.json` and a results file of every run."""
+    """Folder with `results.csv`, `videos.csv`, `table.md`, `detector.json` and a results file of every run."""
     table: str
     """Markdown."""
 
@@ -194,11 +202,12 @@ def ablate(job: AblationJob, settings: Settings, progress: Progress | None = Non
                 **figures,
             )
             store.write_bytes(f"{folder}/{row}-{seed}.results.json.gz", gzip.compress(json.dumps(predictions).encode()))
-            results.append(result)
-            _write_results(store, folder, results)
+            results = _add(store, folder, result)
             report("ablation", len(results), len(job.runs), {row: f"AP {result.ap:.3f}"})
-    table = markdown(compare(store, folder, labels_of(job, settings)), job.recipe, job.detector)
+    comparisons = compare(store, folder, labels_of(job, settings))
+    table = markdown(comparisons, job.recipe, job.detector)
     store.write_bytes(f"{folder}/table.md", table.encode())
+    store.write_bytes(f"{folder}/videos.csv", _spreads(comparisons, job.detector).encode())
     return Ablation(uri=store.uri(folder), table=table)
 
 
@@ -238,7 +247,7 @@ def _compare(
     pairs = [(found[row, seed], found[BASE, seed]) for seed in seeds]
     difference, error = paired_difference(pairs, replicates) if row != BASE else (0.0, 0.0)
     by_seed = tuple(results[row, seed].ap - results[BASE, seed].ap for seed in seeds)
-    return Comparison(row, len(seeds), mean, difference, error, by_seed)
+    return Comparison(row, len(seeds), mean, difference, 1.96 * error, by_seed)
 
 
 def markdown(comparisons: list[Comparison], recipe: str, detector: str) -> str:
@@ -254,8 +263,9 @@ def markdown(comparisons: list[Comparison], recipe: str, detector: str) -> str:
         gap = " | | " if each.row == BASE else _gap(each)
         verdict = f"{each.published_gap:+.1f} {each.verdict}".strip() if each.published_gap else ""
         name = recipe if each.row == BASE else f"{recipe}.{each.row}"
+        seeds = f"({each.seeds}) \\*" if each.elsewhere else f"({each.seeds})"
         lines.append(
-            f"| {row.table} | {row.title} | {paper} | {100 * each.ap:.1f} ({each.seeds}) | {gap} | {verdict} "
+            f"| {row.table} | {row.title} | {paper} | {100 * each.ap:.1f} {seeds} | {gap} | {verdict} "
             f"| `--recipe {name} --detector {detector}` |"
         )
     return "\n".join(lines) + "\n"
@@ -264,7 +274,21 @@ def markdown(comparisons: list[Comparison], recipe: str, detector: str) -> str:
 def _gap(each: Comparison) -> str:
     """Three cells: the difference, its spread over videos and over seeds, in points of AP."""
     seeds = "one run" if each.spread_of_seeds is None else f"± {100 * each.spread_of_seeds:.1f}"
-    return f"{100 * each.difference:+.1f} | ± {100 * each.spread_of_videos:.1f} | {seeds}"
+    videos = "" if each.spread_of_videos is None else f"± {100 * each.spread_of_videos:.1f}"
+    return f"{100 * each.difference:+.1f} | {videos} | {seeds}"
+
+
+def _spreads(comparisons: list[Comparison], detector: str) -> str:
+    """What only the results files know, as CSV: how far each difference spreads over videos."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "detector", "seeds", "spread_of_videos"])
+    writer.writerows(
+        [each.row, detector, each.seeds, round(each.spread_of_videos, 5)]
+        for each in comparisons
+        if each.row != BASE and each.spread_of_videos is not None
+    )
+    return text.getvalue()
 
 
 def labels_of(job: AblationJob, settings: Settings) -> GroundTruth:
@@ -275,19 +299,26 @@ def labels_of(job: AblationJob, settings: Settings) -> GroundTruth:
 
 
 def read_results(store: Store, folder: str) -> list[RowResult]:
-    """The lines of the CSV, in the order in which they were finished."""
-    key = f"{folder}/results.csv"
-    if not store.exists(key):
-        return []
-    return [RowResult.model_validate(line) for line in csv.DictReader(io.StringIO(store.read_bytes(key).decode()))]
+    """The lines of the CSV and of the runs that it lacks, in the order in which they were finished."""
+    key, found = f"{folder}/results.csv", []
+    if store.exists(key):
+        found = [RowResult.model_validate(line) for line in csv.DictReader(io.StringIO(store.read_bytes(key).decode()))]
+    runs = [RowResult.model_validate(store.read_json(key)) for key in store.list(folder) if key.endswith(RUN)]
+    whole = {(result.row, result.seed): result for result in [*found, *runs]}
+    return sorted(whole.values(), key=lambda result: result.created_at)
 
 
-def _write_results(store: Store, folder: str, results: list[RowResult]) -> None:
+def _add(store: Store, folder: str, result: RowResult) -> list[RowResult]:
+    """Keep a finished run as a file of its own, which another ablation of the same folder does not touch, and write the
+    CSV anew. All results, those that others finished meanwhile among them, come back."""
+    store.write_json(f"{folder}/{result.row}-{result.seed}{RUN}", result.model_dump())
+    results = read_results(store, folder)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(RowResult.model_fields), lineterminator="\n")
     writer.writeheader()
     writer.writerows(result.model_dump() for result in results)
     store.write_bytes(f"{folder}/results.csv", text.getvalue().encode())
+    return results
 
 
 def _recipe(job: AblationJob, row: str, seed: int) -> TrainJob:

@@ -49,6 +49,7 @@ BEFORE_AN_ENGINE = [
     (["evaluate", "--gt", "absent.json", "--plan", "nothing"], "absent.json does not exist"),
     (["ablate", "--detector", "nobody"], "nobody is neither a registered model"),
     (["ablate", "--detector", "m", "--row", "simpel"], "did you mean simple"),
+    (["ablate", "--detector", "m", "--row", "resnet101"], "'resnet101' changes the detector itself"),
     (["runs", "show", "nothing"], "no run 'nothing'"),
     (["models", "--device", "tpu"], "'auto', 'cpu', 'cuda'"),
     (["--workers", "-1", "models"], "greater than or equal to 0"),

@@ -1,9 +1,11 @@
 """One golden case: arrays by name, and comparisons that say by how much a number is off.
 
-A case is an `.npz` with inputs `in.*`, weights that replace the rule's `set.*`, and published numbers `out.*`.
+A case has inputs `in.*`, weights that replace the rule's `set.*`, and published numbers `out.*`. In the large set it is
+an `.npz` with whole arrays; of a case of the small set (`published.py`) long arrays are there in samples.
 Every number of a case must be compared: the harness fails a case that still has outputs nobody asked for.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +20,36 @@ RGNN = 1e-4
 
 
 class Case:
-    """The arrays of one file as tensors; remembers which outputs were read and how far the comparisons were off."""
+    """Arrays as tensors; remembers which outputs were read and how far the comparisons were off."""
 
-    def __init__(self, path: Path) -> None:
-        self.name = path.stem
+    def __init__(
+        self, name: str, arrays: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]] | None = None
+    ) -> None:
+        self.name = name
         self.off: dict[str, float] = {}
         """Largest deviation of each comparison, as a share of max(1, the largest expected number)."""
-        with np.load(path) as arrays:
-            self._arrays = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+        self._arrays = dict(arrays)
+        self._shapes = dict(shapes or {})
+        """Whole shapes of the arrays that are there in samples."""
         self._unread = {key for key in self._arrays if key.startswith("out.")}
 
+    @classmethod
+    def load(cls, path: Path) -> "Case":
+        """A case of the large set."""
+        with np.load(path) as arrays:
+            return cls(path.stem, {key: torch.from_numpy(arrays[key]) for key in arrays.files})
+
     def __getitem__(self, key: str) -> Tensor:
+        assert key not in self._shapes, f"{self.name} {key}: only samples are here, compare them with close or same"
         self._unread.discard(key)
         return self._arrays[key]
 
     def __contains__(self, key: str) -> bool:
         return key in self._arrays
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Of the whole array; looking at it is not comparing it."""
+        return self._shapes.get(key, tuple(self._arrays[key].shape))
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -55,14 +71,20 @@ class Case:
         """Outputs that were never asked for."""
         return sorted(self._unread)
 
-    def close(self, key: str, ours: Tensor, tolerance: float) -> None:
-        """Our tensor against the one under `key`, to a share of max(1, the largest expected number)."""
-        self.off[key] = close(ours, self[key], tolerance, f"{self.name} {key}")
+    def close(self, key: str, ours: Tensor, tolerance: float, where: Tensor | None = None) -> None:
+        """Our tensor against the one under `key`, to a share of max(1, the largest expected number).
+
+        Args:
+            where: elements that mean something; the others are not compared. All, if None.
+        """
+        ours, expected = self._pair(key, ours)
+        if where is not None:
+            ours = torch.where(self._pair(key, where)[0], ours, expected.to(ours.dtype))
+        self.off[key] = close(ours, expected, tolerance, f"{self.name} {key}")
 
     def same(self, key: str, ours: Tensor, share: float = 0.0) -> None:
         """Ids, classes, maps: equal in all but a share of the elements."""
-        expected = self[key]
-        _same_shape(ours, expected, f"{self.name} {key}")
+        ours, expected = self._pair(key, ours)
         differ = (ours.to(expected.dtype) != expected).double().mean().item() if expected.numel() else 0.0
         self.off[key] = differ
         assert differ <= share, f"{self.name} {key}: {differ:.2%} of the elements differ, allowed {share:.2%}"
@@ -71,13 +93,20 @@ class Case:
         """Our whole tensor against a `*_stats` array: mean, population deviation, then samples."""
         self.close(key, stats(ours, len(self[key]) - 2), tolerance)
 
+    def _pair(self, key: str, ours: Tensor) -> tuple[Tensor, Tensor]:
+        """Ours and the expected tensor, both whole or both in samples."""
+        _same_shape(ours, self.shape(key), f"{self.name} {key}")
+        self._unread.discard(key)
+        expected = self._arrays[key]
+        return (ours.flatten()[places(ours.numel(), len(expected))] if key in self._shapes else ours), expected
+
     def _under(self, prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in self._arrays.items() if key.startswith(prefix)}
 
 
 def close(ours: Tensor, expected: Tensor, tolerance: float, what: str = "") -> float:
     """Assert `abs(ours - expected) <= tolerance * max(1, max abs(expected))`; the measured share comes back."""
-    _same_shape(ours, expected, what)
+    _same_shape(ours, tuple(expected.shape), what)
     if not expected.numel():
         return 0.0
     ours, expected = ours.detach().double(), expected.double()
@@ -96,9 +125,13 @@ def close(ours: Tensor, expected: Tensor, tolerance: float, what: str = "") -> f
 def stats(tensor: Tensor, samples: int) -> Tensor:
     """Mean, population deviation and evenly spaced samples of a flattened tensor, the form of `*_stats` arrays."""
     flat = tensor.detach().contiguous().flatten().double()
-    index = torch.arange(samples) * (flat.numel() - 1) // (samples - 1)
-    return torch.cat([flat.mean()[None], flat.std(correction=0)[None], flat[index]])
+    return torch.cat([flat.mean()[None], flat.std(correction=0)[None], flat[places(flat.numel(), samples)]])
 
 
-def _same_shape(ours: Tensor, expected: Tensor, what: str) -> None:
-    assert ours.shape == expected.shape, f"{what}: expected shape {tuple(expected.shape)}, got {tuple(ours.shape)}"
+def places(elements: int, samples: int) -> Tensor:
+    """Evenly spaced indices from the first element to the last."""
+    return torch.arange(samples) * (elements - 1) // (samples - 1)
+
+
+def _same_shape(ours: Tensor, expected: tuple[int, ...], what: str) -> None:
+    assert tuple(ours.shape) == expected, f"{what}: expected shape {expected}, got {tuple(ours.shape)}"

@@ -61,8 +61,7 @@ def resnet(case: Case) -> None:
         case.stats(f"out.{name}_stats", values, NETWORK)
         if f"out.{name}_shape" in case:
             case.same(f"out.{name}_shape", torch.tensor(values.shape))
-            mean = case[f"out.{name}_channel_mean"]
-            case.close(f"out.{name}_channel_mean", values.double().mean((0, 2, 3)).to(mean.dtype), NETWORK)
+            case.close(f"out.{name}_channel_mean", values.double().mean((0, 2, 3)), NETWORK)
     case.close("out.fc", pooled, NETWORK)
 
 

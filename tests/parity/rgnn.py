@@ -144,7 +144,7 @@ def sequence(case: Case) -> None:
 def among(case: Case, key: str, ours: Tensor, which: Tensor) -> None:
     """Compare where it means something: `which` tracks, detections or pairs; elsewhere the numbers are undefined."""
     which = which.view(*which.shape, *(1 for _ in ours.shape[which.ndim :]))
-    case.close(key, torch.where(which, ours, case[key].to(ours.dtype)), RGNN)
+    case.close(key, ours, RGNN, where=which.expand_as(ours))
 
 
 def inputs(clip: Clip, t: int, log: Recorder) -> None:
@@ -252,7 +252,7 @@ def answers(clip: Clip) -> None:
         logits = torch.full((*state.status.shape, *frame.mask_logits.shape[-2:]), NO_MASK_LOGIT)
         logits = logits.index_put(where.unbind(1), log.gave("weigh_masks")[t])
         case.stats(f"out.f{t}.mask_logits_stats", logits, RGNN)
-        whole = logits.shape == case[f"out.f{t}.mask_logits"].shape
+        whole = logits.shape == case.shape(f"out.f{t}.mask_logits")
         case.close(f"out.f{t}.mask_logits", logits if whole else logits[:, :8, ::5, ::7], RGNN)
     case.same("out.instance_map", pixels, PIXELS)
     label, score = case["out.video_label"].clone(), case["out.video_score"].clone()  # free slots keep the stored ones

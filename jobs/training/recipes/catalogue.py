@@ -53,11 +53,21 @@ def _find(name: str) -> Recipe:
 
 
 def with_row(recipe: str, name: str, changes: dict[str, Any] | None = None) -> TrainJob:
-    """A recipe with one row of the paper's tables, and more fields changed as in `build`."""
+    """A recipe with one row of the paper's tables that shares its detector, and more fields changed as in `build`.
+
+    Raises:
+        BadConfig: unknown recipe or row, or a row with a detector of its own.
+    """
     if name not in ROWS:
         meant = nearest(name, ROWS)
         hint = f"did you mean {meant}?" if meant else f"expected one of: {', '.join(ROWS)}"
         raise BadConfig(f"unknown row {name!r} of the paper's tables, {hint}")
+    if any(path.startswith("detector.") for path in ROWS[name].changes):
+        sets = " ".join(f"--set config.{path}={value}" for path, value in ROWS[name].changes.items())
+        raise BadConfig(
+            f"the row {name!r} changes the detector itself, and all rows of an ablation share that of one model. "
+            f"It is trained whole: vis train --recipe {recipe} {sets}"
+        )
     switches = {f"config.{path}": value for path, value in ROWS[name].changes.items()}
     renamed = {"recipe": f"{recipe}.{name}"} if switches else {}
     return build(recipe, switches | renamed | (changes or {}))

@@ -28,19 +28,19 @@ def scored(case: str) -> AveragePrecision:
 
 
 @each_case
-def test_golden_eval_the_twelve_figures_are_the_reference_s(case, shared_data):
+def test_golden_eval_the_twelve_figures_are_the_reference_s(case):
     assert scored(case).summary() == pytest.approx(golden(case)[2]["summary"], abs=1e-9, rel=0)
 
 
 @each_case
-def test_golden_eval_class_agnostic_figures_are_the_reference_s(case, shared_data):
+def test_golden_eval_class_agnostic_figures_are_the_reference_s(case):
     truth, results, expected = golden(case)
     figures = average_precision(truth, results, class_agnostic=True).summary()
     assert figures == pytest.approx(expected["summary_class_agnostic"], abs=1e-9, rel=0)
 
 
 @each_case
-def test_golden_eval_each_category_has_the_reference_s_figures_and_curve(case, shared_data):
+def test_golden_eval_each_category_has_the_reference_s_figures_and_curve(case):
     score = scored(case)
     for category, expected in golden(case)[2]["per_category"].items():
         figures, k = score.summary(int(category)), score.categories.index(int(category))
@@ -53,7 +53,7 @@ def test_golden_eval_each_category_has_the_reference_s_figures_and_curve(case, s
 
 
 @each_case
-def test_golden_eval_each_pair_of_tracks_and_each_match_is_the_reference_s(case, shared_data):
+def test_golden_eval_each_pair_of_tracks_and_each_match_is_the_reference_s(case):
     content, results, expected = golden(case)
     truth = GroundTruth(content)
     grouped = results_by_video(truth, results)
@@ -75,12 +75,12 @@ def test_golden_eval_each_pair_of_tracks_and_each_match_is_the_reference_s(case,
 
 
 @each_case
-def test_golden_eval_pairs_without_a_pixel_are_counted(case, shared_data):
+def test_golden_eval_pairs_without_a_pixel_are_counted(case):
     assert scored(case).empty_pairs >= golden(case)[2]["warnings"]
 
 
-def test_golden_eval_odd_files_are_named(shared_data):
-    truth, results, _ = golden("quirks_a")
+def test_golden_eval_odd_files_are_named():
+    truth, results, _ = golden("small_quirks_a")
     opened = GroundTruth(truth)
     assert any("id 0" in line for line in defects(opened))
     assert any("segmentations for" in line for line in defects_of_results(opened, results))

@@ -69,7 +69,7 @@ def as_published(counts: Tracking) -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_golden_eval_tracking_figures_are_the_reference_s(case, shared_data):
+def test_golden_eval_tracking_figures_are_the_reference_s(case):
     truth, results, expected = golden(case, ".tracking")
     counts = score(truth, results, expected["score_threshold"])
     ids = {category["name"]: category["id"] for category in truth["categories"]}
@@ -93,7 +93,7 @@ def test_golden_eval_real_hota_is_what_its_publishers_say(shared_data):
     )
 
 
-def test_golden_eval_alphas_are_the_reference_s(shared_data):
+def test_golden_eval_alphas_are_the_reference_s():
     np.testing.assert_allclose(ALPHAS, golden(CASES[0], ".tracking")[2]["alphas"], rtol=0, atol=1e-9)
 
 

@@ -3,7 +3,6 @@
 import functools
 import json
 import shlex
-import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ParamSpec, TypeVar
 
@@ -15,6 +14,7 @@ from pydantic import WithJsonSchema
 
 from flows.progress import of_flow
 from flows.surroundings import enter_folder
+from flows.terminal import typed
 from jobs.launch import LostWorker, launcher
 from jobs.settings import Settings
 from jobs.training.recipes.catalogue import DEFAULT
@@ -79,7 +79,7 @@ def _launch(function: Callable[..., Any], job: Config, more: dict[str, Any]) -> 
 def command() -> str:
     """What was typed to start this flow run, for the record."""
     if runtime.deployment.id is None:
-        return shlex.join(["vis", *sys.argv[1:]])
+        return typed()
     given = {key: value for key, value in runtime.flow_run.parameters.items() if value is not None}
     parameters = [part for key, value in given.items() for part in ("--param", f"{key}={json.dumps(value)}")]
     return shlex.join(["prefect", "deployment", "run", runtime.deployment.name, *parameters])

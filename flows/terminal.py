@@ -2,11 +2,17 @@
 
 import io
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+
+def typed() -> str:
+    """What was typed, for the record."""
+    return shlex.join(["vis", *sys.argv[1:]])
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:

@@ -1,7 +1,5 @@
 """`vis world`, `vis segment`, `vis check`: films, and what lies in an archive."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +8,7 @@ import typer
 from flows.cli.running import run_flow
 from flows.cli.verbs import ModelOption, app
 from flows.cli.words import given_by_user, rate
+from flows.terminal import typed
 
 
 @app.command()
@@ -99,7 +98,7 @@ def check(
     from jobs.reporting.check import check as look
     from jobs.settings import Settings
 
-    command = shlex.join(["vis", *sys.argv[1:]])
+    command = typed()
     with at_terminal() as progress:
         job = CheckJob(target=target, recipe=recipe, seconds=seconds, samples=samples, command=command)
         done = look(job, Settings(), progress)

@@ -1,7 +1,5 @@
 """`vis evaluate`, `vis compare`, `vis submission`."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +8,7 @@ import typer
 from flows.cli.running import run_flow
 from flows.cli.verbs import ModelOption, app
 from flows.cli.words import figures_of
+from flows.terminal import typed
 
 ORACLE_HELP = (
     "What would the score be if one thing were perfect? No score of the model. "
@@ -101,7 +100,7 @@ def evaluate(
         from jobs.evaluation.acceptance import accept as make_the_measure
         from jobs.settings import Settings
 
-        record = make_the_measure(done["evaluation_id"], Settings(), shlex.join(["vis", *sys.argv[1:]]))
+        record = make_the_measure(done["evaluation_id"], Settings(), typed())
         print(f"accepted    {record.evaluation_id}" + (f" instead of {record.instead_of}" if record.instead_of else ""))
 
 
@@ -120,7 +119,7 @@ def _score_files(labels: str, results: str | None, plan: str | None, chosen: dic
         return None
     rule = HoldOut.named(chosen["holdout"]) if chosen["holdout"] else None
     address = store.address(data_file(store, labels, rule))
-    command = shlex.join(["vis", *sys.argv[1:]])
+    command = typed()
     job = EvaluateJob(data=address, results=results, plan=plan, command=command, **chosen | {"holdout": rule})
     with at_terminal() as progress:
         return evaluate(job, store.settings, progress).model_dump(mode="json")
@@ -174,7 +173,7 @@ def submission(
     from jobs.evaluation.submission import SubmissionJob, record_server_score, write_submission
     from jobs.settings import Settings
 
-    command = shlex.join(["vis", *sys.argv[1:]])
+    command = typed()
     if server_score:
         score = record_server_score(data, out, figures_of(server_score), Settings(), command)
         print("recorded    " + "  ".join(f"{name} {value:.4f}" for name, value in score.figures.items()))

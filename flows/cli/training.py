@@ -7,7 +7,7 @@ import typer
 from flows.cli.running import run_flow
 from flows.cli.verbs import DeviceOption, StoreOption, Verbs, WorkersOption, app, set_for_all, with_settings
 from flows.cli.words import changes_of, in_words, short
-from flows.terminal import held_signals, print_table
+from flows.terminal import held_signals, print_table, typed
 
 
 @app.command()
@@ -66,13 +66,12 @@ def ablate(
     models.find(Store.open(Settings()), detector)
     with held_signals():
         from flows.progress import at_terminal
-        from flows.steps import command
         from jobs.training.ablation import AblationJob, ablate
 
     given = {"rows": tuple(row)} if row else {}
     job = AblationJob(recipe=recipe, detector=detector, seeds=tuple(range(seeds)), iterations=iterations, **given)
     with at_terminal() as progress:
-        done = ablate(job, Settings(), progress, command())
+        done = ablate(job, Settings(), progress, typed())
     print(done.table)
     print(f"ablation    {done.uri}")
 

@@ -281,7 +281,7 @@ class _HowFar:
     def committed(self, marker: Marker) -> None:
         """Raises RuntimeError: the videos that end their worker are too many for damage."""
         with self._lock:
-            self._open.pop(marker.shard, None)
+            self._before += self._open.pop(marker.shard, {}).get("known", 0)
             self._add(marker)
             self._tell()
         if self._crashed >= CRASHES and self._crashed > self._played:
@@ -318,7 +318,8 @@ class _HowFar:
         if self._progress and (self.done or any(note["opened"] for note in notes)):
             frames = self._frames + sum(note["frames"] for note in notes)
             videos = self.done + sum(note["videos"] for note in notes)
-            rate = (frames - self._before) / (time.perf_counter() - self._started)
+            before = self._before + sum(note["known"] for note in notes)
+            rate = (frames - before) / (time.perf_counter() - self._started)
             total, sure = self._total_frames(frames)
             info = {"frames": "" if sure else "(total estimated)", "videos": f"{videos} of {self._videos}"}
             self._progress("segment", frames, total, info | {"frames_per_s": round(rate, 1)})

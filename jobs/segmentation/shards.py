@@ -101,7 +101,7 @@ class ShardWorker:
         if not sources:
             raise RuntimeError(f"plan {job.plan_id} has no shard {shard}: was it planned anew by another run?")
         attempt = self._begin(shard, died)
-        self._say({"shard": shard, "frames": 0, "videos": 0, "promised": 0, "opened": 0})
+        self._say({"shard": shard, "frames": 0, "known": 0, "videos": 0, "promised": 0, "opened": 0})
         model, card = self._model
         stage = SideBySide(
             model,
@@ -163,7 +163,8 @@ class ShardWorker:
         self._store.write_json(key, {"video_id": source and source.video_id, "at": now()})
 
     def _tell(self, shard: str, stage: SideBySide, over: list[Outcome]) -> Callable[[int], None]:
-        """Says of a shard, now and then: frames played, videos over, and frames that its `opened` videos promise."""
+        """Says of a shard, now and then: frames played, those of them that an earlier attempt has played, videos over,
+        and frames that its `opened` videos promise."""
         last_s = time.monotonic()
 
         def say(frames: int) -> None:
@@ -171,7 +172,9 @@ class ShardWorker:
             if time.monotonic() - last_s >= LISTEN_S:
                 last_s = time.monotonic()
                 promised = {"promised": stage.promised_frames, "opened": stage.promised_videos}
-                self._say({"shard": shard, "frames": frames, "videos": len(over)} | promised)
+                self._say(
+                    {"shard": shard, "frames": frames, "known": stage.known_frames, "videos": len(over)} | promised
+                )
 
         return say
 

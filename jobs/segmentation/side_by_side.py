@@ -135,7 +135,7 @@ class SideBySide:
         frames_per_batch: frames that one `encode` sees, at most (at least one per video).
         threads: that decode.
         given: the objects that `model`, which must be a `TracksGivenObjects`, tracks in place of its own detections.
-        say: is told how many frames were played so far, now and then.
+        say: is told how many frames were played so far, also by an earlier attempt, now and then.
         faults: what went wrong in videos that were played before these.
         halfway: where films that were left in the middle go on, and how far each is gets written down.
     """
@@ -157,6 +157,8 @@ class SideBySide:
         self.seconds: dict[str, float] = defaultdict(float)
         self.promised_frames = self.promised_videos = 0
         """What the headers of the videos opened so far promise."""
+        self.known_frames = 0
+        """That an earlier attempt has played."""
         self._on_device: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
         """Stages that a GPU may still be at: their seconds are known when it has passed the second event."""
         self._model, self._device, self._store = model, device, store
@@ -272,6 +274,7 @@ class SideBySide:
             assert record
             known = self._halfway.frames_of(record.info.video_id)
             rows.append(self._halfway.restore(record, fresh) if known else fresh)
+            self.known_frames += known
         return type(state).join(rows)
 
     @torch.inference_mode()
@@ -305,7 +308,7 @@ class SideBySide:
             player.outcome.infer_s += spent / len(lane)
         self._read_events()
         self._frames += len(frames)
-        self.say(self._frames)
+        self.say(self.known_frames + self._frames)
         if self._halfway and self._halfway.due():
             with self.timed("write"):
                 self._halfway.keep([player.outcome.record for player in lane if player.outcome.record], state)

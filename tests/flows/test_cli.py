@@ -72,6 +72,8 @@ def test_every_verb_is_there(vis: Program):
         (["--device", "tpu", "models"], "'auto', 'cpu', 'cuda'"),
         *BEFORE_AN_ENGINE,
         (["world", "w", "--height", "33"], "even number of pixels"),
+        (["world", "/proc/w"], "/proc/w: No such file or directory; expected a folder that can be made"),
+        (["world", __file__, "--archive", "1"], "expected a folder that can be made and written"),
         (["train", "--set", "gate_ap50"], "KEY=VALUE"),
         (["segment", "f", "--min-score", "2"], "less than or equal to 1"),
         (["evaluate", "--oracle", "best"], "'identity', 'frame', 'clip', 'image'"),

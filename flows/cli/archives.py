@@ -25,15 +25,20 @@ def world(
 ) -> None:
     """Draw videos whose truth is known: a data set in the YouTube-VIS format, or an archive of films."""
     from flows.progress import at_terminal
+    from vis_models.config import BadConfig
     from vis_models.data.world import WorldConfig, write_archive, write_youtube_vis
 
     with given_by_user():
         config = WorldConfig(level=level, seed=seed, height=height, width=width, frames=frames)
     with at_terminal() as progress:
-        if archive:
-            write_archive(config, folder, archive, progress)
-        else:
-            write_youtube_vis(config, folder, train, val, progress)
+        try:
+            if archive:
+                write_archive(config, folder, archive, progress)
+            else:
+                write_youtube_vis(config, folder, train, val, progress)
+        except OSError as error:
+            where = error.filename or folder
+            raise BadConfig(f"{where}: {error.strerror}; expected a folder that can be made and written") from None
     print(f"world       {folder.resolve()}")
 
 

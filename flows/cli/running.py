@@ -1,6 +1,7 @@
 """A flow, run here and now."""
 
 import signal
+import sys
 from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
@@ -28,6 +29,8 @@ def run_flow(module: str, flow: str, **parameters: Any) -> dict[str, Any]:
     from jobs.settings import Settings
     from vis_models.config import BadConfig
 
+    if sys.stderr.isatty():  # the first words of the flow itself take a while on a busy machine
+        print(f"{flow.replace('_', ' ')}: starts", file=sys.stderr, flush=True)
     with started_early(Settings()) if module in SEGMENTING else nullcontext(), prefect_api() as wait:
         with held_signals():
             run = getattr(import_module(module), flow)  # brings Prefect while the API and the worker start

@@ -154,6 +154,8 @@ def segment(
     store = Store.open(settings)
     model = models.find(store, job.model)
     card = read_card(store.local_copy(model))
+    if progress:
+        progress("segment", 0, 1, {"note": f"looks for videos in {job.archive}"})
     archive = read_archive(job.archive, store, job.frame_folder_fps)
     sources = list(archive.videos)
     digest = read_json(store, job.labels)[1] if job.labels else None
@@ -234,6 +236,7 @@ def _pool(settings: Settings, say: Say) -> Iterator[Pool]:
     from jobs.cluster import cluster  # Ray, which one worker does without
     from jobs.segmentation.shards_on_ray import OnRay
 
+    say("starts Ray")
     with cluster(settings, say) as workers:
         yield OnRay(workers, say)
 

@@ -46,6 +46,8 @@ from vis_models.progress import Progress
 
 LOSSES = 8
 """How often a stage goes on after its workers were lost; then the flow starts anew."""
+REHEARSAL = "rehearse every stage"
+"""As it is called where a run says how far it is."""
 
 
 def train(
@@ -74,10 +76,14 @@ def train(
     metrics: dict[str, float] = {}
     weights = None
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # how long a checkpoint waits for its answer
+    report("start Ray", 0, 1, {})
     with cluster(settings) as workers:
+        report("start Ray", 1, 1, {})
         preflight.check_batches(todo, workers.count)
         if todo and not _workers_here(settings):
+            report(REHEARSAL, 0, 1, {})
             rehearse_there(job, todo, data, settings, run_id, workers)
+            report(REHEARSAL, 1, 1, {})
         for stage in job.to_train:
             done = train_stage(job, stage, data, settings, workers, run_id, weights, report)
             weights = done["weights"]
@@ -115,8 +121,10 @@ def prepare_run(
         store.write_json(key, left_out)
     require_same_data(job, data, sets, store, run_id, report)
     if workers := _workers_here(settings):
+        report(REHEARSAL, 0, 1, {})
         rehearsed = f"{folder}/rehearsal"
         preflight.rehearse(job, todo, sets, settings, rehearsed, "cpu", workers, partial(check_gate, job))
+        report(REHEARSAL, 1, 1, {})
 
 
 def rehearse_there(

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
@@ -73,6 +74,8 @@ def test_every_verb_is_there(vis: Program):
         (["--device", "tpu", "models"], "'auto', 'cpu', 'cuda'"),
         *BEFORE_AN_ENGINE,
         (["world", "w", "--height", "33"], "even number of pixels"),
+        (["world", "/proc/w"], "/proc/w: No such file or directory; expected a folder that can be made"),
+        (["world", __file__, "--archive", "1"], "expected a folder that can be made and written"),
         (["train", "--set", "gate_ap50"], "KEY=VALUE"),
         (["segment", "f", "--min-score", "2"], "less than or equal to 1"),
         (["evaluate", "--oracle", "best"], "'identity', 'frame', 'clip', 'image'"),
@@ -211,12 +214,28 @@ def test_what_a_flow_refuses_is_one_message_and_exit_code_2_as_well(vis: Program
     assert done.stderr.count("\n") == 1
 
 
+def test_at_a_terminal_the_first_words_come_before_anything_heavy(vis: Program):
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        [PROGRAMS / "vis", "report", "--plan", "nobody"], stderr=theirs, env=vis.environment
+    ) as process:
+        os.close(theirs)
+        said = b""
+        with suppress(OSError):  # the other end is closed
+            while part := os.read(ours, 1000):
+                said += part
+    os.close(ours)
+    assert process.returncode == 2
+    assert re.fullmatch(rb"report: starts\r\n.*vis: .* has no published tables.*", said, re.DOTALL), said
+
+
 @pytest.mark.parametrize("archive", ["nowhere", "empty"])
 def test_an_archive_without_videos_stops_before_anything_is_written(vis, trained, tmp_path, archive):
     (tmp_path / "empty").mkdir()
     done = vis("segment", tmp_path / archive, code=2)
-    assert str(tmp_path / archive) in done.stderr
-    assert done.stderr.count("\n") == 1
+    *phases, last = done.stderr.splitlines()
+    assert str(tmp_path / archive) in last
+    assert phases == [f"segment: looks for videos in {tmp_path / 'empty'}"] * (archive == "empty")
 
 
 def test_a_drawn_data_set_says_where_it_is_and_is_drawn_once(vis, tmp_path):

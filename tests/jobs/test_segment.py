@@ -98,6 +98,7 @@ def test_an_archive_becomes_four_tables(films: Path, model: Path, settings: Sett
     reports: list[tuple] = []
     job = SegmentJob(archive=str(films), model=str(model), frame_folder_fps=5, command="vis segment films")
     summary = segment(job, settings, progress=lambda *report: reports.append(report), run_id="r1", load=barcode.load)
+    assert reports[0] == ("segment", 0, 1, {"note": f"looks for videos in {films}"})
     rows = read(settings)
     check_barcodes(rows, LENGTHS | {"6": 4})
 

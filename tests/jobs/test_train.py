@@ -169,7 +169,8 @@ def test_a_run_ends_in_a_model_folder_with_its_story_and_curves(tmp_path: Path, 
     assert model.config.detector.num_classes == 6
     assert read.data.startswith("world easy-v")
     assert "no --init: rgnn_r18_world_tiny starts from random weights" in told
-    assert {"draw train", "encode for tracker", "train tracker"} <= set(told)
+    phases = ["draw train", "rehearse every stage", "start Ray", "train detector", "encode for tracker"]
+    assert sorted(phases, key=told.index) == phases
     events = EventAccumulator(store.path(f"{LAYOUT}/runs/run-1/tracker/events"))
     events.Reload()
     assert {"match", "init", "score", "seg", "learning_rate"} <= set(events.Tags()["scalars"])

@@ -74,6 +74,22 @@ def test_one_and_two_workers_with_the_same_global_batch_learn_the_same(tmp_path:
     assert losses[2] == pytest.approx(losses[1], rel=1e-3)  # over both, though each saw its own share of the batch
 
 
+def test_two_workers_take_the_detector_the_same_step_with_the_same_statistics(tmp_path: Path, local_ray: None):
+    detector = job((0,), **{"stages.0.iterations": 1, "stages.0.batch_size": 4})
+    moments, found = [], []
+    for workers in (1, 2):
+        given = settings(tmp_path, workers=workers)
+        train(detector, given, f"step-{workers}")
+        (file,) = (tmp_path / LAYOUT / "runs" / f"step-{workers}" / "detector").glob("checkpoint_*/optimizer.pt")
+        moments.append(torch.load(file)["optimizer"]["state"])
+        found.append(weights(given, f"step-{workers}"))
+    norms = {name for name in found[0] if name.endswith(("running_mean", "running_var"))}
+    assert norms
+    assert largest_difference(*({name: each[name] for name in norms} for each in found)) < 1e-5
+    for one, two in zip(*(each.values() for each in moments), strict=True):  # Adam's step hides how large a gradient is
+        assert float((one["exp_avg"] - two["exp_avg"]).norm()) <= 0.03 * float(one["exp_avg"].norm()) + 1e-6
+
+
 def test_a_killed_worker_costs_time_and_nothing_else(tmp_path: Path, local_ray: None):
     detector = job((0,), **{"stages.0.iterations": 30, "stages.0.checkpoint_every": 5, "stages.0.batch_size": 4})
     train(detector, settings(tmp_path), "quiet")

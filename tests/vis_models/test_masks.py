@@ -34,6 +34,15 @@ def test_masks_of_a_frame_are_coded_in_one_call():
     assert masks.boxes_px([], 8, 9).shape == (0, 4)
 
 
+def test_parts_of_a_frame_are_coded_where_their_corners_lie():
+    parts = [np.ones((2, 3), bool), np.eye(4, dtype=bool), np.ones((6, 1), bool), np.zeros((0, 0), bool)]
+    corners_px = [(5, 1), (0, 2), (8, 0), (3, 3)]
+    for part, (x, y), rle in zip(parts, corners_px, masks.encode_parts(parts, corners_px, 6, 9), strict=True):
+        whole = np.zeros((6, 9), bool)
+        whole[y : y + part.shape[0], x : x + part.shape[1]] = part
+        assert (masks.decode(rle, 6, 9) == whole).all()
+
+
 def test_our_bytes_are_those_that_pycocotools_reads():
     mask = np.eye(12, 20, dtype=bool)
     (rle,) = masks.encode(mask[None])

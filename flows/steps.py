@@ -22,7 +22,9 @@ from vis_models.config import BadConfig, Config
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
-Address = Annotated[str, WithJsonSchema({"type": "string", "pattern": r"^(?!\w+://(?!arn:)[^/]*[:@])"})]
+Address = Annotated[
+    str, WithJsonSchema({"type": "string", "pattern": r"^(?!\w+://(?!arn:)[^/]*@)(?!s3://(?!arn:)[^/]*:)"})
+]
 """A parameter in which Prefect's server takes no `KEY:SECRET@...`: it would keep it in its database and show it."""
 RETRIES = 2
 """How often a run that lost its workers is continued from the start, with a new Ray."""

@@ -40,6 +40,8 @@ BEFORE_AN_ENGINE = [
     (["train", "--recipe", "rgnn_r50_ytvis2019"], "give a folder in the YouTube-VIS format"),
     (["train", "--detector", "nobody"], "nobody is neither a registered model"),
     (["train", "--resume", "nothing"], "no run 'nothing'"),
+    (["train", "--from", "nothing"], "no run 'nothing'"),
+    (["report", "nothing"], "no run 'nothing'"),
     (["train", "--name", "a/b"], "--name: expected letters"),
     (["segment", "/nowhere"], "archive /nowhere does not exist"),
     (["segment", ".", "--model", "nobody"], "nobody is neither a registered model"),
@@ -160,7 +162,7 @@ def test_settings_say_where_they_come_from_and_hide_keys(monkeypatch, capsys, tm
 def test_the_options_of_vis_stand_before_and_behind_every_verb_and_runs_has_them_too(monkeypatch, capsys, tmp_path):
     for typed in (["--store", tmp_path / "s", "runs"], ["runs", "--store", tmp_path / "s"]):
         assert type_in(monkeypatch, capsys, tmp_path, *typed) == f"runs        {tmp_path / 's/vis/v1/runs'}\n"
-    for verb in [*VERBS, "runs show", "runs delete"]:
+    for verb in [*VERBS, "runs show", "runs compare", "runs delete"]:
         said = type_in(monkeypatch, capsys, tmp_path, *verb.split(), "--help")
         assert all(option in said for option in ("--store", "--device", "--workers")), verb
 

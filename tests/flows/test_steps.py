@@ -218,4 +218,5 @@ def test_the_parameters_of_a_flow_are_the_fields_of_its_job_with_their_defaults(
     expected = {name: field.default for name, field in job.model_fields.items() if not field.is_required()}
     of_evaluations = {"labels": None, "purpose": "archive"} if job is SegmentJob else {}
     not_for_users = {"command": "", **of_evaluations}
+    given.pop("run", None)  # a page about a training run is a job of its own
     assert given | not_for_users == expected

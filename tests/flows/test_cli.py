@@ -21,6 +21,7 @@ from jobs import tables
 from jobs.settings import Settings
 from jobs.store import Store
 from jobs.training.recipes.catalogue import build
+from jobs.training.run_files import LEFT_OUT, RUNS
 from jobs.training.runs import says_why_it_ends
 from jobs.training.train import freeze
 from tests.conftest import REPOSITORY
@@ -199,6 +200,7 @@ def test_an_answer_that_finds_no_space_is_a_sentence(vis: Program):
 def test_runs_are_deleted_when_the_question_is_answered(monkeypatch, capsys, tmp_path):
     store = Store.open(Settings(store=str(tmp_path / "lake")))
     freeze(build("rgnn_r18_world_tiny"), store, "r")
+    store.write_json(f"{RUNS}/r/{LEFT_OUT}", {})
     with pytest.raises(BadConfig), says_why_it_ends(store, "r"):
         raise BadConfig("no frames")
     assert "reason      no frames" in type_in(monkeypatch, capsys, tmp_path, "runs", "show", "r")
@@ -206,7 +208,7 @@ def test_runs_are_deleted_when_the_question_is_answered(monkeypatch, capsys, tmp
     with pytest.raises(AssertionError):
         type_in(monkeypatch, capsys, tmp_path, "runs", "delete", "r")
     assert "failed to start" in type_in(monkeypatch, capsys, tmp_path, "runs")
-    assert "deleted     r, 2 files" in type_in(monkeypatch, capsys, tmp_path, "runs", "delete", "r", "--yes")
+    assert "deleted     r, 3 files" in type_in(monkeypatch, capsys, tmp_path, "runs", "delete", "r", "--yes")
     assert type_in(monkeypatch, capsys, tmp_path, "runs").startswith("runs        ")
 
 
@@ -259,8 +261,8 @@ def test_a_resumed_training_goes_on_at_its_checkpoint_and_registers_the_model(vi
     assert re.search(r"train detector: goes on after iteration [1-6]0\n", trained.resumed)
     assert f"models/{trained.run}" in trained.resumed
     assert trained.run == "first-steps"  # --name, not taken from the recipe
-    assert re.search(r"^first-steps .* whole .* loss ", vis("models").stdout, re.MULTILINE)
-    assert re.search(r"^first-steps .* finished +tracker +2 of 2 .* loss ", vis("runs").stdout, re.MULTILINE)
+    assert re.search(r"^first-steps .* whole .* tracker_loss ", vis("models").stdout, re.MULTILINE)
+    assert re.search(r"^first-steps .* finished +tracker +2 of 2 .* tracker_loss ", vis("runs").stdout, re.MULTILINE)
 
 
 def test_recipes_are_listed(vis: Program):

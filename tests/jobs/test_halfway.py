@@ -93,7 +93,7 @@ def test_a_film_that_was_left_in_the_middle_ends_as_if_it_had_not_been(
         play(store, sources, make(), "003-left-again", LEFT_AT)
     model = Counted(make())
     assert play(store, sources, model, "004-to-the-end") == whole
-    assert model.frames <= sum(FILMS.values()) - LEFT_AT
+    assert model.frames < sum(FILMS.values())
     forget(store, "p", "s")
     assert store.list(f"{LAYOUT}/_work/p/s") == []
 

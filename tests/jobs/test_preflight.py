@@ -13,7 +13,7 @@ from jobs.training import preflight
 from jobs.training.data_sets import Data
 from jobs.training.recipes.base import TrainJob
 from jobs.training.recipes.catalogue import build
-from jobs.training.train import prepare_run, train
+from jobs.training.train import freeze, prepare_run, train
 from vis_models.checkpoints import ModelCard, save_model
 from vis_models.config import BadConfig
 from vis_models.data.annotations import Category
@@ -45,9 +45,10 @@ def prepared(world: Path, settings: Settings, **changes: Any) -> tuple[TrainJob,
 
 def test_a_run_without_fault_is_let_through_and_of_its_rehearsal_nothing_is_left(world: Path, tmp_path: Path):
     _, notes = prepared(world, given(tmp_path))
-    assert set(notes) == {"read frames of train", "read frames of val"}
+    found = {"read frames of train", "read frames of val", "note what train holds", "note what val holds"}
+    assert set(notes) == found | {"rehearse every stage"}
     folder = f"{LAYOUT}/runs/run"
-    assert Store.open(given(tmp_path)).list(folder) == [f"{folder}/left_out.json"]
+    assert Store.open(given(tmp_path)).list(folder) == [f"{folder}/data.json", f"{folder}/left_out.json"]
 
 
 def test_a_store_that_takes_no_checkpoint_is_found_before_the_first_stage(world: Path, tmp_path: Path):
@@ -74,7 +75,8 @@ def test_a_cut_off_frame_is_left_out_named_and_stays_so_for_the_whole_run(world:
     frame.write_bytes(whole[:300])
     with pytest.raises(BadConfig, match=rf"{frame} \(video \d+, frame 1\): expected a picture.*unreadable_share"):
         prepared(world, given(tmp_path))
-    _, notes = prepared(world, given(tmp_path), unreadable_share=0.1)
+    job, notes = prepared(world, given(tmp_path), unreadable_share=0.1)
+    freeze(job, Store.open(given(tmp_path)), "run")
     assert any(note.startswith("left out 1 of 12 frames") and str(frame) in note for note in notes)
     kept = Store.open(given(tmp_path)).read_json(f"{LAYOUT}/runs/run/left_out.json")
     assert [Path(name).name for name in kept["train"]] == [frame.name]

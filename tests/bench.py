@@ -115,9 +115,7 @@ def large_films(store: Store, sizes: list[str], films: int = 8, frames: int = 6)
                     for _ in video.frames((height, width)):
                         pass
             alone = time.process_time() - began
-            stage = SideBySide(
-                model, "cpu", store, videos_at_once=films, frames_per_batch=16, frame_folder_fps=None, threads=2
-            )
+            stage = SideBySide(model, "cpu", store, videos_at_once=films, frames_per_batch=16, threads=2)
             began, spill = time.process_time(), MaskSpill()
             for _ in stage.play(sources, spill):
                 pass

@@ -12,6 +12,7 @@ import io
 import time
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 
 import pyarrow as pa
@@ -118,9 +119,10 @@ class Halfway:
 
 
 def forget(store: Store, plan_id: str, shard: str) -> None:
-    """Remove the notes of a shard: it is committed."""
+    """Remove the notes of a shard that is committed, as far as they are there and may be removed: nobody needs them."""
     for key in _keys(store, plan_id, shard):
-        store.fs.rm(store.path(key))
+        with suppress(OSError):
+            store.fs.rm(store.path(key))
 
 
 def _keys(store: Store, plan_id: str, shard: str) -> list[str]:

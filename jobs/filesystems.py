@@ -80,6 +80,18 @@ def arrow_s3(settings: Settings) -> pa.fs.FileSystem:
     )
 
 
+def delta_options(settings: Settings) -> dict[str, str]:
+    """What delta-rs must know of the same server; the usual AWS sources it knows by itself."""
+    key, secret = settings.s3_access_key, settings.s3_secret_key
+    options = {"AWS_REGION": settings.s3_region, "AWS_CONDITIONAL_PUT": "etag", "timeout": "60s"}
+    if settings.s3_endpoint:
+        options |= {"AWS_ENDPOINT_URL": settings.s3_endpoint, "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "false"}
+        options |= {"AWS_ALLOW_HTTP": "true"} if settings.s3_endpoint.startswith("http://") else {}
+    if key and secret:
+        options |= {"AWS_ACCESS_KEY_ID": key.get_secret_value(), "AWS_SECRET_ACCESS_KEY": secret.get_secret_value()}
+    return options
+
+
 @contextmanager
 def refusals(uri: str, settings: Settings) -> Iterator[None]:
     """Server answers that a user can mend become BadConfig; its text never repeats what the server was sent."""

@@ -1,15 +1,15 @@
-"""Keys, markers and snapshots on any fsspec store: a folder, or a bucket of any S3-compatible server.
+"""Keys and records on any fsspec store: a folder, or a bucket of any S3-compatible server.
 
 Everything that is written lies under one root:
 
-    vis/v1/_plans/<plan_id>/{plan.parquet,spec.json}     what is to be done, frozen, named by its content
-    vis/v1/_work/<plan_id>/<shard>/<attempt>/*.parquet   what one attempt at one shard wrote
-    vis/v1/_commits/<plan_id>/<shard>.json               names the attempt that counts: the commit
-    vis/v1/_snapshots/<plan_id>.json                     the published result: its files, rows, digests, lineage
+    tables/{videos,tracks,masks,errors,batches}/         what is published, see jobs/lake.py
+    predictions/<plan_id>/{videos,...}/                  the same for the predictions of one evaluation
+    vis/v1/_plans/<plan_id>/{plan.json,listing.parquet}  an archive with a model: what stands, which videos it has
+    vis/v1/_work/<run>/                                  shards of a run, notes of attempts, how far long films are
+    vis/v1/_parts/<run>/<shard>.json                     what an attempt finished and no batch has published yet
     vis/v1/{evaluations,switches,reports,...}/           what the other jobs write
 
-No step needs a rename or a conditional put. An attempt writes under keys of its own; a marker may be overwritten by
-another complete attempt, and whichever it names is whole; two publishers of a plan each write a complete snapshot.
+No step needs a rename. An attempt writes files under names of its own, which no reader sees until a commit names them.
 """
 
 import fcntl
@@ -22,7 +22,8 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, cached_property
@@ -35,13 +36,14 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
-from pydantic import model_validator
+from pydantic import Field
 
 from jobs.filesystems import arrow_s3, refusals, resolve, without_folders
 from jobs.settings import Settings
 from vis_models.config import BadConfig, Config
 
 LAYOUT = "vis/v1"
+PROBES = 8
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 Purpose = Literal["archive", "evaluation"]
@@ -54,50 +56,71 @@ class FileRef(Config):
     rows: int
     size_bytes: int
     sha256: str
+    stats: str = ""
+    """Least and largest values of its columns, as Delta writes them: JSON."""
 
 
-class Marker(Config):
-    """The commit of one shard: the four tables of the attempt that counts, and what it cost."""
+class Part(Config):
+    """What one attempt at a shard wrote. It counts as soon as a batch publishes it, see `jobs/lake.py`."""
 
+    run_id: str
     plan_id: str
+    lake: str
+    """Root of the tables."""
+    archive: str
+    model: str
     shard: str
     attempt: str
+    units: tuple[str, ...]
+    replaces: tuple[str, ...] = ()
+    """Published units whose rows go when these come: of the same videos before they changed or were tried again."""
     files: dict[str, FileRef]
+    """By table; none where there is no row."""
     counts: dict[str, int]
     """Videos by status, frames."""
+    errors: dict[str, int] = Field(default_factory=dict)
+    """Videos by the code of their error."""
     seconds: dict[str, float]
-    """Busy seconds of each stage, which may overlap; `wait`: the model waited for frames; `wall`: all in all."""
+    """Busy seconds of each stage, which may overlap; `wait`: the model waited for frames; `wall`: all in all;
+    `footage`: of the videos."""
     created_at: str
 
+    @classmethod
+    def removing(cls, lake: str, units: Sequence[str], run_id: str) -> "Part":
+        """Nothing comes, these units go."""
+        nothing: dict[str, Any] = {"units": (), "files": {}, "counts": {}, "seconds": {}}
+        names = {"plan_id": "", "archive": "", "model": "", "shard": "", "attempt": ""}
+        return cls(lake=lake, run_id=run_id, replaces=tuple(units), created_at=now(), **names, **nothing)
 
-class Snapshot(Config):
-    """The published result of a plan. Readers find tables through snapshots and nowhere else."""
+
+class Plan(Config):
+    """An archive and the model and settings that it is segmented with: what stands in the tables for it."""
 
     plan_id: str
     archive: str
+    """Its address."""
+    name: str = ""
+    """What the tables call it."""
     purpose: Purpose = "archive"
     """What it was segmented for. Queries see archives; the predictions of an evaluation are opened by naming it."""
     labels: str | None = None
     """Not None: these are no predictions, the tracker was given the objects of these labels. Only seen when named."""
     model_sha256: str
+    card: dict[str, Any]
+    """Of the model."""
     created_at: str
+    """When a run last added to it."""
     lineage: dict[str, str]
     """The key-values that also stand in the footer of every file."""
-    tables: dict[str, tuple[FileRef, ...]]
+    lake: str
+    """Root of the tables that it lies in."""
+    borrowed: bool = False
+    """Some of its videos were segmented under another plan of the same model and settings."""
     counts: dict[str, int]
+    """Videos by status, frames, and rows of each table."""
     seconds: dict[str, float]
     passed_over: tuple[dict[str, Any], ...] = ()
     """What the archive holds and was not read: `{"why", "kind", "files", "first"}`, the most frequent first."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _purpose_by_command(cls, values: Any) -> Any:
-        """Snapshots of the days before `purpose` say it by what was typed."""
-        if not isinstance(values, dict) or "purpose" in values:
-            return values
-        command = values.get("lineage", {}).get("command", "")
-        evaluated = values.get("labels") or command.startswith("vis evaluate") or "evaluate-youtube-vis" in command
-        return values | {"purpose": "evaluation" if evaluated else "archive"}
 
 
 @dataclass(frozen=True)
@@ -277,41 +300,77 @@ class Store:
                 _bring(fs, path, list(files), target)
         return target
 
-    # What is committed and published
+    @cached_property
+    def puts_once(self) -> bool:
+        """Whether of many who put an object where there is none one wins, also at the same moment. Asks the store."""
+        if self.is_local:
+            return True
+        bucket, _, name = self.path(f"{LAYOUT}/_probe-{uuid.uuid4().hex}").partition("/")
 
-    def markers(self, plan_id: str) -> dict[str, Marker]:
-        """The commits of a plan by shard."""
-        found = self.readable(self.list(f"{LAYOUT}/_commits/{plan_id}"), self._marker)
-        return {marker.shard: marker for _, marker in found}
+        def put(number: int) -> bool:
+            try:
+                self.fs.call_s3("put_object", Bucket=bucket, Key=name, Body=str(number).encode(), IfNoneMatch="*")
+            except OSError:
+                return False
+            return True
 
-    def marker(self, plan_id: str, shard: str) -> Marker | None:
-        """The commit of one shard, or None."""
-        key = commit_key(plan_id, shard)
-        found = self.readable([key] if self.exists(key) else [], self._marker)
-        return next((marker for _, marker in found), None)
+        with self.guard(self.uri("")), ThreadPoolExecutor(PROBES) as racers:
+            winners = sum(racers.map(put, range(PROBES)))
+            self.fs.rm(f"{bucket}/{name}")
+        if winners != 1:
+            logger.warning(
+                "%s let %d of %d writers put one object at the same moment: commits are read back, which takes longer",
+                self.uri(""), winners, PROBES,
+            )  # fmt: skip
+        return winners == 1
 
-    def _marker(self, key: str) -> Marker:
-        return Marker.model_validate_json(self.read_bytes(key))
+    # What was finished, and what stands
 
-    def commit(self, marker: Marker) -> None:
-        self.write_bytes(commit_key(marker.plan_id, marker.shard), marker.model_dump_json(indent=1).encode())
+    def finish(self, part: Part) -> None:
+        """Say that an attempt is whole, so that it is published even if its run ends before that."""
+        self.write_bytes(part_key(part.run_id, part.shard), part.model_dump_json(indent=1).encode())
 
-    def snapshot(self, plan_id: str) -> Snapshot | None:
-        """The published result of a plan, or None."""
-        key = snapshot_key(plan_id)
-        return Snapshot.model_validate_json(self.read_bytes(key)) if self.exists(key) else None
+    def part(self, run_id: str, shard: str) -> Part | None:
+        """What an attempt at this shard finished, or None."""
+        key = part_key(run_id, shard)
+        found = self.readable(
+            [key] if self.exists(key) else [], lambda key: Part.model_validate_json(self.read_bytes(key))
+        )
+        return next((part for _, part in found), None)
 
-    def snapshots(self) -> Sequence[Snapshot]:
-        """Everything published, oldest first."""
+    def finished(self, run_id: str | None = None) -> Sequence[Part]:
+        """What was finished (by this run) and not yet published."""
+        keys = self.list(f"{LAYOUT}/_parts" + (f"/{run_key(run_id)}" if run_id else ""))
+        with self.guard(self.uri("")):
+            found = self.fs.cat([self.path(key) for key in keys], on_error="omit") if keys else {}
+        there = [key for key in keys if self.path(key) in found]  # another run may forget them meanwhile
+        read = self.readable(there, lambda key: Part.model_validate_json(found[self.path(key)]))
+        return [part for _, part in read]
 
-        def read(key: str) -> Snapshot:
-            return Snapshot.model_validate_json(self.read_bytes(key))
+    def forget(self, parts: Sequence[Part]) -> None:
+        """Remove what says that these attempts were finished: they are published."""
+        paths = [self.path(part_key(part.run_id, part.shard)) for part in parts]
+        for path in paths:
+            with suppress(FileNotFoundError):  # of another run that published it
+                self.fs.rm(path)
 
-        found = (snapshot for _, snapshot in self.readable(self.list(f"{LAYOUT}/_snapshots"), read))
-        return sorted(found, key=lambda snapshot: (snapshot.created_at, snapshot.plan_id))
+    def plan(self, plan_id: str) -> Plan | None:
+        """What stands for a plan, or None."""
+        key = plan_key(plan_id, "plan.json")
+        return Plan.model_validate_json(self.read_bytes(key)) if self.exists(key) else None
 
-    def publish(self, snapshot: Snapshot) -> None:
-        self.write_bytes(snapshot_key(snapshot.plan_id), snapshot.model_dump_json(indent=1).encode())
+    def plans(self) -> Sequence[Plan]:
+        """Everything that stands, oldest first."""
+
+        def read(key: str) -> Plan:
+            return Plan.model_validate_json(self.read_bytes(key))
+
+        keys = [key for key in self.list(f"{LAYOUT}/_plans") if key.endswith("/plan.json")]
+        found = (plan for _, plan in self.readable(keys, read))
+        return sorted(found, key=lambda plan: (plan.created_at, plan.plan_id))
+
+    def write_plan(self, plan: Plan) -> None:
+        self.write_bytes(plan_key(plan.plan_id, "plan.json"), plan.model_dump_json(indent=1).encode())
 
 
 @cache
@@ -357,16 +416,17 @@ def plan_key(plan_id: str, name: str) -> str:
     return f"{LAYOUT}/_plans/{plan_id}/{name}"
 
 
-def work_key(plan_id: str, shard: str, attempt: str, name: str) -> str:
-    return f"{LAYOUT}/_work/{plan_id}/{shard}/{attempt}/{name}"
+def run_key(run_id: str) -> str:
+    """A run's name may hold anything, a key may not."""
+    return hashlib.sha256(run_id.encode()).hexdigest()[:12]
 
 
-def commit_key(plan_id: str, shard: str) -> str:
-    return f"{LAYOUT}/_commits/{plan_id}/{shard}.json"
+def work_key(run_id: str, *names: str) -> str:
+    return "/".join([f"{LAYOUT}/_work/{run_key(run_id)}", *names])
 
 
-def snapshot_key(plan_id: str) -> str:
-    return f"{LAYOUT}/_snapshots/{plan_id}.json"
+def part_key(run_id: str, shard: str) -> str:
+    return f"{LAYOUT}/_parts/{run_key(run_id)}/{shard}.json"
 
 
 class Output:

@@ -7,7 +7,6 @@ x1, y1 exclusive. `rle` holds COCO compressed counts (column-major), as pycocoto
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.settings import Settings
-from jobs.store import FileRef, Snapshot, Store
+from jobs.store import FileRef, Plan, Store, plan_key
 from vis_models.config import BadConfig
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 ROW_GROUP_ROWS = {"videos": 122_880, "tracks": 122_880, "masks": 65_536, "errors": 122_880}
 ROW_GROUP_BYTES = 48 * 2**20
-FILES_AT_ONCE = 16
 UNKNOWN = "missing"
 """The content id of a video that was not there."""
 
@@ -32,6 +30,8 @@ UNKNOWN = "missing"
 def _column(name: str, kind: pa.DataType, meaning: str, unit: str = "", range: str = "", null: str = "") -> pa.Field:
     """`null`: when the value is missing; empty when it never is."""
     notes = {"meaning": meaning, "unit": unit, "range": range, "null": null}
+    said = [meaning, unit and f"in {unit}", range and f"range {range}", null and f"null: {null}"]
+    notes["comment"] = "; ".join(filter(None, said))  # where Delta, and so Spark and others, look for it
     return pa.field(name, kind, nullable=bool(null), metadata={key: note for key, note in notes.items() if note})
 
 
@@ -39,6 +39,11 @@ _UNREAD = "the video could not be opened"
 _NO_CLOCK = "the source has no clock (a frame folder without a given rate)"
 _PLAN_ID = _column("plan_id", pa.string(), "the plan that made this row; joins tables of several plans")
 _VIDEO_ID = _column("video_id", pa.string(), "path below the archive, or the id of the manifest; unique in a plan")
+_ORIGIN = [
+    _column("unit", pa.string(), "these bytes, this time range, this model and its settings"),
+    _column("archive", pa.string(), "name of the archive that it was segmented with"),
+    _column("model", pa.string(), "name of the model"),
+]
 _BOX = [
     _column(f"{edge}_px", pa.float32(), f"{meaning} edge of the box", "px", "0 to the video's size")
     for edge, meaning in [("x0", "left"), ("y0", "top"), ("x1", "right"), ("y1", "bottom")]
@@ -63,11 +68,16 @@ VIDEOS = pa.schema([
     _column("duration_s", pa.float64(), "end of the last decoded frame", "s", ">= 0", _NO_CLOCK),
     _column("sampled_frames", pa.int32(), "frames that the model saw", "1", "0 to n_frames"),
     _column("n_tracks", pa.int32(), "rows in the table tracks", "1", ">= 0"),
+    _column("n_masks", pa.int64(), "rows in the table masks", "1", ">= 0"),
     _column("n_low_score_tracks", pa.int32(), "tracks under min_score, not written", "1", ">= 0"),
     _column("n_dropped_births", pa.int32(), "objects that found no free slot in the tracker", "1", ">= 0"),
     _column("decode_ms", pa.int32(), "time in the decoder", "ms", ">= 0"),
     _column("infer_ms", pa.int32(), "this video's share of the time in the model", "ms", ">= 0"),
     _column("run_id", pa.string(), "the run that decoded it"),
+    _column("min_score", pa.float32(), "tracks under this score were not written", "1", "0 to 1"),
+    _column("retryable", pa.bool_(), "an error lies outside of the file: worth another try"),
+    _column("tags", pa.map_(pa.string(), pa.string()), "further columns of the manifest", null="there are none"),
+    *_ORIGIN,
 ])  # fmt: skip
 
 TRACKS = pa.schema([
@@ -90,6 +100,7 @@ TRACKS = pa.schema([
     *_BOX,
     _column("gap_count", pa.int16(), "times it was out of sight between first_frame and last_frame", "1", ">= 0"),
     _column("stitched", pa.bool_(), "joined from windows of a long video"),
+    *_ORIGIN,
 ])  # fmt: skip
 
 MASKS = pa.schema([
@@ -99,12 +110,15 @@ MASKS = pa.schema([
     _column("frame_idx", pa.int32(), "index of the decoded frame", "1", "0 to n_frames - 1"),
     _column("time_s", pa.float64(), "when the frame is shown", "s", ">= 0", _NO_CLOCK),
     _column("category_id", pa.int16(), "the category of the whole track"),
+    _column("category", pa.string(), "its name in the model's category list"),
+    _column("track_score", pa.float32(), "tracks.score of the whole track", "1", "0 to 1"),
     _column("score", pa.float32(), "confidence of the track in this frame", "1", "0 to 1"),
     _column("area_px", pa.int32(), "pixels of the mask", "px", ">= 1"),
     *_BOX,
     _column("height_px", pa.int32(), "height of the mask's canvas: the video's", "px", ">= 1"),
     _column("width_px", pa.int32(), "width of the mask's canvas: the video's", "px", ">= 1"),
     _column("rle", pa.large_binary(), "the mask: COCO compressed counts, column-major"),
+    *_ORIGIN,
 ])  # fmt: skip
 
 ERRORS = pa.schema([
@@ -119,6 +133,7 @@ ERRORS = pa.schema([
     _column("t1", pa.float64(), "time of the first good frame after it", "s", ">= t0", "nothing after it was read"),
     _column("retryable", pa.bool_(), "the reason lies outside of the file: mend it and run again"),
     _column("host", pa.string(), "machine that met it"),
+    *_ORIGIN,
 ])  # fmt: skip
 
 SCHEMAS = {"videos": VIDEOS, "tracks": TRACKS, "masks": MASKS, "errors": ERRORS}
@@ -128,6 +143,8 @@ SORTED_BY = {
     "masks": ["video_id", "track_id", "frame_idx"],
     "errors": ["code", "video_id"],
 }
+PRUNED_BY = {"video_id", "plan_id", "unit", "archive", "model", "category_id", "score", "time_s", "code", "status"}
+"""Columns whose least and largest values in a file Delta knows, so that readers pass over files."""
 FOOTER = {  # what the footer of every file says, beside the lineage of its run
     "schema_version": SCHEMA_VERSION,
     "coordinates": "pixels, origin at the top left corner of the image, boxes x0 y0 x1 y1 with x1 y1 exclusive",
@@ -147,6 +164,7 @@ class TableWriter:
         self._schema = schema
         self._waiting: list[pa.Table] = []
         self._waiting_rows = self._waiting_bytes = 0
+        self._written: list[pq.FileMetaData] = []
         self._parquet = pq.ParquetWriter(
             output,
             schema.with_metadata(FOOTER | footer),
@@ -157,6 +175,7 @@ class TableWriter:
             write_statistics=[field.name for field in schema if field.name != "rle"],
             write_page_index=True,
             sorting_columns=pq.SortingColumn.from_ordering(schema, [(key, "ascending") for key in SORTED_BY[name]]),
+            metadata_collector=self._written,
         )
 
     def write(self, rows: pa.Table) -> None:
@@ -178,6 +197,24 @@ class TableWriter:
     def close(self) -> None:
         self._parquet.close()
 
+    @property
+    def stats(self) -> str:
+        """Rows, least and largest values of the file, once it is closed, as Delta's log has them."""
+        (metadata,) = self._written
+        least: dict[str, Any] = {}
+        largest: dict[str, Any] = {}
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            for place in range(group.num_columns):
+                column = group.column(place)
+                found = column.statistics
+                name = column.path_in_schema
+                if name not in PRUNED_BY or not found or not found.has_min_max or len(str(found.max)) > 256:
+                    continue
+                least[name] = min(least.get(name, found.min), found.min)
+                largest[name] = max(largest.get(name, found.max), found.max)
+        return json.dumps({"numRecords": self.rows, "minValues": least, "maxValues": largest, "nullCount": {}})
+
 
 @contextmanager
 def create(
@@ -187,13 +224,24 @@ def create(
     with store.create(key) as output, closing(TableWriter(output, name, footer)) as writer:
         yield writer
         writer.flush()
-    refs[name] = FileRef(key=key, rows=writer.rows, size_bytes=output.size_bytes, sha256=output.sha256)
+    refs[name] = FileRef(
+        key=key, rows=writer.rows, size_bytes=output.size_bytes, sha256=output.sha256, stats=writer.stats
+    )
 
 
 def from_rows(name: str, rows: Iterable[dict[str, Any]]) -> pa.Table:
     """A sorted table from dictionaries with one value per column; missing keys are null."""
     table = pa.Table.from_pylist(list(rows), schema=SCHEMAS[name])
     return table.sort_by([(key, "ascending") for key in SORTED_BY[name]])
+
+
+def conform(rows: pa.Table, name: str) -> pa.Table:
+    """Rows as another writer wrote them, with the columns and types of the table `name`; absent columns are null."""
+    columns = [
+        rows[field.name].cast(field.type) if field.name in rows.column_names else pa.nulls(len(rows), field.type)
+        for field in SCHEMAS[name]
+    ]
+    return pa.Table.from_arrays(columns, schema=SCHEMAS[name])
 
 
 def open(root: str | Store, plan_id: str | None = None) -> "dict[str, ds.Dataset]":
@@ -210,20 +258,40 @@ def open(root: str | Store, plan_id: str | None = None) -> "dict[str, ds.Dataset
 
     store = root if isinstance(root, Store) else Store.open(Settings(store=root))
     plans = choose(store, plan_id)
+    keys, wanted = files(store, plans), rows_of(store, plans)
     hidden = [
         ~((pc.field("plan_id") == plan) & pc.field("video_id").isin(sorted(videos)))
         for plan, videos in (replaced(store, plans) if plan_id is None else {}).items()
     ]
     opened = {}
     for name, schema in SCHEMAS.items():
-        opened[name] = dataset(store, schema, files(name, plans))
-        for rows in hidden:
+        opened[name] = dataset(store, schema, keys[name])
+        for rows in [*([] if wanted is None else [wanted]), *hidden]:
             opened[name] = opened[name].filter(rows)
     return opened
 
 
-def choose(store: Store, plan: str | None = None) -> Sequence[Snapshot]:
-    """The published plans that are meant, oldest first.
+def pages(store: Store, plan: Plan, name: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of a plan file by file and page by page, sorted within a file as SORTED_BY says.
+
+    A scan of the dataset would hold whole row groups, several at a time.
+    """
+    wanted = rows_of(store, [plan])
+    read = list(columns) if wanted is None else [*columns, *({"plan_id", "unit"} - {*columns})]
+    for key in files(store, [plan])[name]:
+        with store.arrow.open_input_file(store.path(key)) as file:
+            parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
+            for batch in parquet.iter_batches(batch_size=4096, columns=read, use_threads=False):
+                if wanted is None:
+                    yield batch
+                else:
+                    rows = pa.Table.from_batches([batch]).filter(wanted).select(list(columns))
+                    yield from rows.combine_chunks().to_batches()
+                pa.default_memory_pool().release_unused()  # or it keeps 30 MB of pages that have been read
+
+
+def choose(store: Store, plan: str | None = None) -> Sequence[Plan]:
+    """The plans that are meant, oldest first.
 
     Args:
         plan: a plan's id or the beginning of one; `latest`: the archive that was segmented last; `all`: every plan
@@ -232,16 +300,16 @@ def choose(store: Store, plan: str | None = None) -> Sequence[Snapshot]:
     Raises:
         BadConfig: nothing was published, or no plan is meant, or several are.
     """
-    published = store.snapshots()
-    predicted = [snapshot for snapshot in published if not snapshot.labels]
-    archives = [snapshot for snapshot in predicted if snapshot.purpose == "archive"]
+    published = [standing for standing in store.plans() if standing.counts["videos"]]
+    predicted = [standing for standing in published if not standing.labels]
+    archives = [standing for standing in predicted if standing.purpose == "archive"]
     meant = {None: archives, "latest": archives[-1:], "all": predicted}.get(plan)
     if meant is None:
-        meant = [snapshot for snapshot in published if snapshot.plan_id == plan]
-        meant = meant or [snapshot for snapshot in published if plan and snapshot.plan_id.startswith(plan)]
+        meant = [standing for standing in published if standing.plan_id == plan]
+        meant = meant or [standing for standing in published if plan and standing.plan_id.startswith(plan)]
         if len(meant) == 1:
             return meant
-        known = ", ".join(snapshot.plan_id for snapshot in (meant or published)[-5:])
+        known = ", ".join(standing.plan_id for standing in (meant or published)[-5:])
         if meant:
             raise BadConfig(f"{len(meant)} published plans begin with {plan}, name one (newest last): {known}")
         if published:
@@ -258,7 +326,36 @@ def choose(store: Store, plan: str | None = None) -> Sequence[Snapshot]:
     return meant
 
 
-def replaced(store: Store, plans: Sequence[Snapshot]) -> dict[str, set[str]]:
+def files(store: Store, plans: Sequence[Plan]) -> dict[str, list[str]]:
+    """Keys of the files of each table in which the rows of these plans lie, those of others among them."""
+    from jobs.lake import Lake  # it writes what this file describes
+
+    lakes = [Lake(store, root).files() for root in dict.fromkeys(plan.lake for plan in plans)]
+    return {name: [key for keys in lakes for key in keys[name]] for name in SCHEMAS}
+
+
+def rows_of(store: Store, plans: Sequence[Plan]) -> Any:
+    """An expression for the rows of these plans in their files; None: all are theirs."""
+    import pyarrow.compute as pc
+
+    ids = {plan.plan_id for plan in plans}
+    lakes = {plan.lake for plan in plans}
+    if all(plan.plan_id in ids for plan in store.plans() if plan.lake in lakes):
+        return None
+    rows = pc.field("plan_id").isin(sorted(ids))
+    for plan in plans:
+        if plan.borrowed:
+            rows |= pc.field("unit").isin(units_of(store, plan.plan_id))
+    return rows
+
+
+def units_of(store: Store, plan_id: str) -> list[str]:
+    """The units of the videos that the archive of a plan held when it was looked at last."""
+    with store.arrow.open_input_file(store.path(plan_key(plan_id, "listing.parquet"))) as file:
+        return pq.ParquetFile(file).read(["unit"], use_threads=False)["unit"].to_pylist()
+
+
+def replaced(store: Store, plans: Sequence[Plan]) -> dict[str, set[str]]:
     """Plan -> ids of its videos that a newer one of the plans covers too, so that one result of each video is left.
 
     A video is the same where it was read at the same address, or where a file of the same name has the same content
@@ -267,28 +364,20 @@ def replaced(store: Store, plans: Sequence[Snapshot]) -> dict[str, set[str]]:
     """
     if len(plans) < 2:
         return {}
+    columns = ["plan_id", "video_id", "uri", "content_id"]
+    rows = dataset(store, VIDEOS, files(store, plans)["videos"]).to_table(columns=columns, use_threads=False)
+    by_plan: dict[str, dict[str, set[str | tuple[str, str]]]] = {}
+    for plan_id, video_id, uri, content_id in zip(*(rows[name].to_pylist() for name in columns), strict=True):
+        marks = {uri} | ({(content_id, uri.rsplit("/", 1)[-1])} if content_id != UNKNOWN else set())
+        by_plan.setdefault(plan_id, {})[video_id] = marks
     covered: set[str | tuple[str, str]] = set()
     hidden: dict[str, set[str]] = {}
-    for snapshot in reversed(plans):
-        found = {}
-        for video_id, uri, content_id in _identities(store, snapshot):
-            found[video_id] = {uri} | ({(content_id, uri.rsplit("/", 1)[-1])} if content_id != UNKNOWN else set())
+    for plan in reversed(plans):
+        found = by_plan.get(plan.plan_id, {})
         if older := {video_id for video_id, marks in found.items() if marks & covered}:
-            hidden[snapshot.plan_id] = older
+            hidden[plan.plan_id] = older
         covered.update(*found.values())
     return hidden
-
-
-def _identities(store: Store, snapshot: Snapshot) -> Iterator[tuple[str, str, str]]:
-    columns = ["video_id", "uri", "content_id"]
-
-    def read(path: str) -> pa.Table:
-        with store.arrow.open_input_file(path) as file:
-            return pq.ParquetFile(file).read(columns, use_threads=False)
-
-    with ThreadPoolExecutor(FILES_AT_ONCE) as readers:
-        for rows in readers.map(read, (store.path(key) for key in files("videos", [snapshot]))):
-            yield from zip(*(rows[name].to_pylist() for name in columns), strict=True)
 
 
 PASSED_OVER = pa.schema([
@@ -301,23 +390,18 @@ PASSED_OVER = pa.schema([
 ])  # fmt: skip
 
 
-def passed_over(snapshots: Sequence[Snapshot]) -> list[tuple[Any, ...]]:
+def passed_over(plans: Sequence[Plan]) -> list[tuple[Any, ...]]:
     """What lay in the archives of these plans and was not read, a row of PASSED_OVER each."""
     return [
-        (snapshot.plan_id, snapshot.archive, *(row[name] for name in PASSED_OVER.names[2:]))
-        for snapshot in snapshots
-        for row in snapshot.passed_over
+        (plan.plan_id, plan.archive, *(row[name] for name in PASSED_OVER.names[2:]))
+        for plan in plans
+        for row in plan.passed_over
     ]
 
 
-def categories(snapshot: Snapshot) -> dict[int, str]:
+def categories(plan: Plan) -> dict[int, str]:
     """Category id -> name of the model that made these tables."""
-    return {int(key): name for key, name in json.loads(snapshot.lineage["class_map_json"]).items()}
-
-
-def files(name: str, plans: Sequence[Snapshot]) -> list[str]:
-    """Keys of the files of one table, those without a row left out."""
-    return [ref.key for snapshot in plans for ref in snapshot.tables[name] if ref.rows]
+    return {int(key): name for key, name in json.loads(plan.lineage["class_map_json"]).items()}
 
 
 def dataset(store: Store, schema: pa.Schema, keys: Sequence[str]) -> "ds.Dataset":

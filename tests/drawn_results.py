@@ -16,7 +16,8 @@ import pyarrow as pa
 from pycocotools import mask as coco
 
 from jobs import tables
-from jobs.store import FileRef, Snapshot, Store, work_key
+from jobs.store import FileRef, Store
+from tests import published
 
 HEIGHT, WIDTH = 720, 1280
 SHAPES, POSES = 24, 4
@@ -152,7 +153,7 @@ def write(drawing: Drawing, folder: Path, store: Store, seed: int = 0) -> tuple[
     rows: dict[str, list[dict[str, Any]]] = {"videos": [], "tracks": [], "errors": []}
     refs: dict[str, FileRef] = {}
     labels, results = folder / "gt.json", folder / "results.json"
-    key = work_key("drawn", "0", "1", "masks.parquet")
+    key = "tables/masks/part-drawn.parquet"
     with results.open("w") as file, tables.create(store, key, "masks", {}, refs) as writer:
         # The tables are sorted by the text of the id; the drawing is made in that order.
         for video, objects, predictions in sorted(draw(drawing, seed), key=lambda drawn: str(drawn[0])):
@@ -170,20 +171,18 @@ def write(drawing: Drawing, folder: Path, store: Store, seed: int = 0) -> tuple[
         file.write("]")
     labels.write_text(json.dumps(truth))
     for name, content in rows.items():
-        with tables.create(store, work_key("drawn", "0", "1", f"{name}.parquet"), name, {}, refs) as writer:
-            writer.write(tables.from_rows(name, content))
+        if content:
+            filled = [published.filled(row, "drawn", str(labels)) for row in content]
+            with tables.create(store, f"tables/{name}/part-drawn.parquet", name, {}, refs) as writer:
+                writer.write(tables.from_rows(name, filled))
     classes = {n: f"category {n}" for n in range(1, drawing.categories + 1)}
-    snapshot = Snapshot(
-        plan_id="drawn",
-        archive=str(labels),
-        model_sha256="0" * 64,
-        created_at="2026-01-01T00:00:00+00:00",
-        lineage={"class_map_json": json.dumps(classes)},
-        tables={name: (ref,) for name, ref in refs.items()},
-        counts={},
-        seconds={},
-    )
-    store.publish(snapshot)
+    units = {f"drawn/{row['video_id']}" for row in rows["videos"]}
+    made = {name: [ref] for name, ref in refs.items()}
+    lineage = {"class_map_json": json.dumps(classes)}
+    published.stand(
+        store, "drawn", made, units, archive=str(labels), model_sha256="0" * 64,
+        created_at="2026-01-01T00:00:00+00:00", lineage=lineage,
+    )  # fmt: skip
     return labels, results
 
 
@@ -216,6 +215,7 @@ def _mask_rows(video: int, tracks_: list[Track]) -> pa.Table:
     whole = {name: [value] * len(places) for name, value in _SAME.items()}
     columns = whole | {
         "video_id": [str(video)] * len(places),
+        "unit": [f"drawn/{video}"] * len(places),
         "track_id": [n for n, _ in places],
         "frame_idx": [frame for _, frame in places],
         "category_id": [tracks_[n].category for n, _ in places],
@@ -227,6 +227,10 @@ def _mask_rows(video: int, tracks_: list[Track]) -> pa.Table:
 
 _SAME = dict.fromkeys(("score", *_EDGES), 0.0) | {
     "plan_id": "drawn",
+    "archive": "gt.json",
+    "model": "drawn",
+    "category": "category",
+    "track_score": 0.0,
     "time_s": None,
     "height_px": HEIGHT,
     "width_px": WIDTH,

@@ -5,32 +5,27 @@ from typing import Any
 
 from jobs import tables
 from jobs.evaluation.evaluate import EvaluateJob, evaluate
-from jobs.store import FileRef, Snapshot, Store
+from jobs.store import FileRef, Store
+from tests import published
 
 SEEN = {"x0_px": 0, "y0_px": 0, "x1_px": 9, "y1_px": 9, "category_id": 1, "score": 0.5}
 
 
 def publish_long(store: Store, files: int, rows: int, plan: str = "long") -> None:
     """A plan with one video, of one track, in each of its files of masks."""
-    refs: dict[str, list[FileRef]] = {name: [] for name in tables.SCHEMAS}
+    refs: dict[str, list[FileRef]] = {name: [] for name in ("videos", "tracks", "masks")}
     for n in range(files):
         for name, content in _rows(plan, f"v{n}", rows).items():
             made: dict[str, FileRef] = {}
-            with tables.create(store, f"vis/v1/_work/{plan}/{n:05d}/1/{name}.parquet", name, {}, made) as writer:
-                writer.write(tables.from_rows(name, content))
+            filled = [published.filled(row, plan, "/films") for row in content]
+            with tables.create(store, f"tables/{name}/part-{plan}-{n:05d}.parquet", name, {}, made) as writer:
+                writer.write(tables.from_rows(name, filled))
             refs[name].append(made[name])
-    store.publish(
-        Snapshot(
-            plan_id=plan,
-            archive="/films",
-            model_sha256="m" * 64,
-            created_at="2026-02-01T00:00:00+00:00",
-            lineage={"class_map_json": '{"1": "square"}', "model_name": "m"},
-            tables={name: tuple(made) for name, made in refs.items()},
-            counts={"done": files, "partial": 0, "failed": 0, "frames": rows * files},
-            seconds={},
-        )
-    )
+    published.stand(
+        store, plan, refs, set(), archive="/films", model_sha256="m" * 64, created_at="2026-02-01T00:00:00+00:00",
+        lineage={"class_map_json": '{"1": "square"}', "model_name": "m"},
+        counts={"done": files, "partial": 0, "failed": 0, "frames": rows * files},
+    )  # fmt: skip
 
 
 def _rows(plan: str, video: str, frames: int) -> dict[str, list[dict[str, Any]]]:
@@ -44,7 +39,6 @@ def _rows(plan: str, video: str, frames: int) -> dict[str, list[dict[str, Any]]]
         "videos": [key | counts | seen | {"n_frames": frames, "sampled_frames": frames}],
         "tracks": [key | SEEN | track | {"track_id": 1}],
         "masks": [mask | {"frame_idx": frame} for frame in range(frames)],
-        "errors": [],
     }
 
 

@@ -5,20 +5,19 @@ its tracks come; a video's are forgotten once they are scored.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Int
 
 from jobs import tables
 from jobs.evaluation import evaluations
 from jobs.results_files import read_json, read_results
-from jobs.store import Snapshot, Store
+from jobs.store import Plan, Store
 from vis_models.config import BadConfig
 from vis_models.data.categories import counterparts
 from vis_models.data.dialects import VideoId
@@ -172,12 +171,13 @@ def from_plan(store: Store, plan_id: str | None, path: str, truth: Listing, give
     names = {ours: ids[theirs] for ours, theirs in pairs.items() if theirs is not None}
     opened = tables.open(store, snapshot.plan_id)
     notes = (*_check_videos(truth, opened["videos"]), *_check_model(pairs, {*ids}, snapshot, path))
-    return Predictions(provenance, _read_predictions(truth, opened, names), notes)
+    masks = tables.pages(store, snapshot, "masks", MASK_COLUMNS)
+    return Predictions(provenance, _read_predictions(truth, opened["tracks"], masks, names), notes)
 
 
-def _newest_plan(store: Store, path: str) -> Snapshot:
+def _newest_plan(store: Store, path: str) -> Plan:
     here = store.address(path)
-    made = [snapshot for snapshot in store.snapshots() if not snapshot.labels and snapshot.archive == here]
+    made = [snapshot for snapshot in store.plans() if not snapshot.labels and snapshot.archive == here]
     if not made:
         raise BadConfig(
             f"no published plan was made from {path}: run `vis segment {path} --min-score 0` first, or name a plan"
@@ -185,7 +185,7 @@ def _newest_plan(store: Store, path: str) -> Snapshot:
     return made[-1]
 
 
-def _check_model(pairs: Mapping[str, str | None], labelled: set[str], snapshot: Snapshot, path: str) -> Iterator[str]:
+def _check_model(pairs: Mapping[str, str | None], labelled: set[str], snapshot: Plan, path: str) -> Iterator[str]:
     """Notes about what the model could not give. Raises BadConfig: model and labels have no category in common.
 
     Args:
@@ -234,17 +234,17 @@ def _check_videos(truth: Listing, videos: "ds.Dataset") -> Iterator[str]:
 
 
 def _read_predictions(
-    truth: Listing, opened: "Mapping[str, ds.Dataset]", names: Mapping[str, int]
+    truth: Listing, opened: "ds.Dataset", pages: Iterable[pa.RecordBatch], names: Mapping[str, int]
 ) -> Iterator[tuple[VideoId, list[Prediction]]]:
     """The predicted tracks, video by video, in the order of the files."""
     tracks: dict[tuple[str, int], tuple[int, float]] = {}
     import pyarrow.compute as pc
 
     columns, known = ["video_id", "track_id", "category", "score"], pc.field("category").isin([*names])
-    for row in opened["tracks"].to_table(columns=columns, filter=known, use_threads=False).to_pylist():
+    for row in opened.to_table(columns=columns, filter=known, use_threads=False).to_pylist():
         tracks[row["video_id"], row["track_id"]] = names[row["category"]], row["score"]
     left_out = {*map(str, truth.left_out)}
-    for video_id, masks in by_video(opened["masks"]):
+    for video_id, masks in by_video(pages):
         if video_id in left_out:
             continue
         found, own_id = [], truth.id_of(video_id)
@@ -295,12 +295,12 @@ def _refuse_places(masks: pa.Table, ids: Int[np.ndarray, " N"], frame: Int[np.nd
             )
 
 
-def by_video(masks: "ds.Dataset") -> Iterator[tuple[str, pa.Table]]:
+def by_video(masks: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, pa.Table]]:
     """The rows of the table masks, one video at a time: files are sorted by video, and no video is in two of them."""
     import pyarrow.compute as pc
 
     waiting: list[pa.RecordBatch] = []
-    for batch in _batches(masks):
+    for batch in masks:
         runs = pc.run_end_encode(batch["video_id"])
         ends = runs.run_ends.to_pylist()
         for start, end in zip([0, *ends], ends, strict=False):
@@ -310,17 +310,3 @@ def by_video(masks: "ds.Dataset") -> Iterator[tuple[str, pa.Table]]:
             waiting.append(batch.slice(start, end - start))
     if waiting:
         yield waiting[0]["video_id"][0].as_py(), pa.Table.from_batches(waiting)
-
-
-def _batches(masks: "ds.Dataset") -> Iterator[pa.RecordBatch]:
-    """File by file and page by page: a scan of the dataset would hold whole row groups, several at a time."""
-    import pyarrow.dataset as ds
-
-    if not isinstance(masks, ds.FileSystemDataset):
-        return  # no file has a row
-    for path in masks.files:
-        with masks.filesystem.open_input_file(path) as file:
-            parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
-            for batch in parquet.iter_batches(batch_size=4096, columns=MASK_COLUMNS, use_threads=False):
-                yield batch
-                pa.default_memory_pool().release_unused()  # or it keeps 30 MB of pages that have been read

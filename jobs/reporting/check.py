@@ -276,7 +276,7 @@ def _check_archive(archive: Archive, job: CheckJob, store: Store, seen: Seen, re
 
 def _forecast(store: Store, frames: float, seen: Seen) -> None:
     """How long segmenting takes at the speed of the newest plan of this store."""
-    played = [s for s in store.snapshots() if s.seconds.get("wall") and s.counts.get("frames")]
+    played = [s for s in store.plans() if s.seconds.get("wall") and s.counts.get("frames")]
     if not played or not frames:
         seen.figures["time"] = "unknown: nothing was segmented here yet"
         return

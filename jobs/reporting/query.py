@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from jobs import tables
 from jobs.evaluation import evaluations, switches
-from jobs.store import Snapshot, Store
+from jobs.store import Plan, Store
 from vis_models.config import BadConfig
 
 PLANS_SHOWN = 5
@@ -93,6 +93,7 @@ DUCKDB_TYPES = {
     pa.float32(): "FLOAT",
     pa.float64(): "DOUBLE",
     pa.large_binary(): "BLOB",
+    pa.map_(pa.string(), pa.string()): "MAP(VARCHAR, VARCHAR)",
 }
 
 
@@ -218,15 +219,31 @@ def _make_views(connection: duckdb.DuckDBPyConnection, store: Store, scope: Scop
         columns = {field.name: DUCKDB_TYPES[field.type] for field in tables.PASSED_OVER}
         _table(connection, "passed_over", columns, tables.passed_over(plans))
         _table(connection, "hidden.replaced", {"plan_id": "VARCHAR", "video_id": "VARCHAR"}, replaced)
-        for name in named & {*tables.SCHEMAS}:
-            keys = tables.files(name, plans[::-1])  # the newest first: DuckDB takes its types
-            unless = "ANTI JOIN hidden.replaced USING (plan_id, video_id)" if replaced else ""
-            _view(connection, store, name, tables.SCHEMAS[name], keys, "*", unless)
-            allowed += keys
+        wanted = named & {*tables.SCHEMAS}
+        found = tables.files(store, plans) if wanted else {}
+        only = _only(connection, store, plans) if wanted else ""
+        if replaced:
+            only += " ANTI JOIN hidden.replaced USING (plan_id, video_id)"
+        for name in wanted:
+            _view(connection, store, name, tables.SCHEMAS[name], found[name], "*", only)
+            allowed += found[name]
     if store.is_local:
         paths = {literal(store.path(key)) for key in allowed for literal in (_text_of, _file)}
         connection.execute(f"SET allowed_paths = [{', '.join(sorted(paths))}]")
     return read
+
+
+def _only(connection: duckdb.DuckDBPyConnection, store: Store, plans: Sequence[Plan]) -> str:
+    """What keeps the rows of these plans, where their files hold those of others."""
+    if tables.rows_of(store, plans) is None:
+        return ""
+    units = [(unit,) for plan in plans if plan.borrowed for unit in tables.units_of(store, plan.plan_id)]
+    _table(connection, "hidden.borrowed", {"unit": "VARCHAR"}, units)
+    ids = ", ".join(_text_of(plan.plan_id) for plan in plans)
+    _table(connection, "hidden.plans", {"plan_id": "VARCHAR"}, [(plan.plan_id,) for plan in plans])
+    if not units:
+        return f"WHERE plan_id IN ({ids or 'NULL'})"
+    return f"WHERE plan_id IN ({ids}) OR unit IN (SELECT unit FROM hidden.borrowed)"
 
 
 def _evaluation(store: Store, scope: Scope) -> str | None:
@@ -240,7 +257,7 @@ def _evaluation(store: Store, scope: Scope) -> str | None:
 
 def _plans(
     store: Store, scope: Scope, evaluation: str | None
-) -> tuple[Sequence[Snapshot], list[tuple[str, str]], tuple[str, ...]]:
+) -> tuple[Sequence[Plan], list[tuple[str, str]], tuple[str, ...]]:
     """(the plans that are read; the (plan, video) of them that newer ones replace; what is said about it)."""
     if scope.evaluation:
         provenance = evaluations.read(store, str(evaluation))[1]
@@ -250,7 +267,7 @@ def _plans(
     try:
         plans = tables.choose(store, scope.plan)
     except BadConfig as error:
-        if scope.plan or not (store.snapshots() or store.list(evaluations.FOLDER)):
+        if scope.plan or not (store.plans() or store.list(evaluations.FOLDER)):
             raise
         return (), [], (f"no plan: {error}",)  # scores can be asked without any table
     hidden = {} if scope.plan else tables.replaced(store, plans)
@@ -259,7 +276,7 @@ def _plans(
     return plans, replaced, _said(plans, hidden)
 
 
-def _said(plans: Sequence[Snapshot], hidden: Mapping[str, set[str]]) -> tuple[str, ...]:
+def _said(plans: Sequence[Plan], hidden: Mapping[str, set[str]]) -> tuple[str, ...]:
     lines = []
     for plan in plans[::-1]:
         videos, older = _videos(plan), len(hidden.get(plan.plan_id, ()))
@@ -274,15 +291,15 @@ def _said(plans: Sequence[Snapshot], hidden: Mapping[str, set[str]]) -> tuple[st
     return tuple(lines)
 
 
-def _model(plan: Snapshot) -> str:
+def _model(plan: Plan) -> str:
     return plan.lineage.get("model_name") or plan.model_sha256[:12]
 
 
-def _videos(plan: Snapshot) -> int:
-    return sum(ref.rows for ref in plan.tables["videos"])
+def _videos(plan: Plan) -> int:
+    return plan.counts["videos"]
 
 
-def _plans_view(connection: duckdb.DuckDBPyConnection, store: Store, read: Sequence[Snapshot]) -> None:
+def _plans_view(connection: duckdb.DuckDBPyConnection, store: Store, read: Sequence[Plan]) -> None:
     seen = {plan.plan_id for plan in read}
     rows = [
         (
@@ -295,11 +312,11 @@ def _plans_view(connection: duckdb.DuckDBPyConnection, store: Store, read: Seque
             _videos(plan),
             plan.counts.get("failed", 0),
             plan.counts.get("frames", 0),
-            sum(ref.rows for ref in plan.tables["tracks"]),
-            sum(ref.rows for ref in plan.tables["masks"]),
+            plan.counts["tracks"],
+            plan.counts["masks"],
             plan.plan_id in seen,
         )
-        for plan in store.snapshots()
+        for plan in store.plans()
     ]
     _table(connection, "plans", PLANS, rows)
 

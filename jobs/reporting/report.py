@@ -23,7 +23,7 @@ from jobs.reporting.page import render
 from jobs.reporting.strips import Strip, draw_strips
 from jobs.results_files import read_json
 from jobs.settings import Settings
-from jobs.store import LAYOUT, Snapshot, Store, code_version, now, plan_key
+from jobs.store import LAYOUT, Plan, Store, code_version, now
 from vis_models.config import BadConfig, Config
 from vis_models.metrics.uncertainty import with_interval
 from vis_models.metrics.youtube_vis import GroundTruth
@@ -83,7 +83,7 @@ def write_report(job: ReportJob, settings: Settings, progress: Progress | None =
     return Report(uri=store.uri(key), plan_id=snapshot.plan_id if snapshot else None, evaluation_id=evaluation_id)
 
 
-def _subject(store: Store, job: ReportJob) -> tuple[Snapshot | None, str | None]:
+def _subject(store: Store, job: ReportJob) -> tuple[Plan | None, str | None]:
     """The plan and the evaluation that a page is about; one of them may be missing."""
     if job.evaluation:
         named = evaluations.id_of(job.evaluation)
@@ -93,7 +93,7 @@ def _subject(store: Store, job: ReportJob) -> tuple[Snapshot | None, str | None]
         return (tables.choose(store, scored)[0] if scored else None), named
     if not job.plan and (newest := evaluations.find(store)):
         provenance = evaluations.read(store, newest)[1]
-        archives = [snapshot for snapshot in store.snapshots() if snapshot.purpose == "archive"]
+        archives = [snapshot for snapshot in store.plans() if snapshot.purpose == "archive"]
         if not archives or archives[-1].created_at < str(provenance["created_at"]):
             scored = provenance["plan_id"]
             return (tables.choose(store, scored)[0] if scored else None), newest
@@ -176,13 +176,13 @@ def _curves(rows: pa.Table) -> dict[str | None, str]:
 # The tables
 
 
-def _plan(store: Store, snapshot: Snapshot) -> dict[str, Any]:
+def _plan(store: Store, snapshot: Plan) -> dict[str, Any]:
     """What was segmented, by which model, how fast, and what went wrong."""
     errors = tables.open(store, snapshot.plan_id)["errors"]
     busy_s = {stage: snapshot.seconds.get(stage, 0.0) for stage in STAGES}
     return {
         "snapshot": snapshot,
-        "card": store.read_json(plan_key(snapshot.plan_id, "spec.json"))["card"],
+        "card": snapshot.card,
         "classes": query.run("objects-per-class", store, snapshot.plan_id).to_pylist(),
         "error_codes": query.run("errors-by-code", store, snapshot.plan_id).to_pylist(),
         "errors": errors.head(ERRORS_SHOWN, columns=["video_id", "code", "detail"]).to_pylist(),
@@ -234,7 +234,7 @@ def _provenance(
     return {heading: [(label, value) for label, value in rows if value] for heading, rows in found.items()}
 
 
-def _server(store: Store, snapshot: Snapshot) -> dict[str, list[tuple[str, str | None]]]:
+def _server(store: Store, snapshot: Plan) -> dict[str, list[tuple[str, str | None]]]:
     """What benchmarks' servers said about the model."""
     said: list[tuple[str, str | None]] = [
         (_words(figures), f"{origin['data']}, recorded {origin['created_at']}")
@@ -259,7 +259,7 @@ def _settings(config_json: str | None) -> str | None:
 
 def _groups(
     store: Store,
-    snapshot: Snapshot,
+    snapshot: Plan,
     scores: Mapping[str, Any] | None,
     truth: GroundTruth | None,
     job: ReportJob,

@@ -7,11 +7,10 @@ decoded again, which is the small part of the work, but the model does not see t
 of it is written.
 """
 
-import hashlib
 import io
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 
@@ -19,10 +18,10 @@ import pyarrow as pa
 import torch
 
 from jobs.segmentation.records import SPILLED, Tally, VideoRecord
-from jobs.store import LAYOUT, Store, work_key
+from jobs.store import LAYOUT, Store
 from vis_models.types import Rows, VideoInfo
 
-PREFIX = "halfway-"
+FOLDER = f"{LAYOUT}/_halfway"
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,21 @@ class Note:
 class Halfway:
     """Writes notes of one attempt at a shard, and finds those of the attempts before it."""
 
-    def __init__(self, store: Store, plan_id: str, shard: str, attempt: str, every_s: float) -> None:
-        self._store, self._plan_id, self._shard, self._attempt = store, plan_id, shard, attempt
+    def __init__(
+        self, store: Store, units: Mapping[str, str], attempt: str, every_s: float, look: Iterable[str]
+    ) -> None:
+        """
+        Args:
+            units: video id -> unit of the films that are played.
+            look: units of which an earlier attempt may have written notes.
+        """
+        self._store, self._units, self._attempt = store, units, attempt
         self._every_s, self._last_s = every_s, time.monotonic()
         self._notes: dict[str, Note] = {}
-        self._found = self._of_earlier_attempts()
+        noted = {*look}
+        self._found = self._of_earlier_attempts([unit for unit in units.values() if unit in noted])
+        self.any = bool(self._found)
+        """Whether there are notes of these films."""
 
     def frames_of(self, video_id: str) -> int:
         """Frames of a film that need not be played again."""
@@ -80,7 +89,7 @@ class Halfway:
         self._last_s = time.monotonic()
 
     def _keep(self, record: VideoRecord, state: Rows) -> None:
-        name = f"{PREFIX}{_digest(record.info.video_id)}"
+        unit = self._units[record.info.video_id]
         before = self._notes.get(record.info.video_id)
         masks = before.masks if before else ()
         if batches := record.take_unsaved():
@@ -88,7 +97,7 @@ class Halfway:
             with pa.ipc.new_file(sink, SPILLED) as writer:
                 for batch in batches:
                     writer.write_batch(batch)
-            masks = (*masks, self._write(f"{name}-{record.frames}.arrow", sink.getvalue()))
+            masks = (*masks, self._write(unit, f"{record.frames}.arrow", sink.getvalue()))
         saved = io.BytesIO()
         content = {
             "state": [getattr(state, field.name) for field in fields(state)],
@@ -97,20 +106,21 @@ class Halfway:
             "dropped_births": record.dropped_births,
         }
         torch.save(content, saved)
-        note = Note(record.frames, self._write(f"{name}-{record.frames}.pt", saved.getvalue()), masks)
-        self._store.write_json(self._key(f"{name}.json"), asdict(note) | {"video_id": record.info.video_id})
+        note = Note(record.frames, self._write(unit, f"{record.frames}.pt", saved.getvalue()), masks)
+        self._store.write_json(self._key(unit, "note.json"), asdict(note) | {"video_id": record.info.video_id})
         self._notes[record.info.video_id] = note
+        self.any = True
 
-    def _write(self, name: str, content: bytes) -> str:
-        self._store.write_bytes(self._key(name), content)
-        return self._key(name)
+    def _write(self, unit: str, name: str, content: bytes) -> str:
+        self._store.write_bytes(self._key(unit, name), content)
+        return self._key(unit, name)
 
-    def _key(self, name: str) -> str:
-        return work_key(self._plan_id, self._shard, self._attempt, name)
+    def _key(self, unit: str, name: str) -> str:
+        return f"{FOLDER}/{unit}/{self._attempt}/{name}"
 
-    def _of_earlier_attempts(self) -> dict[str, Note]:
+    def _of_earlier_attempts(self, units: Sequence[str]) -> dict[str, Note]:
         found: dict[str, Note] = {}
-        keys = [key for key in _keys(self._store, self._plan_id, self._shard) if key.endswith(".json")]
+        keys = [key for unit in units for key in self._store.list(f"{FOLDER}/{unit}") if key.endswith(".json")]
         for _, note in self._store.readable(keys, self._store.read_json):
             video_id = note.pop("video_id")
             if video_id not in found or found[video_id].frames < note["frames"]:
@@ -118,17 +128,14 @@ class Halfway:
         return found
 
 
-def forget(store: Store, plan_id: str, shard: str) -> None:
-    """Remove the notes of a shard that is committed, as far as they are there and may be removed: nobody needs them."""
-    for key in _keys(store, plan_id, shard):
-        with suppress(OSError):
-            store.fs.rm(store.path(key))
+def noted(store: Store) -> set[str]:
+    """The units of which there are notes."""
+    return {key.removeprefix(f"{FOLDER}/").split("/")[0] for key in store.list(FOLDER)}
 
 
-def _keys(store: Store, plan_id: str, shard: str) -> list[str]:
-    listed = store.list(f"{LAYOUT}/_work/{plan_id}/{shard}")
-    return [key for key in listed if key.split("/")[-1].startswith(PREFIX)]
-
-
-def _digest(video_id: str) -> str:
-    return hashlib.sha256(video_id.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+def forget(store: Store, units: Iterable[str]) -> None:
+    """Remove the notes of films that are over, as far as they are there and may be removed: nobody needs them."""
+    for unit in units:
+        for key in store.list(f"{FOLDER}/{unit}"):
+            with suppress(OSError):
+                store.fs.rm(store.path(key))

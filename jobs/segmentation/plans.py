@@ -1,21 +1,31 @@
-"""A frozen plan: which videos make up each shard, and what a worker must know to play one. No Ray and no torch."""
+"""Units of work: which they are, which make up each shard of a run, what a worker must know to play one.
 
-from collections.abc import Callable, Sequence
+No Ray and no torch.
+"""
+
+import hashlib
+import json
+import posixpath
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs import tables
 from jobs.archives.archive import VideoSource
 from jobs.settings import Settings
-from jobs.store import Store, plan_key
+from jobs.store import Store, plan_key, work_key
 from jobs.workers import Workers
 from vis_models.cards import ModelCard
 
 Load = Callable[[Path, str, bool], tuple[Any, ModelCard]]
 """(model folder, device, slot_recycling) -> the model and its card."""
+ROWS_AT_ONCE = 4096
 STAGES = ("decode", "encode", "step", "rle", "write")
 
 
@@ -33,55 +43,126 @@ class ShardJob:
     """None: `load_model`."""
     lineage: dict[str, str]
     """Footer of every file."""
+    lake: str
+    """Root of the tables."""
+    archive: str
+    """What the tables call the archive."""
     min_score: float
     slot_recycling: bool
     videos_at_once: int
     frames_per_batch: int
     labels: str | None
     """See `SegmentJob.labels`."""
-    again: dict[str, str]
-    """Shard -> the committed attempt that a new one shall replace."""
     halfway_s: float = 120.0
     """How often it is written down how far each film is."""
+    halfway: frozenset[str] = frozenset()
+    """Units of which earlier runs have written that."""
 
 
-PLAN = pa.schema([
-    ("shard", pa.string()), ("video_id", pa.string()), ("uri", pa.string()), ("kind", pa.string()),
-    ("content_id", pa.string()), ("size_bytes", pa.int64()), ("frames", pa.list_(pa.string())), ("listed", pa.bool_()),
-    ("fps", pa.float64()), ("height", pa.int32()), ("width", pa.int32()),
+UNITS = pa.schema([
+    ("shard", pa.string()), ("unit", pa.string()), ("replaces", pa.string()), ("video_id", pa.string()),
+    ("uri", pa.string()), ("kind", pa.string()), ("content_id", pa.string()), ("size_bytes", pa.int64()),
+    ("frames", pa.list_(pa.string())), ("listed", pa.bool_()), ("fps", pa.float64()), ("height", pa.int32()),
+    ("width", pa.int32()),
 ])  # fmt: skip
+OWN = ("shard", "unit", "replaces")
+"""Columns that are not the source's."""
 
 
-def write_plan(store: Store, plan_id: str, shards: dict[str, list[VideoSource]]) -> None:
-    """The shards of a plan, in order, as one small table."""
-    rows = [source.model_dump() | {"shard": shard} for shard, sources in shards.items() for source in sources]
-    with store.create(plan_key(plan_id, "plan.parquet")) as output:
-        pq.write_table(pa.Table.from_pylist(rows, schema=PLAN), output, compression="zstd", row_group_size=4096)
+@dataclass(frozen=True)
+class Unit:
+    """A unit of work: one video, or a range of its time, by one model with the settings that change pixels."""
+
+    id: str
+    source: VideoSource
+    replaces: str | None = None
+    """The published unit whose rows go when this one's come: the same video before it changed, or its failed try."""
 
 
-def planned(store: Store, plan_id: str) -> dict[str, list[str]] | None:
-    """Shard -> ids of its videos; None: nothing was planned yet."""
-    key = plan_key(plan_id, "plan.parquet")
+def write_shards(store: Store, run_id: str, shards: dict[str, list[Unit]]) -> None:
+    """What a run has to do, shard by shard, as one small table."""
+    _write(store, work_key(run_id, "shards.parquet"), shards)
+
+
+def read_shard(store: Store, run_id: str, shard: str) -> list[Unit]:
+    """The units of one shard, in playing order."""
+    return _read(store, work_key(run_id, "shards.parquet"), ("shard", "=", shard))
+
+
+def write_listing(store: Store, plan_id: str, units: Sequence[Unit]) -> None:
+    """What an archive holds now, in its order."""
+    _write(store, plan_key(plan_id, "listing.parquet"), {"": units})
+
+
+def read_listing(store: Store, plan_id: str) -> dict[str, str]:
+    """Video id -> unit, as an archive was when it was looked at last; empty if it never was."""
+    key = plan_key(plan_id, "listing.parquet")
     if not store.exists(key):
-        return None
-    table = store.read_table(key)
-    shards: dict[str, list[str]] = {}
-    for shard, video_id in zip(table["shard"].to_pylist(), table["video_id"].to_pylist(), strict=True):
-        shards.setdefault(shard, []).append(video_id)
-    return shards
-
-
-def read_plan(store: Store, plan_id: str, shard: str) -> list[VideoSource]:
-    """The videos of one shard, in playing order."""
-    return _read_plan(store, plan_id, ("shard", "=", shard))
+        return {}
+    with store.arrow.open_input_file(store.path(key)) as file:
+        rows = pq.ParquetFile(file).read(["video_id", "unit"], use_threads=False)
+    return dict(zip(rows["video_id"].to_pylist(), rows["unit"].to_pylist(), strict=True))
 
 
 def find_sources(store: Store, plan_id: str, video_ids: Sequence[str]) -> dict[str, VideoSource]:
-    """Where some videos of a plan were read, by id."""
-    return {source.video_id: source for source in _read_plan(store, plan_id, ("video_id", "in", list(video_ids)))}
+    """Where some videos of a plan are read, by id."""
+    found = _read(store, plan_key(plan_id, "listing.parquet"), ("video_id", "in", list(video_ids)))
+    return {unit.source.video_id: unit.source for unit in found}
 
 
-def _read_plan(store: Store, plan_id: str, wanted: tuple[str, str, Any]) -> list[VideoSource]:
-    path = store.path(plan_key(plan_id, "plan.parquet"))
-    rows = pq.read_table(path, filesystem=store.arrow, filters=[wanted]).to_pylist()
-    return [VideoSource.model_validate({key: row[key] for key in row if key != "shard"}) for row in rows]
+def _write(store: Store, key: str, shards: Mapping[str, Sequence[Unit]]) -> None:
+    with store.create(key) as output, pq.ParquetWriter(output, UNITS, compression="zstd") as writer:
+        rows = (
+            unit.source.model_dump() | {"shard": shard, "unit": unit.id, "replaces": unit.replaces}
+            for shard, units in shards.items()
+            for unit in units
+        )
+        while some := list(islice(rows, ROWS_AT_ONCE)):
+            writer.write_table(pa.Table.from_pylist(some, schema=UNITS))
+
+
+def _read(store: Store, key: str, wanted: tuple[str, str, Any]) -> list[Unit]:
+    rows = pq.read_table(store.path(key), filesystem=store.arrow, filters=[wanted]).to_pylist()
+    return [
+        Unit(row["unit"], VideoSource.model_validate({key: row[key] for key in row if key not in OWN}), row["replaces"])
+        for row in rows
+    ]
+
+
+# Which unit a video is
+
+
+def settings_id(job: Mapping[str, Any], card: ModelCard, labels_sha256: str | None = None) -> str:
+    """The model and the settings that change what it says of a video's pixels."""
+    identity = {
+        "schema": tables.SCHEMA_VERSION,
+        "job": job,
+        "model": card.model_dump(mode="json", include={"model", "config", "classes", "sha256"}),
+    } | ({"labels": labels_sha256} if labels_sha256 else {})
+    return digest(identity)
+
+
+def units_of(sources: Sequence[VideoSource], settings: str, by_name: bool = False) -> list[Unit]:
+    """The unit of each video. Equal bytes are one unit in every place, where the store has a digest of them.
+
+    Where an archive holds equal bytes more than once, each copy is a unit of its own: every video has its rows.
+
+    Args:
+        settings: from `settings_id`.
+        by_name: the name of a video belongs to its identity.
+    """
+    copies: Counter[str] = Counter()
+    units = []
+    for source in sources:
+        place = "" if getattr(source, "content_hash", False) else source.uri
+        what = source.model_dump(mode="json", exclude={"video_id", "uri", "size_bytes", "tags", "frames"})
+        frames = list(map(posixpath.basename, source.frames or ()))
+        own = digest([settings, place, what, frames, source.video_id if by_name else ""])
+        copies[own] += 1
+        units.append(Unit(own if copies[own] == 1 else digest([own, copies[own]]), source))
+    return units
+
+
+def digest(value: Any) -> str:
+    """A short name for whatever JSON can say."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,30 +1,28 @@
-"""Archive -> tables: a frozen plan of shards, a pool of workers, one published snapshot.
+"""Archive -> tables: units of work that were never done, a pool of workers, batches of what they finished.
 
-The same command again finds its snapshot and does no work, except for videos that may go better now; after a kill it
-finds the shards that were committed and does the rest; two at once may do a shard twice, and the snapshot names one of
-the two attempts.
+The same command again does what is new in the archive and what may go better now, and nothing else; after a kill it
+does the rest; two runs at once over one archive may do a video twice, and one of the two is published.
 """
 
-import hashlib
-import heapq
 import json
 import threading
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from pydantic import Field, PositiveInt
 
 from jobs import models, tables
-from jobs.archives.archive import DATA_SETS, PassedOver, VideoSource, read_archive
+from jobs.archives.archive import DATA_SETS, VideoSource, read_archive
 from jobs.results_files import read_json
+from jobs.segmentation import halfway
 from jobs.segmentation.child import alone, may_be_alone
-from jobs.segmentation.plans import STAGES, Load, ShardJob, planned, write_plan
+from jobs.segmentation.plans import STAGES, Load, ShardJob, Unit, settings_id, write_shards
+from jobs.segmentation.work import STATUSES, Only, Publisher, Work, find_work
 from jobs.settings import Settings
-from jobs.store import Marker, Purpose, Snapshot, Store, code_version, now, plan_key, snapshot_key
+from jobs.store import Part, Plan, Purpose, Store, code_version, now
 from jobs.workers import Say, Workers, ray_to_join
 from vis_models.cards import ModelCard, read_card
 from vis_models.config import BadConfig, Config, config_hash
@@ -54,7 +52,8 @@ class SegmentJob(Config):
     model: str | None = None
     """A registered name, a model folder or its `s3://` address; None: the model that was registered last."""
     min_score: float = Field(0.05, ge=0, le=1)
-    """Tracks under this video score are counted, not written; 0 for evaluation."""
+    """Tracks under this video score are counted, not written; 0 for evaluation. What was done at a lower one stays
+    as it is: questions filter by `tracks.score` and `masks.track_score`."""
     frame_folder_fps: float | None = Field(None, ge=1e-9, le=100_000)
     """Rate of frame folders, which carry no clock; None leaves their times empty, but where names are time stamps."""
     slot_recycling: bool | None = None
@@ -71,6 +70,10 @@ class SegmentJob(Config):
     """Queries see archives; the predictions of an evaluation are opened by naming it."""
     retry_errors: bool = False
     """Try every video again that has an error, not only those whose reason lies outside of the file."""
+    name: str = ""
+    """What the tables call the archive; empty: its address."""
+    only: Only | None = None
+    """`new`: what was never done; `errors`: what was done and may go better; `missing`: what was not there."""
     command: str = ""
     """What was typed, for the record."""
 
@@ -84,10 +87,15 @@ class SegmentSummary(Config):
     """What there is now, and what it took."""
 
     plan_id: str
-    snapshot: str
+    tables: str
     """Where the published result stands."""
     archive: str
     model: str
+    found: int
+    """Videos of the archive."""
+    known: int
+    """Of them were done before."""
+    todo: int
     videos: dict[str, int]
     """Videos by status: done, partial, failed."""
     errors: dict[str, int]
@@ -95,14 +103,16 @@ class SegmentSummary(Config):
     rows: dict[str, int]
     """Rows by table."""
     passed_over: tuple[dict[str, Any], ...]
-    """See `Snapshot.passed_over`."""
+    """See `Plan.passed_over`."""
     frames: int
     worked: bool
-    """False: everything was there already."""
+    """False: there was nothing to do."""
     wall_s: float
     """Of this call."""
     frames_per_s: float
     """Of this call, with all it took to start; 0 if it did no work."""
+    new_frames: int
+    """Of this call."""
     worker_frames_per_s: float
     """Of one worker, while it plays."""
     shares: dict[str, float]
@@ -124,13 +134,15 @@ class SegmentSummary(Config):
             kinds = [f"{row['files']} {row['kind']} ({row['why']})" for row in self.passed_over]
             more = f" and {len(kinds) - 5} more kinds" if len(kinds) > 5 else ""
             lines.append(f'not read: {", ".join(kinds[:5])}{more}; see `vis query "SELECT * FROM passed_over"`')
+        if self.worked and self.known:
+            lines.insert(0, f"{self.found} videos found, {self.known} done before, {self.todo} to do")
         if self.worked:
             shares = "  ".join(f"{stage} {share:.0%}" for stage, share in self.shares.items())
             speed = f"{self.frames_per_s:.1f} frames/s, {self.worker_frames_per_s:.1f} per worker while it plays"
             lines.append(f"{self.wall_s:.1f} s, {speed}; {shares}")
         else:
-            lines.append("nothing to do: this archive was segmented with this model and these settings before")
-        return "\n".join([*lines, f"plan {self.plan_id} is published in {self.snapshot}"])
+            lines.append(f"nothing to do: all {self.found} videos were segmented with this model and settings before")
+        return "\n".join([*lines, f"plan {self.plan_id} is published in {self.tables}"])
 
 
 def segment(
@@ -157,58 +169,49 @@ def segment(
     if progress:
         progress("segment", 0, 1, {"note": f"looks for videos in {job.archive}"})
     archive = read_archive(job.archive, store, job.frame_folder_fps)
-    sources = list(archive.videos)
     digest = read_json(store, job.labels)[1] if job.labels else None
-    plan_id = plan(job, card, sources, digest)
-    snapshot = store.snapshot(plan_id)
-    if snapshot and not _worth_another_try(snapshot.counts, job.retry_errors):
-        if (job.purpose, snapshot.purpose) == ("archive", "evaluation"):  # queries shall see it from now on
-            snapshot = snapshot.model_copy(update={"purpose": job.purpose, "created_at": now()})
-            store.publish(snapshot)
-        return _summary(store, snapshot, card, time.perf_counter() - started, new_frames=None)
-    shards = planned(store, plan_id)  # as an earlier run split it, which may have done some
+    address = store.address(job.archive)
+    work = find_work(
+        store,
+        archive,
+        card,
+        settings_id({"slot_recycling": job.recycles}, card, digest),
+        _lineage(job, address, card),
+        name=job.name or address,
+        **job.model_dump(include={"purpose", "labels", "min_score", "retry_errors", "only"}),
+    )
+    if not work.todo:
+        return _summary(store, work.stand(), work, time.perf_counter() - started)
     run_id = run_id or f"segment-{now()[:19]}-{uuid.uuid4().hex[:6]}".replace(":", "")
-    lineage = _lineage(job, store, card, plan_id, run_id)
-    if shards is None:
-        by_shard = split(sources)
-        shards = {shard: [source.video_id for source in videos] for shard, videos in by_shard.items()}
-        write_plan(store, plan_id, by_shard)
-    store.write_json(plan_key(plan_id, "spec.json"), lineage | {"card": card.model_dump(mode="json")})
-    markers = {shard: marker for shard, marker in store.markers(plan_id).items() if shard in shards}
-    again = {
-        shard: marker.attempt
-        for shard, marker in markers.items()
-        if _worth_another_try(marker.counts, job.retry_errors)
-    }
-    kept = {shard: marker for shard, marker in markers.items() if shard not in again}
-    missing = [shard for shard in shards if shard not in kept]
-    if missing:
-        how_far = _HowFar(shards, sources, kept, progress)
-        with how_far.stopped(), _pool(settings, how_far.say) as pool:
-            shard_job = ShardJob(
-                settings=settings,
-                workers=pool.workers,
-                plan_id=plan_id,
-                run_id=run_id,
-                model=model,
-                load=load,
-                lineage=lineage,
-                slot_recycling=job.recycles,
-                again=again,
-                **job.model_dump(include={"min_score", "videos_at_once", "frames_per_batch", "labels"}),
-            )
-            for row in pool.play(missing, shard_job, how_far.playing):
+    lineage = work.lineage | {"run_id": run_id, "created_at": now()}
+    work.stand(lineage)
+    shards = split(work.todo)
+    write_shards(store, run_id, shards)
+    publisher = Publisher(work)
+    how_far = _HowFar(shards, progress)
+    with how_far.stopped(), _pool(settings, how_far.say) as pool:
+        shard_job = ShardJob(
+            settings=settings,
+            workers=pool.workers,
+            plan_id=work.plan_id,
+            run_id=run_id,
+            model=model,
+            load=load,
+            lineage=lineage,
+            lake=work.lake.root,
+            archive=work.name,
+            slot_recycling=job.recycles,
+            halfway=frozenset(halfway.noted(store)),
+            **job.model_dump(include={"min_score", "videos_at_once", "frames_per_batch", "labels"}),
+        )
+        with publisher.left_whole():
+            for row in pool.play(list(shards), shard_job, how_far.playing):
                 if row["bad_config"]:
                     raise BadConfig(f"{row['bad_config']}. {how_far.kept()}" if how_far.done else row["bad_config"])
-                how_far.committed(Marker.model_validate_json(row["marker"]))
-    snapshot = publish(store, plan_id, list(shards), lineage, job.purpose, archive.passed_over)
-    new_frames = snapshot.counts["frames"] - _total(kept, "frames")
-    return _summary(store, snapshot, card, time.perf_counter() - started, new_frames)
-
-
-def _worth_another_try(counts: dict[str, int], every_error: bool) -> bool:
-    hurt = counts.get("partial", 0) + counts.get("failed", 0)
-    return bool(counts.get("retryable")) or (every_error and hurt > 0)
+                part = Part.model_validate_json(row["part"])
+                publisher.add(part)
+                how_far.committed(part)
+    return _summary(store, work.stand(lineage), work, time.perf_counter() - started, publisher)
 
 
 class Pool(Protocol):
@@ -248,27 +251,16 @@ class _HowFar:
     of the open ones, and for the others the same share of the guess by which they were split.
     """
 
-    def __init__(
-        self,
-        shards: dict[str, list[str]],
-        sources: list[VideoSource],
-        kept: dict[str, Marker],
-        progress: Progress | None,
-    ) -> None:
-        guesses = {source.video_id: footage(source) for source in sources}
-        self._guess = {shard: sum(guesses[video_id] for video_id in videos) for shard, videos in shards.items()}
-        self._size = {shard: len(videos) for shard, videos in shards.items()}
-        self._videos, self._progress = len(sources), progress
+    def __init__(self, shards: Mapping[str, Sequence[Unit]], progress: Progress | None) -> None:
+        self._guess = {shard: sum(footage(unit.source) for unit in units) for shard, units in shards.items()}
+        self._size = {shard: len(units) for shard, units in shards.items()}
+        self._videos, self._progress = sum(self._size.values()), progress
         self._open: dict[str, dict[str, Any]] = {}
         """The newest note of each shard that is being played."""
         self._committed: set[str] = set()
-        self.done = self._frames = self._known_guess = 0
+        self.done = self._frames = self._known_guess = self._before = 0
         self._crashed = self._played = 0
         self._lock = threading.Lock()
-        for marker in kept.values():
-            self._add(marker)
-        self._before = self._frames
-        self._crashed = self._played = 0
         self._started = time.perf_counter()
 
     def say(self, sentence: str) -> None:
@@ -281,11 +273,11 @@ class _HowFar:
                 self._open[note["shard"]] = note
                 self._tell()
 
-    def committed(self, marker: Marker) -> None:
+    def committed(self, part: Part) -> None:
         """Raises RuntimeError: the videos that end their worker are too many for damage."""
         with self._lock:
-            self._before += self._open.pop(marker.shard, {}).get("known", 0)
-            self._add(marker)
+            self._before += self._open.pop(part.shard, {}).get("known", 0)
+            self._add(part)
             self._tell()
         if self._crashed >= CRASHES and self._crashed > self._played:
             raise RuntimeError(
@@ -308,13 +300,13 @@ class _HowFar:
             self.say(f"stopped. {self.kept()}")
             raise
 
-    def _add(self, marker: Marker) -> None:
-        self._committed.add(marker.shard)
-        self.done += sum(marker.counts.get(status, 0) for status in ("done", "partial", "failed"))
-        self._frames += marker.counts.get("frames", 0)
-        self._known_guess += self._guess[marker.shard]
-        self._crashed += marker.counts.get("crashed", 0)
-        self._played += marker.counts.get("done", 0) + marker.counts.get("partial", 0)
+    def _add(self, part: Part) -> None:
+        self._committed.add(part.shard)
+        self.done += len(part.units)
+        self._frames += part.counts.get("frames", 0)
+        self._known_guess += self._guess[part.shard]
+        self._crashed += part.counts.get("crashed", 0)
+        self._played += part.counts.get("done", 0) + part.counts.get("partial", 0)
 
     def _tell(self) -> None:
         notes = self._open.values()
@@ -339,84 +331,66 @@ class _HowFar:
         return max(round(known * whole / guess), played + 1), False
 
 
-def plan(job: SegmentJob, card: ModelCard, sources: list[VideoSource], labels_sha256: str | None = None) -> str:
-    """The id of a piece of work: changes with the videos' contents, the model and the settings that change results."""
-    identity = {
-        "schema": tables.SCHEMA_VERSION,
-        "job": job.model_dump(include={"min_score", "frame_folder_fps"}) | {"slot_recycling": job.recycles},
-        "model": card.model_dump(mode="json", include={"model", "config", "classes", "sha256"}),
-        "videos": [source.model_dump(mode="json") for source in sources],
-    } | ({"labels": labels_sha256} if labels_sha256 else {})
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def footage(source: VideoSource) -> int:
     """Frames of a video, counted where it is a folder of them, else guessed from its bytes."""
     return len(source.frames) if source.frames is not None else 1 + source.size_bytes // FRAME_BYTES
 
 
-def split(sources: list[VideoSource]) -> dict[str, list[VideoSource]]:
-    """Shards of about equal footage, by name: the longest video first, each to the shard with the least to do."""
-    total = sum(footage(source) for source in sources)
-    size = min(max(total // SHARD_SHARE, SHARD_FRAMES[0]), SHARD_FRAMES[1])
-    count = max(-(-len(sources) // SHARD_VIDEOS), min(len(sources), -(-total // size)))
-    shards: list[list[VideoSource]] = [[] for _ in range(count)]
-    loads = [(0, place) for place in range(count)]
-    for source in sorted(sources, key=lambda source: (-footage(source), source.video_id)):
-        cost, place = heapq.heappop(loads)
-        shards[place].append(source)
-        if len(shards[place]) < SHARD_VIDEOS:
-            heapq.heappush(loads, (cost + footage(source) + VIDEO_FRAMES, place))
-    return {_shard_name(place, shard): shard for place, shard in enumerate(shards)}
+def split(units: Sequence[Unit]) -> dict[str, list[Unit]]:
+    """Shards of about equal footage, by name; each has videos that follow one another, so that tables stay sorted.
+
+    The largest shard comes first: what is begun last is over soon.
+    """
+    units = sorted(units, key=lambda unit: unit.source.video_id)
+    costs = [footage(unit.source) + VIDEO_FRAMES for unit in units]
+    size = min(max(sum(costs) // SHARD_SHARE, SHARD_FRAMES[0]), SHARD_FRAMES[1])
+    shards: list[list[Unit]] = []
+    room = 0
+    for unit, cost in zip(units, costs, strict=True):
+        if not shards or cost > room or len(shards[-1]) == SHARD_VIDEOS:
+            shards.append([])
+            room = size
+        shards[-1].append(unit)
+        room -= cost
+    weights = [sum(footage(unit.source) for unit in shard) for shard in shards]
+    order = sorted(range(len(shards)), key=lambda place: (-weights[place], place))
+    return {f"{place:06d}": shards[place] for place in order}
 
 
-def _shard_name(place: int, sources: list[VideoSource]) -> str:
-    ids = json.dumps([source.video_id for source in sources])
-    return f"{place:05d}-{hashlib.sha256(ids.encode()).hexdigest()[:8]}"
-
-
-def publish(
-    store: Store,
-    plan_id: str,
-    shards: list[str],
-    lineage: dict[str, str],
-    purpose: Purpose = "archive",
-    passed_over: Sequence[PassedOver] = (),
-) -> Snapshot:
-    """Reads each marker once and writes the snapshot that readers see."""
-    markers = store.markers(plan_id)
-    missing = [shard for shard in shards if shard not in markers]
-    assert not missing, f"plan {plan_id} lacks the commits of shards {missing[:5]}"
-    counts: Counter[str] = Counter(dict.fromkeys(("done", "partial", "failed", "frames"), 0))
-    seconds: Counter[str] = Counter()
-    for shard in shards:
-        counts.update(markers[shard].counts)
-        seconds.update(markers[shard].seconds)
-    snapshot = Snapshot(
-        plan_id=plan_id,
-        archive=lineage["dataset"],
-        purpose=purpose,
-        labels=json.loads(lineage["config_json"])["labels"],
-        model_sha256=lineage["model_sha256"],
-        created_at=now(),
-        lineage=lineage,
-        tables={name: tuple(markers[shard].files[name] for shard in shards) for name in tables.SCHEMAS},
-        counts=dict(counts),
-        seconds=dict(seconds),
-        passed_over=tuple(row.model_dump() for row in passed_over),
+def _summary(
+    store: Store, plan: Plan, work: Work, wall_s: float, publisher: "Publisher | None" = None
+) -> SegmentSummary:
+    """`publisher`: of this call; None if there was nothing to do."""
+    seconds: Mapping[str, float] = publisher.seconds if publisher else plan.seconds
+    frames = publisher.counts["frames"] if publisher else plan.counts["frames"]
+    busy_s = sum(seconds.get(stage, 0) for stage in STAGES) or 1
+    return SegmentSummary(
+        plan_id=plan.plan_id,
+        tables=store.uri(plan.lake),
+        archive=plan.archive,
+        model=work.card.name,
+        found=len(work.units),
+        known=len(work.units) - len(work.todo),
+        todo=len(work.todo),
+        videos={status: plan.counts[status] for status in STATUSES},
+        errors=work.errors(),
+        rows={name: plan.counts[name] for name in tables.SCHEMAS},
+        passed_over=plan.passed_over,
+        frames=plan.counts["frames"],
+        worked=publisher is not None,
+        new_frames=frames if publisher else 0,
+        wall_s=wall_s,
+        frames_per_s=frames / wall_s if publisher else 0.0,
+        worker_frames_per_s=frames / (seconds.get("wall", 0) or 1),
+        shares={stage: seconds.get(stage, 0) / busy_s for stage in STAGES},
     )
-    store.publish(snapshot)
-    return snapshot
 
 
-def _lineage(job: SegmentJob, store: Store, card: ModelCard, plan_id: str, run_id: str) -> dict[str, str]:
+def _lineage(job: SegmentJob, address: str, card: ModelCard) -> dict[str, str]:
     """The key-values that say where a file comes from."""
-    fs, path = store.open_source(job.archive)
-    config = job.model_dump(exclude={"command", "purpose", "retry_errors"}) | {"slot_recycling": job.recycles}
+    config = job.model_dump(exclude={"command", "purpose", "retry_errors", "only"}) | {"slot_recycling": job.recycles}
     return {
-        "dataset": f"s3://{path}" if "s3" in fs.protocol else path,
-        "plan_id": plan_id,
-        "run_id": run_id,
+        "dataset": address,
         "model_name": card.name,
         "model_sha256": card.sha256,
         "code_version": code_version(),
@@ -426,34 +400,4 @@ def _lineage(job: SegmentJob, store: Store, card: ModelCard, plan_id: str, run_i
         "class_map_json": json.dumps({category.id: category.name for category in card.classes}),
         "sampling": "every frame",
         "command": job.command,
-        "created_at": now(),
     }
-
-
-def _summary(
-    store: Store, snapshot: Snapshot, card: ModelCard, wall_s: float, new_frames: int | None
-) -> SegmentSummary:
-    """`new_frames`: decoded by this call; None if there was nothing to do."""
-    errors = tables.open(store, snapshot.plan_id)["errors"].to_table(columns=["code"])
-    codes = Counter(errors["code"].to_pylist())
-    busy_s = sum(snapshot.seconds.get(stage, 0) for stage in STAGES) or 1
-    return SegmentSummary(
-        plan_id=snapshot.plan_id,
-        snapshot=store.uri(snapshot_key(snapshot.plan_id)),
-        archive=snapshot.archive,
-        model=card.name,
-        videos={status: snapshot.counts[status] for status in ("done", "partial", "failed")},
-        errors=dict(codes.most_common()),
-        rows={name: sum(ref.rows for ref in refs) for name, refs in snapshot.tables.items()},
-        passed_over=snapshot.passed_over,
-        frames=snapshot.counts["frames"],
-        worked=new_frames is not None,
-        wall_s=wall_s,
-        frames_per_s=(new_frames or 0) / wall_s,
-        worker_frames_per_s=snapshot.counts["frames"] / (snapshot.seconds.get("wall", 0) or 1),
-        shares={stage: snapshot.seconds.get(stage, 0) / busy_s for stage in STAGES},
-    )
-
-
-def _total(markers: dict[str, Marker], name: str) -> int:
-    return sum(marker.counts.get(name, 0) for marker in markers.values())

@@ -1,18 +1,18 @@
-"""One shard of a plan: a handful of videos in, four tables and a marker out. Runs inside a worker: a child, or Ray's.
+"""One shard of a run: a handful of videos in, files of four tables out, and a note that they are whole.
 
-The worker loads its model once. Nothing that is wrong with a video leaves this file as an exception. A video may still
-end the whole process, as a decoder that crashes does. Whoever runs the workers starts the shard again; it then plays
-its videos one at a time and notes each before it opens it, so that the next attempt knows which one to leave out.
+Runs inside a worker: a child, or Ray's. The worker loads its model once. Nothing that is wrong with a video leaves this
+file as an exception. A video may still end the whole process, as a decoder that crashes does. Whoever runs the workers
+starts the shard again; it then plays its videos one at a time and notes each before it opens it, so that the next
+attempt knows which one to leave out.
 """
 
-import hashlib
 import os
 import platform
 import tempfile
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -26,11 +26,11 @@ from jobs.filesystems import FULL
 from jobs.results_files import read_json
 from jobs.segmentation import halfway
 from jobs.segmentation.halfway import Halfway
-from jobs.segmentation.plans import Load, ShardJob, read_plan
+from jobs.segmentation.plans import Load, ShardJob, read_shard
 from jobs.segmentation.records import MaskSpill, track_row
 from jobs.segmentation.side_by_side import Faults, Outcome, SideBySide
 from jobs.segmentation.true_objects import TrueObjects
-from jobs.store import LAYOUT, FileRef, Marker, Store, now, work_key
+from jobs.store import FileRef, Part, Store, now, run_key, work_key
 from jobs.workers import LISTEN_S
 from vis_models.cards import ModelCard
 from vis_models.checkpoints import load_model
@@ -54,21 +54,21 @@ class ShardWorker:
         self._faults = Faults()
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
-        """`{"shard"}` -> `{"shard", "marker"}`, or `{"shard", "bad_config"}` for what the user can mend.
+        """`{"shard"}` -> `{"shard", "part"}`, or `{"shard", "bad_config"}` for what the user can mend.
 
         `row["died"]`: how the worker ended that began with this shard before, if that is known.
         """
         try:
-            marker = self.segment(row["shard"], row.get("died", ""))
-            return {"shard": row["shard"], "marker": marker.model_dump_json(), "bad_config": ""}
+            part = self.segment(row["shard"], row.get("died", ""))
+            return {"shard": row["shard"], "part": part.model_dump_json(), "bad_config": ""}
         except BadConfig as error:
-            return {"shard": row["shard"], "marker": "", "bad_config": str(error)}
+            return {"shard": row["shard"], "part": "", "bad_config": str(error)}
         except OSError as error:
             if error.errno not in FULL:
                 raise
             where = error.filename or tempfile.gettempdir()  # masks wait there; the store speaks for itself
             text = f"{where}: {error.strerror}. Make room there, or set TMPDIR to another disk"
-            return {"shard": row["shard"], "marker": "", "bad_config": text}
+            return {"shard": row["shard"], "part": "", "bad_config": text}
 
     @cached_property
     def _store(self) -> Store:
@@ -91,18 +91,20 @@ class ShardWorker:
         truth = GroundTruth(read_json(self._store, self._job.labels)[0], self._job.labels)
         return TrueObjects(truth, [category.name for category in card.classes])
 
-    def segment(self, shard: str, died: str = "") -> Marker:
-        """Plays the videos of a shard and commits what was seen, unless another attempt was committed already."""
+    def segment(self, shard: str, died: str = "") -> Part:
+        """Plays the videos of a shard and says what was written, unless another attempt of this run has done it."""
         job, store = self._job, self._store
-        committed = store.marker(job.plan_id, shard)
-        if committed and committed.attempt != job.again.get(shard):
-            return committed
-        sources = read_plan(store, job.plan_id, shard)
-        if not sources:
-            raise RuntimeError(f"plan {job.plan_id} has no shard {shard}: was it planned anew by another run?")
+        if finished := store.part(job.run_id, shard):
+            return finished
+        units = read_shard(store, job.run_id, shard)
+        if not units:
+            raise RuntimeError(f"run {job.run_id} has no shard {shard}")
         attempt = self._begin(shard, died)
         self._say({"shard": shard, "frames": 0, "known": 0, "videos": 0, "promised": 0, "opened": 0})
         model, card = self._model
+        by_video = {unit.source.video_id: unit.id for unit in units}
+        look = by_video.values() if attempt.number > 1 else job.halfway
+        notes = Halfway(store, by_video, attempt.name, job.halfway_s, look)
         stage = SideBySide(
             model,
             job.workers.device,
@@ -112,37 +114,45 @@ class ShardWorker:
             threads=job.workers.cpus,
             given=self._given,
             faults=self._faults,
-            halfway=Halfway(store, job.plan_id, shard, attempt.name, job.halfway_s),
+            halfway=notes,
         )
         began = time.perf_counter()
         spill = MaskSpill()
         try:
+            sources = [unit.source for unit in units]
             outcomes = sorted(self._play(sources, stage, spill, attempt), key=lambda outcome: outcome.source.video_id)
         except FileNotFoundError:
-            committed = store.marker(job.plan_id, shard)
-            if committed and committed.attempt != job.again.get(shard):
-                return committed  # by another run, which took the notes away from which a film was to go on
+            if finished := store.part(job.run_id, shard):  # by an attempt that was thought lost
+                return finished
             raise
         spill.finish()
         with stage.timed("write"):
-            files = attempt.write(store, card, outcomes)
+            files = attempt.write(store, card, outcomes, by_video)
         spill.close()
         counts = Counter(outcome.status for outcome in outcomes)
         counts["frames"] = sum(outcome.record.frames for outcome in outcomes if outcome.record)
-        codes = [outcome.error.code for outcome in outcomes if outcome.error]
-        counts |= {"crashed": codes.count(CRASHED), "retryable": sum(code in RETRYABLE for code in codes)}
-        marker = Marker(
+        codes = Counter(outcome.error.code for outcome in outcomes if outcome.error)
+        clocks = [outcome.video.clock.end_s for outcome in outcomes if outcome.video]
+        part = Part(
+            run_id=job.run_id,
             plan_id=job.plan_id,
+            lake=job.lake,
+            archive=job.archive,
+            model=card.name,
             shard=shard,
             attempt=attempt.name,
+            units=tuple(unit.id for unit in units),
+            replaces=tuple(unit.replaces for unit in units if unit.replaces),
             files=files,
-            counts=dict(counts),
-            seconds=dict(stage.seconds) | {"wall": time.perf_counter() - began},
+            counts=dict(counts) | {"crashed": codes[CRASHED]},
+            errors=dict(codes),
+            seconds=dict(stage.seconds) | {"wall": time.perf_counter() - began, "footage": sum(filter(None, clocks))},
             created_at=now(),
         )
-        store.commit(marker)
-        halfway.forget(store, job.plan_id, shard)
-        return marker
+        store.finish(part)
+        if notes.any:
+            halfway.forget(store, by_video.values())
+        return part
 
     def _play(
         self, sources: list[VideoSource], stage: SideBySide, spill: MaskSpill, attempt: "Attempt"
@@ -159,7 +169,7 @@ class ShardWorker:
 
     def _note(self, attempt: "Attempt", source: VideoSource | None) -> None:
         """What is played alone from now on; None: no video."""
-        key = work_key(self._job.plan_id, attempt.shard, attempt.name, ALONE)
+        key = work_key(self._job.run_id, attempt.shard, attempt.name, ALONE)
         self._store.write_json(key, {"video_id": source and source.video_id, "at": now()})
 
     def _tell(self, shard: str, stage: SideBySide, over: list[Outcome]) -> Callable[[int], None]:
@@ -181,19 +191,18 @@ class ShardWorker:
     def _begin(self, shard: str, died: str) -> "Attempt":
         """A new attempt, noted in the store so that the next one can count it if this worker is lost."""
         job, store = self._job, self._store
-        run = hashlib.sha256(job.run_id.encode()).hexdigest()[:8]
         files: dict[str, set[str]] = defaultdict(set)
-        for key in store.list(f"{LAYOUT}/_work/{job.plan_id}/{shard}"):
+        for key in store.list(work_key(job.run_id, shard)):
             files[key.split("/")[-2]].add(key.split("/")[-1])
-        lost = sorted(name for name in files if run in name)
+        lost = sorted(files)
         if lost and died:
-            store.write_json(work_key(job.plan_id, shard, lost[-1], DIED), died)
+            store.write_json(work_key(job.run_id, shard, lost[-1], DIED), died)
             files[lost[-1]].add(DIED)
         crashed: dict[str, str] = {}
         for name in lost:
             if ALONE in files[name]:
-                video_id = store.read_json(work_key(job.plan_id, shard, name, ALONE))["video_id"]
-                how = store.read_json(work_key(job.plan_id, shard, name, DIED)) if DIED in files[name] else "unknown"
+                video_id = store.read_json(work_key(job.run_id, shard, name, ALONE))["video_id"]
+                how = store.read_json(work_key(job.run_id, shard, name, DIED)) if DIED in files[name] else "unknown"
                 crashed |= {video_id: how} if video_id is not None else {}
         if len(lost) - len(crashed) >= MAX_ATTEMPTS:
             raise RuntimeError(
@@ -201,10 +210,10 @@ class ShardWorker:
                 f"{f' (last: {died})' if died else ''}. Has the machine memory to spare?"
             )
         number = len(files) + 1
-        name = f"{number:03d}-{run}-{uuid.uuid4().hex[:8]}"
+        name = f"{number:03d}-{uuid.uuid4().hex[:8]}"
         attempt = Attempt(job, shard, name, number, alone=bool(lost), crashed=crashed)
         note = {"host": platform.node(), "pid": os.getpid(), "started_at": now()}
-        store.write_json(work_key(job.plan_id, shard, attempt.name, "started.json"), note)
+        store.write_json(work_key(job.run_id, shard, attempt.name, "started.json"), note)
         return attempt
 
 
@@ -245,27 +254,43 @@ class Attempt:
     crashed: dict[str, str]
     """Videos that ended a worker when they were played alone, and how it ended."""
 
-    def write(self, store: Store, card: ModelCard, outcomes: list[Outcome]) -> dict[str, FileRef]:
-        """The four tables of these videos, which are sorted by id."""
+    def write(
+        self, store: Store, card: ModelCard, outcomes: list[Outcome], units: Mapping[str, str]
+    ) -> dict[str, FileRef]:
+        """The rows of these videos, which are sorted by id, in a file per table that has any.
+
+        Args:
+            units: by video id.
+        """
         refs: dict[str, FileRef] = {}
         rows: dict[str, list[dict[str, Any]]] = {"videos": [], "tracks": [], "errors": []}
         with tables.create(store, self._key("masks"), "masks", self.job.lineage, refs) as writer:
             for outcome in outcomes:
-                tracks, low = self._tracks(outcome, card, writer)
-                rows["videos"].append(self._video_row(outcome, len(tracks), low))
+                origin = {
+                    "plan_id": self.job.plan_id,
+                    "video_id": outcome.source.video_id,
+                    "unit": units[outcome.source.video_id],
+                    "archive": self.job.archive,
+                    "model": card.name,
+                }
+                tracks, low = self._tracks(outcome, card, writer, origin)
+                rows["videos"].append(origin | self._video_row(outcome, tracks, low))
                 rows["tracks"] += tracks
                 if outcome.error:
-                    rows["errors"].append(self._error_row(outcome, outcome.error))
+                    rows["errors"].append(origin | self._error_row(outcome, outcome.error))
         for name, found in rows.items():
-            with tables.create(store, self._key(name), name, self.job.lineage, refs) as writer:
-                writer.write(tables.from_rows(name, found))
+            if found:
+                with tables.create(store, self._key(name), name, self.job.lineage, refs) as writer:
+                    writer.write(tables.from_rows(name, found))
+        if not refs["masks"].rows:
+            store.fs.rm(store.path(refs.pop("masks").key))
         return refs
 
     def _key(self, name: str) -> str:
-        return work_key(self.job.plan_id, self.shard, self.name, f"{name}.parquet")
+        return f"{self.job.lake}/{name}/part-{run_key(self.job.run_id)}-{self.shard}-{self.name}.parquet"
 
     def _tracks(
-        self, outcome: Outcome, card: ModelCard, writer: tables.TableWriter
+        self, outcome: Outcome, card: ModelCard, writer: tables.TableWriter, origin: dict[str, Any]
     ) -> tuple[list[dict[str, Any]], int]:
         """(rows of the table tracks, number of tracks under min_score); their masks are written on the way."""
         if outcome.record is None:
@@ -274,23 +299,19 @@ class Attempt:
         rows = []
         for track_id, tally in kept.items():
             category = card.classes[tally.category]
-            common = {
-                "plan_id": self.job.plan_id,
-                "video_id": outcome.source.video_id,
-                "category_id": category.id,
-            }
-            rows.append(common | {"category": category.name} | track_row(track_id, tally))
-            for masks in outcome.record.masks(track_id, common):
+            common = origin | {"category_id": category.id, "category": category.name}
+            rows.append(common | track_row(track_id, tally))
+            for masks in outcome.record.masks(track_id, common | {"track_score": tally.score}):
                 writer.write(masks)
         return rows, low
 
-    def _video_row(self, outcome: Outcome, tracks: int, low_score_tracks: int) -> dict[str, Any]:
+    def _video_row(
+        self, outcome: Outcome, tracks: Sequence[Mapping[str, Any]], low_score_tracks: int
+    ) -> dict[str, Any]:
         source, video, record = outcome.source, outcome.video, outcome.record
         frames = record.frames if record else 0
         timed = video is not None and video.clock.end_s is not None
         return {
-            "plan_id": self.job.plan_id,
-            "video_id": source.video_id,
             "uri": source.uri,
             "status": outcome.status,
             "content_id": source.content_id,
@@ -306,18 +327,20 @@ class Attempt:
             "n_frames": frames,
             "duration_s": video.clock.end_s if video and timed else None,
             "sampled_frames": frames,
-            "n_tracks": tracks,
+            "n_tracks": len(tracks),
+            "n_masks": sum(track["n_obs"] for track in tracks),
             "n_low_score_tracks": low_score_tracks,
             "n_dropped_births": record.dropped_births if record else 0,
             "decode_ms": round(outcome.decode_s * 1000),
             "infer_ms": round(outcome.infer_s * 1000),
             "run_id": self.job.run_id,
+            "min_score": self.job.min_score,
+            "retryable": bool(outcome.error and outcome.error.code in RETRYABLE),
+            "tags": list(getattr(source, "tags", {}).items()) or None,
         }
 
     def _error_row(self, outcome: Outcome, error: BadVideo) -> dict[str, Any]:
         return {
-            "plan_id": self.job.plan_id,
-            "video_id": outcome.source.video_id,
             "uri": outcome.source.uri,
             "stage": "decode" if error.frames_kept else "open",
             "code": error.code,

@@ -15,9 +15,10 @@ from PIL import Image
 from jobs import tables
 from jobs.archives.archive import list_videos
 from jobs.cluster import cluster
-from jobs.segmentation.plans import write_plan
+from jobs.segmentation.plans import Unit, write_listing
 from jobs.settings import Settings
-from jobs.store import FileRef, Snapshot, Store, plan_key
+from jobs.store import Store
+from tests import published
 from vis_models import masks
 
 
@@ -213,25 +214,20 @@ def _publish(
         "config_json": json.dumps({"min_score": min_score}),
         "class_map_json": json.dumps(categories),
     }
-    write_plan(store, "plan", {"0": list_videos(archive, store)})
+    videos = list_videos(archive, store)
+    write_listing(store, "plan", [Unit(f"plan/{video.video_id}", video) for video in videos])
     card = {"name": "drawn", "recipe": "by_hand", "run_id": "r", "commit": "beef", "data": "", "command": "vis train"}
-    store.write_json(plan_key("plan", "spec.json"), lineage | {"card": card})
-    refs: dict[str, FileRef] = {}
-    for name in tables.SCHEMAS:
-        key = f"vis/v1/_work/plan/0/1/{name}.parquet"
-        with tables.create(store, key, name, lineage, refs) as writer:
-            writer.write(tables.from_rows(name, rows[name]))
-    store.publish(
-        Snapshot(
-            plan_id="plan",
-            archive=archive,
-            model_sha256=lineage["model_sha256"],
-            created_at="2026-01-01T00:00:00+00:00",
-            lineage=lineage,
-            tables={name: (ref,) for name, ref in refs.items()},
-            counts={"done": 3, "failed": 1, "frames": 18},
-            seconds={"decode": 0.1, "encode": 0.6, "step": 0.2, "rle": 0.05, "write": 0.05},
-        )
+    published.publish(
+        store,
+        "plan",
+        rows,
+        archive=archive,
+        model_sha256=lineage["model_sha256"],
+        card=card,
+        created_at="2026-01-01T00:00:00+00:00",
+        lineage=lineage,
+        counts={"done": 3, "failed": 1, "frames": 18},
+        seconds={"decode": 0.1, "encode": 0.6, "step": 0.2, "rle": 0.05, "write": 0.05},
     )
 
 

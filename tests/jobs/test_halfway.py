@@ -8,11 +8,11 @@ import pytest
 from torch import nn
 
 from jobs.archives.archive import VideoSource, list_videos
-from jobs.segmentation.halfway import Halfway, forget
+from jobs.segmentation.halfway import FOLDER, Halfway, forget, noted
 from jobs.segmentation.records import MaskSpill, VideoRecord
 from jobs.segmentation.side_by_side import SideBySide
 from jobs.settings import Settings
-from jobs.store import LAYOUT, Store
+from jobs.store import Store
 from tests.jobs import barcode
 
 from ..vis_models.test_every_model import MODELS, Entrant, fresh
@@ -64,7 +64,8 @@ def play(
         if leave_at is not None and frames >= leave_at:
             raise Left
 
-    halfway = Halfway(store, "p", "s", attempt, every_s=0)
+    units = {source.video_id: f"unit-{source.video_id}" for source in sources}
+    halfway = Halfway(store, units, attempt, every_s=0, look=noted(store))
     stage = SideBySide(model, "cpu", store, videos_at_once=2, frames_per_batch=4, threads=2, say=say, halfway=halfway)
     spill = MaskSpill()
     outcomes = list(stage.play(sources, spill))
@@ -73,7 +74,8 @@ def play(
 
 
 def known(record: VideoRecord) -> tuple:
-    common = {"plan_id": "p", "video_id": record.info.video_id, "category_id": 1}
+    names = {"plan_id": "p", "unit": "u", "archive": "a", "model": "m", "category": "c"}
+    common = names | {"video_id": record.info.video_id, "category_id": 1, "track_score": 0.5}
     rows = [row for track in record.tracks(0)[0] for table in record.masks(track, common) for row in table.to_pylist()]
     return record.tallies, rows, record.times_s, record.dropped_births
 
@@ -86,7 +88,7 @@ def test_a_film_that_was_left_in_the_middle_ends_as_if_it_had_not_been(
     sources = list_videos(str(films), store)
     whole = play(store, sources, make(), "001-whole")
     assert all(tallies for tallies, *_ in whole.values())
-    forget(store, "p", "s")
+    forget(store, noted(store))
     with pytest.raises(Left):
         play(store, sources, make(), "002-left", LEFT_AT)
     with pytest.raises(Left):
@@ -94,8 +96,8 @@ def test_a_film_that_was_left_in_the_middle_ends_as_if_it_had_not_been(
     model = Counted(make())
     assert play(store, sources, model, "004-to-the-end") == whole
     assert model.frames < sum(FILMS.values())
-    forget(store, "p", "s")
-    assert store.list(f"{LAYOUT}/_work/p/s") == []
+    forget(store, noted(store))
+    assert store.list(FOLDER) == []
 
 
 def test_a_note_that_was_cut_off_is_passed_over(films: Path, tmp_path: Path):
@@ -103,7 +105,7 @@ def test_a_note_that_was_cut_off_is_passed_over(films: Path, tmp_path: Path):
     sources = list_videos(str(films), store)
     with pytest.raises(Left):
         play(store, sources, barcode.Barcode(), "001-left", LEFT_AT)
-    for key in store.list(f"{LAYOUT}/_work/p/s"):
+    for key in store.list(FOLDER):
         if key.endswith(".json"):
             store.write_bytes(key, b"{")
     model = Counted(barcode.Barcode())

@@ -8,9 +8,10 @@ from PIL import Image
 from jobs import tables
 from jobs.archives.archive import read_archive
 from jobs.reporting.overlay import draw_overlays
-from jobs.segmentation.plans import write_plan
+from jobs.segmentation.plans import Unit, write_listing
 from jobs.settings import Settings
-from jobs.store import LAYOUT, FileRef, Snapshot, Store
+from jobs.store import Store
+from tests import published
 from tests.jobs import barcode
 from vis_models import masks
 
@@ -26,34 +27,27 @@ def publish(
     right[:, height // 2 :, width // 2 :] = True
     (rle,) = masks.encode(right)
     sources = list(read_archive(str(archive), store, fps).videos)
-    write_plan(store, "p", {"s": sources})
+    write_listing(store, "p", [Unit(f"p/{source.video_id}", source) for source in sources])
     rows: dict[str, list[dict]] = {name: [] for name in tables.SCHEMAS}
     for source in sources:
         row = {field.name: None if field.nullable else 0 for schema in tables.SCHEMAS.values() for field in schema}
-        row |= {"plan_id": "p", "video_id": source.video_id, "uri": source.uri, "content_id": "", "run_id": ""}
+        row |= {
+            "plan_id": "p",
+            "unit": f"p/{source.video_id}",
+            "archive": "a",
+            "model": "m",
+            "video_id": source.video_id,
+            "uri": source.uri,
+            "content_id": "",
+            "run_id": "",
+        }
         row |= {"track_id": 7, "category": "dog", "category_id": 1, "score": 0.9, "stitched": False, "rle": rle}
         row |= {"height": height, "width": width, "n_frames": frames, "status": "done"}
         rows["videos"].append(row)
         rows["tracks"].append(row)
         rows["masks"] += [row | {"frame_idx": frame} for frame in range(1, frames)]
-    refs: dict[str, FileRef] = {}
-    for name in tables.SCHEMAS:
-        with tables.create(store, f"{LAYOUT}/_work/p/s/1/{name}.parquet", name, {}, refs) as writer:
-            writer.write(
-                tables.from_rows(name, [{key: r[key] for key in tables.SCHEMAS[name].names} for r in rows[name]])
-            )
-    store.publish(
-        Snapshot(
-            plan_id="p",
-            archive=str(archive),
-            model_sha256="",
-            created_at="2026",
-            lineage={},
-            tables={name: (ref,) for name, ref in refs.items()},
-            counts={},
-            seconds={},
-        )
-    )
+    own = {name: [{key: r[key] for key in tables.SCHEMAS[name].names} for r in rows[name]] for name in rows}
+    published.publish(store, "p", own, archive=str(archive))
     return "p"
 
 
@@ -93,7 +87,7 @@ def test_films_that_were_drawn_stay_and_none_leaves_the_store(store: Store, tmp_
     uris = draw_overlays(store, plan_id, lambda *report: reports.append(report)).films
     assert len(set(uris)) == 2
     assert reports[-1][:3] == ("overlay", 2, 2)
-    keys = store.list(f"{LAYOUT}/overlays")
+    keys = store.list("vis/v1/overlays")
     assert [store.uri(key) for key in keys] == sorted(uris)
     before = {key: store.fs.info(store.path(key)) for key in keys}
     assert draw_overlays(store, plan_id).films == uris
@@ -108,7 +102,7 @@ def test_nothing_is_kept_of_a_film_whose_frames_are_not_those_of_the_tables(stor
     barcode.write_film(tmp_path / "a/cut.mp4", 1, 3)
     films, not_drawn = draw_overlays(store, plan_id)
     assert [Path(film).name[:5] for film in films] == ["whole"]
-    assert [store.uri(key) for key in store.list(f"{LAYOUT}/overlays")] == films
+    assert [store.uri(key) for key in store.list("vis/v1/overlays")] == films
     assert not_drawn["cut.mp4"].startswith("3 frames were read, 5 are in the tables. The video has changed since")
     assert "gone.mp4 is not there" in not_drawn["gone.mp4"]
     (tmp_path / "away.mp4").rename(tmp_path / "a/gone.mp4")

@@ -10,27 +10,21 @@ from pathlib import Path
 import pytest
 
 from jobs.settings import Settings
-from jobs.store import Marker, Snapshot, Store, code_version
+from jobs.store import Part, Plan, Store, code_version, part_key
 from vis_models.config import BadConfig
 
 pytestmark = pytest.mark.unit
 
 
-def marker(attempt: str) -> Marker:
-    return Marker(plan_id="p", shard="s", attempt=attempt, files={}, counts={}, seconds={}, created_at="2026")
+def part(run_id: str, shard: str) -> Part:
+    names = dict.fromkeys(("plan_id", "lake", "archive", "model", "attempt", "created_at"), "x")
+    return Part(run_id=run_id, shard=shard, units=("u",), files={}, counts={}, seconds={}, **names)
 
 
-def snapshot(plan_id: str, created_at: str) -> Snapshot:
-    return Snapshot(
-        plan_id=plan_id,
-        archive="a",
-        model_sha256="m",
-        created_at=created_at,
-        lineage={},
-        tables={},
-        counts={},
-        seconds={},
-    )
+def plan(plan_id: str, created_at: str) -> Plan:
+    names = dict.fromkeys(("archive", "model_sha256", "lake"), "x")
+    empty: dict = {"lineage": {}, "counts": {}, "seconds": {}, "card": {}}
+    return Plan(plan_id=plan_id, created_at=created_at, **names, **empty)
 
 
 def test_what_is_written_is_read_back_and_listed(store: Store):
@@ -50,33 +44,42 @@ def test_pyarrow_reads_through_the_same_client(store: Store):
         assert file.read_at(2, 3) == b"45"
 
 
-def test_the_marker_names_the_attempt_that_was_committed_last(store: Store):
-    assert store.markers("p") == {}
-    store.commit(marker("first"))
-    store.commit(marker("second"))
-    assert store.markers("p") == {"s": marker("second")}
+def test_what_was_finished_is_known_until_it_is_forgotten(store: Store):
+    assert store.finished() == []
+    for run, shard in (("one", "0"), ("one", "1"), ("two", "0")):
+        store.finish(part(run, shard))
+    assert sorted((found.run_id, found.shard) for found in store.finished()) == [
+        ("one", "0"),
+        ("one", "1"),
+        ("two", "0"),
+    ]
+    assert [found.shard for found in store.finished("two")] == ["0"]
+    assert store.part("one", "1") == part("one", "1")
+    assert store.part("one", "2") is None
+    store.forget([part("one", "0"), part("one", "0"), part("two", "0")])
+    assert store.finished() == [part("one", "1")]
 
 
-def test_snapshots_come_oldest_first(store: Store):
-    store.publish(snapshot("p1", "2026-02"))
-    store.publish(snapshot("p2", "2026-01"))
-    assert [s.plan_id for s in store.snapshots()] == ["p2", "p1"]
-    assert store.snapshot("p1") == snapshot("p1", "2026-02")
-    assert store.snapshot("p3") is None
+def test_plans_come_oldest_first(store: Store):
+    store.write_plan(plan("p1", "2026-02"))
+    store.write_plan(plan("p2", "2026-01"))
+    assert [s.plan_id for s in store.plans()] == ["p2", "p1"]
+    assert store.plan("p1") == plan("p1", "2026-02")
+    assert store.plan("p3") is None
 
 
 def test_a_record_that_cannot_be_read_is_named_and_passed_over(store: Store, caplog: pytest.LogCaptureFixture):
-    store.commit(marker("whole"))
-    store.publish(snapshot("whole", "2026"))
+    store.finish(part("run", "0"))
+    store.write_plan(plan("whole", "2026"))
     for damaged in (b"", b'{"plan_id": "p', b"PAR1"):
-        store.write_bytes("vis/v1/_commits/p/damaged.json", damaged)
-        store.write_bytes("vis/v1/_snapshots/damaged.json", damaged)
-        assert store.markers("p") == {"s": marker("whole")}
-        assert store.marker("p", "damaged") is None
-        assert [found.plan_id for found in store.snapshots()] == ["whole"]
+        store.write_bytes(part_key("run", "damaged"), damaged)
+        store.write_bytes("vis/v1/_plans/damaged/plan.json", damaged)
+        assert store.finished() == [part("run", "0")]
+        assert store.part("run", "damaged") is None
+        assert [found.plan_id for found in store.plans()] == ["whole"]
     named = [record.getMessage() for record in caplog.records if record.name == "jobs.store"]
-    assert all(f"{store.uri('vis/v1/_')}" in text and "cannot be read and is passed over" in text for text in named)
-    assert {text.split("/")[-2] for text in (text.split(" cannot ")[0] for text in named)} >= {"_snapshots", "p"}
+    assert all("vis/v1/_" in text and "cannot be read and is passed over" in text for text in named)
+    assert {text.split("/_")[-1].split("/")[0] for text in named} == {"parts", "plans"}
 
 
 def test_a_server_that_refuses_is_no_damage_of_what_it_keeps(store: Store):

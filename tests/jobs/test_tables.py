@@ -1,4 +1,3 @@
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from pycocotools import mask as coco
 
 from jobs import tables
 from jobs.settings import Settings
-from jobs.store import FileRef, Snapshot, Store, snapshot_key
+from jobs.store import FileRef, Store
+from tests import published
 from vis_models import masks
 from vis_models.config import BadConfig
 
@@ -58,28 +58,11 @@ def publish(
     videos: Sequence[tuple[str, str]] = (),
     **more: Any,
 ) -> FileRef:
-    """A snapshot with one file per table; `videos`: (uri, content id) of each, seen in one mask more."""
+    """A plan with one file per table; `videos`: (uri, content id) of each, seen in one mask more."""
     seen = [video_row(uri, content_id, plan_id) for uri, content_id in videos]
     rows = rows + [mask_row(video["video_id"], 1, 0, plan_id) for video in seen]
-    refs: dict[str, FileRef] = {}
-    for name in tables.SCHEMAS:
-        key = f"vis/v1/_work/{plan_id}/s/1/{name}.parquet"
-        with tables.create(store, key, name, {"plan_id": plan_id}, refs) as writer:
-            writer.write(tables.from_rows(name, {"masks": rows, "videos": seen}.get(name, [])))
-    store.publish(
-        Snapshot(
-            plan_id=plan_id,
-            archive=archive,
-            model_sha256="m",
-            created_at=created_at,
-            lineage={"class_map_json": '{"3": "dog"}'},
-            tables={name: (ref,) for name, ref in refs.items()},
-            counts={},
-            seconds={},
-            **more,
-        )
-    )
-    return refs["masks"]
+    content = {"masks": rows, "videos": seen}
+    return published.publish(store, plan_id, content, archive=archive, created_at=created_at, **more)["masks"]
 
 
 def test_masks_come_back_sorted_and_as_the_same_pixels(store: Store):
@@ -165,25 +148,6 @@ def test_where_only_evaluations_are_it_says_how_to_see_them(tmp_path: Path):
         tables.open(store)
 
 
-@pytest.mark.parametrize(
-    ("command", "labels", "purpose"),
-    [
-        ("vis evaluate val.json", None, "evaluation"),
-        ("prefect deployment run evaluate-youtube-vis/evaluate-youtube-vis --param data=x", None, "evaluation"),
-        ("vis evaluate --oracle image", "val.json", "evaluation"),
-        ("vis segment evaluate", None, "archive"),
-        ("", None, "archive"),
-    ],
-)
-def test_a_snapshot_of_the_days_before_purposes_says_it_by_its_command(store: Store, command, labels, purpose):
-    publish(store, "p", [mask_row("a", 1, 0)])
-    old = json.loads(store.read_bytes(snapshot_key("p")))
-    del old["purpose"]
-    old["labels"], old["lineage"]["command"] = labels, command
-    store.write_json(snapshot_key("p"), old)
-    assert [snapshot.purpose for snapshot in store.snapshots()] == [purpose]
-
-
 def test_a_store_without_tables_says_what_to_do(store: Store):
     with pytest.raises(BadConfig, match="run `vis segment` or `vis evaluate` first"):
         tables.open(store)
@@ -213,14 +177,14 @@ def test_a_row_group_is_capped_by_bytes(tmp_path: Path):
     refs: dict[str, FileRef] = {}
     with tables.create(store, "vis/v1/big", "masks", {}, refs) as writer:
         for frame in range(3):
-            row = mask_row("a", 1, frame) | {"rle": bytes(tables.ROW_GROUP_BYTES)}
+            row = published.filled(mask_row("a", 1, frame), "p", "a") | {"rle": bytes(tables.ROW_GROUP_BYTES)}
             writer.write(tables.from_rows("masks", [row]))
     assert pq.ParquetFile(store.path("vis/v1/big")).num_row_groups == 3
 
 
 def test_a_row_that_lacks_a_value_is_refused(tmp_path: Path):
     store = Store.open(Settings(store=str(tmp_path)))
-    row = mask_row("a", 1, 0) | {"score": None}
+    row = published.filled(mask_row("a", 1, 0), "p", "a") | {"score": None}
     with (
         pytest.raises(ValueError, match="score"),
         tables.create(store, "vis/v1/bad", "masks", {}, {}) as writer,

@@ -1,0 +1,380 @@
+"""Published tables: Delta tables side by side under one root, of which any engine reads what counts and nothing else.
+
+    tables/videos, tracks, masks, errors     one row per video, track, mask, error
+    tables/batches                           one row per commit: what it added, for which run, at what cost
+
+Workers write files under names of their own, into the folders of the tables; no reader sees them until a commit names
+them. A commit is a batch: its files of all four tables, and the units of work whose rows they replace. The row of the
+batch comes first and is the decision: batches are numbered, two writers cannot take one number, and a batch is never
+made of units that an earlier one published. Then the batch is added to masks, tracks, errors and, last, to videos,
+each with its number as Delta's application transaction. Whoever finds a batch that did not reach all tables, because
+its writer was killed, brings it there before anything else. So every unit has its rows once, or not at all.
+
+Delta asks the store to put an object only where there is none. On a store that does not keep this promise a commit may
+vanish under another of the same number: what was put is read back, and put again until it stands.
+"""
+
+import json
+import os
+import random
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+
+from jobs import tables
+from jobs.filesystems import delta_options
+from jobs.store import FileRef, Part, Store, now
+from vis_models.config import BadConfig, Config
+
+ROOT = "tables"
+APP = "vislake"
+"""Under this name each table says which batch it holds."""
+ORDER = ("masks", "tracks", "errors", "videos")
+"""In which a batch reaches the tables: a video is seen when all of it is there."""
+BATCHES = pa.schema([
+    ("number", pa.int64()), ("run_id", pa.string()), ("plan_id", pa.string()), ("archive", pa.string()),
+    ("model", pa.string()), ("created_at", pa.string()), ("what", pa.string()), ("units", pa.int64()),
+    ("done", pa.int64()), ("partial", pa.int64()), ("failed", pa.int64()), ("frames", pa.int64()),
+    ("tracks", pa.int64()), ("masks", pa.int64()), ("errors", pa.int64()), ("duration_s", pa.float64()),
+    ("decode_s", pa.float64()), ("encode_s", pa.float64()), ("step_s", pa.float64()), ("rle_s", pa.float64()),
+    ("write_s", pa.float64()), ("wall_s", pa.float64()), ("content", pa.string()),
+])  # fmt: skip
+CONFIGURATION = {"delta.checkpointInterval": "64", "delta.deletedFileRetentionDuration": "interval 7 days"}
+TRIES = 200
+WAIT_S = 1.0
+"""Before a commit is read back from a store that may let another take its place."""
+
+
+class Batch(Config):
+    """What one commit adds and removes."""
+
+    number: int
+    files: dict[str, tuple[FileRef, ...]]
+    replaces: tuple[str, ...] = ()
+    """Units whose rows go."""
+
+
+class Lake:
+    """The tables under one root of a store."""
+
+    def __init__(self, store: Store, root: str = ROOT) -> None:
+        self.store, self.root = store, root
+        self._handles: dict[str, DeltaTable] = {}
+        self._seen: dict[str, frozenset[str]] = {}
+        """File of the table videos -> its units; files never change."""
+
+    # What is published
+
+    @property
+    def exists(self) -> bool:
+        return self.store.exists(f"{self.root}/batches/_delta_log")
+
+    def files(self) -> dict[str, list[str]]:
+        """Keys of the files of each table that belong together: those of all batches whose videos are seen."""
+        if not self.exists:
+            return {name: [] for name in ORDER}
+        opened = {"videos": self._open("videos")}
+        number = _number(opened["videos"])
+        for name in ORDER[:-1]:
+            opened[name] = self._open(name)
+            while _number(opened[name]) > number:  # of a batch that came in between
+                opened[name].load_as_version(opened[name].version() - 1)
+                self._handles.pop(name, None)
+        return {name: [f"{self.root}/{name}/{path}" for path in _paths(opened[name])] for name in ORDER}
+
+    def known(self, units: Iterable[str]) -> set[str]:
+        """Those of the units that are published."""
+        keys = {f"{self.root}/videos/{path}" for path in _paths(self._open("videos"))}
+        self._seen = {key: found for key, found in self._seen.items() if key in keys}
+        for key in sorted(keys - self._seen.keys()):
+            self._seen[key] = frozenset(self._column(key, "unit"))
+        wanted = set(units)
+        return {unit for found in self._seen.values() for unit in wanted & found}
+
+    def batches(self) -> pa.Table:
+        """One row per commit, as in BATCHES, oldest first."""
+        if not self.exists:
+            return BATCHES.empty_table()
+        keys = [f"{self.root}/batches/{path}" for path in _paths(self._open("batches"))]
+        found = pa.concat_tables([BATCHES.empty_table(), *(self.store.read_table(key).cast(BATCHES) for key in keys)])
+        return found.sort_by("number")
+
+    def seconds(self, plan_id: str) -> dict[str, float]:
+        """What it took to make the rows of a plan: busy seconds of each stage."""
+        import pyarrow.compute as pc
+
+        rows = self.batches()
+        rows = rows.filter(pc.equal(rows["plan_id"], plan_id))
+        return {stage: float(pc.sum(rows[f"{stage}_s"]).as_py() or 0) for stage in STAGES}
+
+    # Committing
+
+    def commit(self, parts: Sequence[Part], what: str = "segment") -> None:
+        """Publish what attempts of one run wrote: each of their units once, all of it or nothing.
+
+        Units that are published already keep their rows, unless a part says that it replaces them.
+        """
+        self._create()
+        for _ in _tries():
+            self.settle()
+            log = self._open("batches")
+            fresh = self._fresh(parts)
+            if not fresh:
+                return
+            replaces = tuple(sorted({unit for part in fresh for unit in part.replaces}))
+            files = {name: tuple(part.files[name] for part in fresh if name in part.files) for name in ORDER}
+            batch = Batch(number=_number(log) + 1, files=files, replaces=replaces)
+            ref = self._write_row(batch, fresh, what)
+            if self._put("batches", log, [self._add("batches", ref)], [], batch.number):
+                self.settle()
+                return
+            with suppress(OSError):
+                self.store.fs.rm(self.store.path(ref.key))
+        raise BadConfig(f"{self.store.uri(self.root)}: others commit all the time; try again when fewer runs go on")
+
+    def remove(self, units: Sequence[str], run_id: str, what: str) -> None:
+        """Take all rows of these units out of the tables."""
+        self.commit([Part.removing(self.root, units, run_id)], what)
+
+    def settle(self) -> None:
+        """Bring the newest batch to all tables, if its writer did not come to that."""
+        log = self._open("batches")
+        if not (number := _number(log)):
+            return
+        behind = [name for name in ORDER if _number(self._open(name)) < number]
+        if behind:
+            (path,) = [path for path in _paths(log) if path.startswith(f"{number:010d}-")]
+            row = self.store.read_table(f"{self.root}/batches/{path}").to_pylist()[0]
+            batch = Batch.model_validate_json(row["content"])
+            for name in behind:
+                self._apply(name, batch)
+
+    def _apply(self, name: str, batch: Batch) -> None:
+        for _ in _tries():
+            table = self._open(name)
+            if _number(table) >= batch.number:
+                return
+            adds = [self._add(name, ref) for ref in batch.files[name]]
+            removes: list[RemoveAction] = []
+            if batch.replaces:
+                rewritten, removes = self._without(name, table, set(batch.replaces))
+                adds += rewritten
+            if self._put(name, table, adds, removes, batch.number):
+                return
+        raise BadConfig(f"{self.store.uri(self.root)}/{name}: others commit all the time; try again later")
+
+    def _fresh(self, parts: Sequence[Part]) -> list[Part]:
+        """The parts without what is published already."""
+        known = self.known(unit for part in parts for unit in part.units)
+        by_run = self._runs(known & {unit for part in parts if part.replaces for unit in part.units})
+        fresh, taken = [], set[str]()
+        for part in parts:
+            new = set(part.units) - taken
+            if part.replaces:  # of this run already: the writer was killed before it knew
+                new = {unit for unit in new if by_run.get(unit) != part.run_id}
+                if part.units and not new:
+                    continue
+                if not part.units and not self.known(part.replaces):
+                    continue
+            else:
+                new -= known
+            taken |= new
+            if new == set(part.units):
+                fresh.append(part)
+            elif new:
+                fresh.append(self._cut(part, new))
+        return fresh
+
+    def _runs(self, units: set[str]) -> dict[str, str]:
+        """The run that each of these published units is from."""
+        if not units:
+            return {}
+        import pyarrow.compute as pc
+
+        keys = [f"{self.root}/videos/{path}" for path in _paths(self._open("videos"))]
+        rows = tables.dataset(self.store, tables.VIDEOS, keys).to_table(
+            columns=["unit", "run_id"], filter=pc.field("unit").isin(sorted(units)), use_threads=False
+        )
+        return dict(zip(rows["unit"].to_pylist(), rows["run_id"].to_pylist(), strict=True))
+
+    def _cut(self, part: Part, units: set[str]) -> Part:
+        """The part with these of its units alone, in files of its own: another run published the others."""
+        files = {}
+        for name, ref in part.files.items():
+            if kept := self._rewrite(name, ref.key, units, keep=True):
+                files[name] = kept
+        return part.model_copy(update={"units": tuple(sorted(units)), "files": files})
+
+    def _without(self, name: str, table: DeltaTable, units: set[str]) -> tuple[list[AddAction], list[RemoveAction]]:
+        """Replacements for the files that hold rows of these units, and those files."""
+        adds, removes = [], []
+        for path in _paths(table):
+            key = f"{self.root}/{name}/{path}"
+            if units.isdisjoint(self._column(key, "unit")):
+                continue
+            removes.append(RemoveAction(path, True, _now_ms()))
+            if rest := self._rewrite(name, key, units, keep=False):
+                adds.append(self._add(name, rest))
+        return adds, removes
+
+    def _rewrite(self, name: str, key: str, units: set[str], keep: bool) -> FileRef | None:
+        """A file with only (`keep`), or without, the rows of these units; None: no row is left."""
+        import pyarrow.compute as pc
+
+        wanted = pa.array(sorted(units))
+        with self.store.arrow.open_input_file(self.store.path(key)) as file:
+            parquet = pq.ParquetFile(file)
+            footer = {key.decode(): value.decode() for key, value in (parquet.metadata.metadata or {}).items()}
+            refs: dict[str, FileRef] = {}
+            rows = 0
+            with tables.create(self.store, self.new_key(name), name, footer, refs) as writer:
+                for batch in parquet.iter_batches(batch_size=8192, use_threads=False):
+                    chosen = pc.is_in(batch["unit"], value_set=wanted)
+                    left = pa.Table.from_batches([batch.filter(chosen if keep else pc.invert(chosen))])
+                    rows += left.num_rows
+                    if left.num_rows:
+                        writer.write(tables.conform(left, name))
+        if rows:
+            return refs[name]
+        self.store.fs.rm(self.store.path(refs[name].key))
+        return None
+
+    # Delta
+
+    def new_key(self, name: str) -> str:
+        """Of a file that nobody else writes."""
+        return f"{self.root}/{name}/part-{uuid.uuid4().hex}.parquet"
+
+    @cached_property
+    def _options(self) -> dict[str, str]:
+        return {} if self.store.is_local else delta_options(self.store.settings)
+
+    def _open(self, name: str) -> DeltaTable:
+        """The table as it is now."""
+        with self.store.guard(self.store.uri(f"{self.root}/{name}")):
+            if name in self._handles:
+                self._handles[name].update_incremental()
+            else:
+                uri = self.store.uri(f"{self.root}/{name}")
+                self._handles[name] = DeltaTable(uri, storage_options=self._options)
+            return self._handles[name]
+
+    def _create(self) -> None:
+        if self._handles or self.exists:
+            return
+        schemas = {**tables.SCHEMAS, "batches": BATCHES}
+        for name in (*ORDER, "batches"):  # whose last says that all are there
+            uri = self.store.uri(f"{self.root}/{name}")
+            try:
+                DeltaTable(uri, storage_options=self._options, without_files=True)
+            except TableNotFoundError:
+                if self.store.is_local:
+                    os.makedirs(uri, exist_ok=True)
+                with suppress(CommitFailedError, DeltaError):  # another writer was first
+                    DeltaTable.create(
+                        uri,
+                        schemas[name],
+                        name=name,
+                        description=DESCRIPTIONS[name],
+                        configuration=CONFIGURATION,
+                        storage_options=self._options,
+                    )
+
+    def _add(self, name: str, ref: FileRef) -> AddAction:
+        path = ref.key.removeprefix(f"{self.root}/{name}/")
+        return AddAction(path, ref.size_bytes, {}, _now_ms(), True, ref.stats or json.dumps({"numRecords": ref.rows}))
+
+    def _put(
+        self,
+        name: str,
+        table: DeltaTable,
+        adds: Sequence[AddAction],
+        removes: Sequence[RemoveAction],
+        number: int | None,
+    ) -> bool:
+        """Commit on top of the version that was opened; False: another commit took its place."""
+        version = table.version() + 1
+        properties = CommitProperties(
+            custom_metadata={"vislake": json.dumps({"batch": number})},
+            max_commit_retries=0,
+            app_transactions=[Transaction(APP, number)] if number is not None else None,
+        )
+        try:
+            table.create_write_transaction(
+                [*removes, *adds], mode="append", schema=table.schema(), commit_properties=properties
+            )
+        except CommitFailedError:
+            return False
+        if self.store.is_local:
+            return True
+        if not self.store.puts_once:
+            time.sleep(WAIT_S)
+        back = DeltaTable(self.store.uri(f"{self.root}/{name}"), version=version, storage_options=self._options)
+        there = set(_paths(back))
+        return (number is None or _number(back) == number) and all(add.path in there for add in adds)
+
+    def _write_row(self, batch: Batch, parts: Sequence[Part], what: str) -> FileRef:
+        count = {key: sum(part.counts.get(key, 0) for part in parts) for key in ("done", "partial", "failed", "frames")}
+        spent = {f"{key}_s": sum(part.seconds.get(key, 0.0) for part in parts) for key in STAGES}
+        row = {
+            "number": batch.number,
+            "run_id": parts[0].run_id,
+            "plan_id": parts[0].plan_id,
+            "archive": parts[0].archive,
+            "model": parts[0].model,
+            "created_at": now(),
+            "what": what,
+            "units": sum(len(part.units) for part in parts),
+            **count,
+            **{name: sum(ref.rows for ref in batch.files[name]) for name in ("tracks", "masks", "errors")},
+            "duration_s": sum(part.seconds.get("footage", 0.0) for part in parts),
+            **spent,
+            "content": batch.model_dump_json(),
+        }
+        key = f"{self.root}/batches/{batch.number:010d}-{uuid.uuid4().hex[:12]}.parquet"
+        with self.store.create(key) as output:
+            pq.write_table(pa.Table.from_pylist([row], schema=BATCHES), output, compression="zstd")
+        return FileRef(key=key, rows=1, size_bytes=output.size_bytes, sha256=output.sha256)
+
+    def _column(self, key: str, name: str) -> list[Any]:
+        with self.store.arrow.open_input_file(self.store.path(key)) as file:
+            return pq.ParquetFile(file).read([name], use_threads=False)[name].unique().to_pylist()
+
+
+STAGES = ("decode", "encode", "step", "rle", "write", "wall")
+DESCRIPTIONS = {
+    "videos": "one row per video that was segmented; a video is published when its row is here",
+    "tracks": "one row per object of a video, from its first frame to its last",
+    "masks": "one row per object and frame; rle: COCO compressed counts, column-major",
+    "errors": "one row per video that was not read, or not to its end",
+    "batches": "one row per commit: what it added, for which run, at what cost",
+}
+
+
+def _number(table: DeltaTable) -> int:
+    """Of the newest batch that the table holds."""
+    return table.transaction_version(APP) or 0
+
+
+def _paths(table: DeltaTable) -> list[str]:
+    return sorted(pa.table(table.get_add_actions())["path"].to_pylist())
+
+
+def _now_ms() -> int:
+    return round(time.time() * 1000)
+
+
+def _tries() -> Iterator[int]:
+    """A while between tries, longer and longer, so that writers do not meet again."""
+    for attempt in range(TRIES):
+        yield attempt
+        time.sleep(random.uniform(0, min(2.0, 0.01 * 2 ** min(attempt, 8))))

@@ -1,0 +1,142 @@
+"""Commits: each unit once, whatever happens in between."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from jobs import tables
+from jobs.lake import ORDER, Lake
+from jobs.store import FileRef, Part, Store, now
+from tests import published
+from tests.jobs.test_tables import mask_row, video_row
+
+pytestmark = pytest.mark.unit
+
+
+def part(store: Store, run_id: str, videos: dict[str, int], replaces: tuple[str, ...] = ()) -> Part:
+    """What a shard wrote: videos, each with so many masks; the unit of a video is its name."""
+    lake = Lake(store)
+    refs: dict[str, FileRef] = {}
+    rows: dict[str, list[dict[str, Any]]] = {"videos": [], "masks": []}
+    for video, masks in videos.items():
+        own = {"plan_id": "p", "unit": video, "run_id": run_id}
+        rows["videos"].append(video_row(f"/films/{video}", video, "p") | own)
+        rows["masks"] += [mask_row(video, 1, frame) | own for frame in range(masks)]
+    for name, content in rows.items():
+        filled = [published.filled(row, "p", "films") for row in content]
+        own = [{key: row[key] for key in row if key in tables.SCHEMAS[name].names} for row in filled]
+        with tables.create(store, lake.new_key(name), name, {}, refs) as writer:
+            writer.write(tables.from_rows(name, own))
+    return Part(
+        run_id=run_id,
+        plan_id="p",
+        lake=lake.root,
+        archive="films",
+        model="m",
+        shard="0",
+        attempt="1",
+        units=tuple(videos),
+        replaces=replaces,
+        files=refs,
+        counts={"done": len(videos)},
+        seconds={},
+        created_at=now(),
+    )
+
+
+def seen(store: Store) -> dict[str, int]:
+    """Video -> its masks, as any engine counts them that reads the files of the tables."""
+    keys = Lake(store).files()
+    rows = {name: tables.dataset(store, tables.SCHEMAS[name], keys[name]).to_table().to_pylist() for name in keys}
+    videos = [row["video_id"] for row in rows["videos"]]
+    assert len(videos) == len(set(videos)), "twice"
+    masks = [row["video_id"] for row in rows["masks"]]
+    assert set(masks) <= set(videos)
+    return {video: masks.count(video) for video in videos}
+
+
+def test_a_unit_is_published_once_however_often_it_is_committed(store: Store):
+    lake = Lake(store)
+    first = part(store, "r1", {"a": 2, "b": 3})
+    lake.commit([first])
+    lake.commit([first])
+    assert seen(store) == {"a": 2, "b": 3}
+    Lake(store).commit([part(store, "r2", {"b": 9, "c": 1})])
+    assert seen(store) == {"a": 2, "b": 3, "c": 1}, "what is published stays, what is new comes"
+    assert lake.batches()["number"].to_pylist() == [1, 2]
+    assert lake.known(["a", "c", "z"]) == {"a", "c"}
+
+
+def test_new_rows_take_the_place_of_old_ones_in_one_commit(store: Store):
+    lake = Lake(store)
+    lake.commit([part(store, "r1", {"a": 2, "b": 3})])
+    again = part(store, "r2", {"b": 5, "c": 1}, replaces=("b",))
+    lake.commit([again])
+    assert seen(store) == {"a": 2, "b": 5, "c": 1}
+    lake.commit([again])
+    assert seen(store) == {"a": 2, "b": 5, "c": 1}, "also where the same is said twice"
+    lake.remove(["a", "c"], "r3", "delete")
+    assert seen(store) == {"b": 5}
+
+
+@pytest.mark.parametrize("dies_at", range(5))
+def test_a_writer_that_dies_between_two_tables_leaves_a_batch_that_the_next_one_ends(store: Store, dies_at: int):
+    Lake(store).commit([part(store, "r0", {"z": 1})])
+    dying = Lake(store)
+    calls = 0
+    put = dying._put
+
+    def dies(*given: Any) -> bool:
+        nonlocal calls
+        calls += 1
+        if calls > dies_at:
+            raise KeyboardInterrupt
+        return put(*given)
+
+    dying._put = dies  # type: ignore[method-assign]
+    lost = part(store, "r1", {"a": 2}, replaces=("z",))
+    with pytest.raises(KeyboardInterrupt):
+        dying.commit([lost])
+    assert seen(store) in ({"z": 1}, {"a": 2}), "all of it or nothing, whoever reads now"
+    Lake(store).commit([part(store, "r2", {"b": 1})])
+    Lake(store).commit([lost])
+    assert seen(store) == {"a": 2, "b": 1}
+
+
+def test_writers_at_once_publish_every_unit_once(store: Store):
+    parts = [[part(store, f"r{n}", {f"own{n}": 1, "shared": 2 + n})] for n in range(4)]
+    barrier = threading.Barrier(4)
+
+    def commit(mine: list[Part]) -> None:
+        barrier.wait()
+        Lake(store).commit(mine)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(commit, parts))
+    found = seen(store)
+    assert set(found) == {"shared", *(f"own{n}" for n in range(4))}
+    assert found["shared"] in (2, 3, 4, 5)
+
+
+def test_other_engines_read_the_rows_that_are_published_and_no_others(store: Store):
+    from deltalake import DeltaTable
+
+    lake = Lake(store)
+    lake.commit([part(store, "r1", {"a": 2, "b": 3})])
+    part(store, "r2", {"never": 7})  # files that no commit names
+    lake.commit([part(store, "r3", {"b": 1}, replaces=("b",))])
+    for name in ORDER:
+        table = DeltaTable(store.uri(f"tables/{name}"), storage_options=lake._options)
+        rows = pa.table(table.get_add_actions())["num_records"].to_pylist()
+        opened = tables.dataset(store, tables.SCHEMAS[name], lake.files()[name])
+        assert sum(rows) == opened.count_rows()
+        if store.is_local and name == "masks":
+            uris = table.file_uris()
+            found = duckdb.sql(f"SELECT video_id, count(*) FROM read_parquet({uris}) GROUP BY 1 ORDER BY 1").fetchall()
+            assert found == [("a", 2), ("b", 1)]
+        comments = {field.name: field.metadata.get("comment") for field in table.schema().fields}
+        assert all(comments.values()), "every column says what it means"

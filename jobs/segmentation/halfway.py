@@ -17,11 +17,10 @@ from dataclasses import asdict, dataclass, fields
 import pyarrow as pa
 import torch
 
+from jobs.segmentation.plans import HALFWAY
 from jobs.segmentation.records import SPILLED, Tally, VideoRecord
-from jobs.store import LAYOUT, Store
+from jobs.store import Store
 from vis_models.types import Rows, VideoInfo
-
-FOLDER = f"{LAYOUT}/_halfway"
 
 
 @dataclass(frozen=True)
@@ -116,11 +115,11 @@ class Halfway:
         return self._key(unit, name)
 
     def _key(self, unit: str, name: str) -> str:
-        return f"{FOLDER}/{unit}/{self._attempt}/{name}"
+        return f"{HALFWAY}/{unit}/{self._attempt}/{name}"
 
     def _of_earlier_attempts(self, units: Sequence[str]) -> dict[str, Note]:
         found: dict[str, Note] = {}
-        keys = [key for unit in units for key in self._store.list(f"{FOLDER}/{unit}") if key.endswith(".json")]
+        keys = [key for unit in units for key in self._store.list(f"{HALFWAY}/{unit}") if key.endswith(".json")]
         for _, note in self._store.readable(keys, self._store.read_json):
             video_id = note.pop("video_id")
             if video_id not in found or found[video_id].frames < note["frames"]:
@@ -128,14 +127,9 @@ class Halfway:
         return found
 
 
-def noted(store: Store) -> set[str]:
-    """The units of which there are notes."""
-    return {key.removeprefix(f"{FOLDER}/").split("/")[0] for key in store.list(FOLDER)}
-
-
 def forget(store: Store, units: Iterable[str]) -> None:
     """Remove the notes of films that are over, as far as they are there and may be removed: nobody needs them."""
     for unit in units:
-        for key in store.list(f"{FOLDER}/{unit}"):
+        for key in store.list(f"{HALFWAY}/{unit}"):
             with suppress(OSError):
                 store.fs.rm(store.path(key))

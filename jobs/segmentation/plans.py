@@ -19,13 +19,14 @@ import pyarrow.parquet as pq
 from jobs import tables
 from jobs.archives.archive import VideoSource
 from jobs.settings import Settings
-from jobs.store import Store, plan_key, work_key
+from jobs.store import LAYOUT, Store, plan_key, work_key
 from jobs.workers import Workers
 from vis_models.cards import ModelCard
 
 Load = Callable[[Path, str, bool], tuple[Any, ModelCard]]
 """(model folder, device, slot_recycling) -> the model and its card."""
 ROWS_AT_ONCE = 4096
+HALFWAY = f"{LAYOUT}/_halfway"
 STAGES = ("decode", "encode", "step", "rle", "write")
 
 
@@ -127,6 +128,11 @@ def _read(store: Store, key: str, wanted: tuple[str, str, Any]) -> list[Unit]:
         Unit(row["unit"], VideoSource.model_validate({key: row[key] for key in row if key not in OWN}), row["replaces"])
         for row in rows
     ]
+
+
+def noted(store: Store) -> set[str]:
+    """The units of which it is written down how far they were played, see halfway.py."""
+    return {key.removeprefix(f"{HALFWAY}/").split("/")[0] for key in store.list(HALFWAY)}
 
 
 # Which unit a video is

@@ -17,9 +17,8 @@ from pydantic import Field, PositiveInt
 from jobs import models, tables
 from jobs.archives.archive import DATA_SETS, VideoSource, read_archive
 from jobs.results_files import read_json
-from jobs.segmentation import halfway
 from jobs.segmentation.child import alone, may_be_alone
-from jobs.segmentation.plans import STAGES, Load, ShardJob, Unit, settings_id, write_shards
+from jobs.segmentation.plans import STAGES, Load, ShardJob, Unit, noted, settings_id, write_shards
 from jobs.segmentation.work import STATUSES, Only, Publisher, Work, find_work
 from jobs.settings import Settings
 from jobs.store import Part, Plan, Purpose, Store, code_version, now
@@ -184,10 +183,9 @@ def segment(
         return _summary(store, work.stand(), work, time.perf_counter() - started)
     run_id = run_id or f"segment-{now()[:19]}-{uuid.uuid4().hex[:6]}".replace(":", "")
     lineage = work.lineage | {"run_id": run_id, "created_at": now()}
-    work.stand(lineage)
+    publisher = Publisher(work, work.stand(lineage))
     shards = split(work.todo)
     write_shards(store, run_id, shards)
-    publisher = Publisher(work)
     how_far = _HowFar(shards, progress)
     with how_far.stopped(), _pool(settings, how_far.say) as pool:
         shard_job = ShardJob(
@@ -201,7 +199,7 @@ def segment(
             lake=work.lake.root,
             archive=work.name,
             slot_recycling=job.recycles,
-            halfway=frozenset(halfway.noted(store)),
+            halfway=frozenset(noted(store)),
             **job.model_dump(include={"min_score", "videos_at_once", "frames_per_batch", "labels"}),
         )
         with publisher.left_whole():
@@ -343,15 +341,17 @@ def split(units: Sequence[Unit]) -> dict[str, list[Unit]]:
     """
     units = sorted(units, key=lambda unit: unit.source.video_id)
     costs = [footage(unit.source) + VIDEO_FRAMES for unit in units]
-    size = min(max(sum(costs) // SHARD_SHARE, SHARD_FRAMES[0]), SHARD_FRAMES[1])
+    total = sum(footage(unit.source) for unit in units)
+    size = min(max(total // SHARD_SHARE, SHARD_FRAMES[0]), SHARD_FRAMES[1])
+    share = sum(costs) / max(-(-len(units) // SHARD_VIDEOS), min(len(units), -(-total // size)))
     shards: list[list[Unit]] = []
-    room = 0
+    filled = 0
     for unit, cost in zip(units, costs, strict=True):
-        if not shards or cost > room or len(shards[-1]) == SHARD_VIDEOS:
+        if not shards or filled + cost / 2 > share or len(shards[-1]) == SHARD_VIDEOS:
             shards.append([])
-            room = size
+            filled = 0
         shards[-1].append(unit)
-        room -= cost
+        filled += cost
     weights = [sum(footage(unit.source) for unit in shard) for shard in shards]
     order = sorted(range(len(shards)), key=lambda place: (-weights[place], place))
     return {f"{place:06d}": shards[place] for place in order}

@@ -202,8 +202,10 @@ def _meant(unit: Unit, known: Known, only: Only | None) -> bool:
 class Publisher:
     """Publishes what the shards of a run wrote, many together."""
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    def __init__(self, work: Work, plan: Plan) -> None:
+        """`plan`: what stands before."""
+        self._work, self._plan = work, plan
+        self._stands = Counter(plan.counts)
         self._waiting: list[Part] = []
         self._sure: list[Part] = []
         """Published; what says that they were finished stays until the next batch is."""
@@ -234,6 +236,11 @@ class Publisher:
     def _publish(self) -> None:
         parts = [*self._sure, *self._waiting]
         publish(self._work.store, parts)
+        for part in self._waiting:
+            rows = {name: ref.rows for name, ref in part.files.items()}
+            self._stands.update({key: part.counts.get(key, 0) for key in (*STATUSES, "frames")} | rows)
+        if self._waiting:  # about, until the run has ended: rows that were replaced are counted twice
+            self._work.store.write_plan(self._plan.model_copy(update={"counts": dict(self._stands)}))
         self._work.store.forget(self._sure)
         self._sure, self._waiting = self._waiting, []
         self._last_s = time.monotonic()

@@ -8,7 +8,8 @@ import pytest
 from torch import nn
 
 from jobs.archives.archive import VideoSource, list_videos
-from jobs.segmentation.halfway import FOLDER, Halfway, forget, noted
+from jobs.segmentation.halfway import Halfway, forget
+from jobs.segmentation.plans import HALFWAY, noted
 from jobs.segmentation.records import MaskSpill, VideoRecord
 from jobs.segmentation.side_by_side import SideBySide
 from jobs.settings import Settings
@@ -97,7 +98,7 @@ def test_a_film_that_was_left_in_the_middle_ends_as_if_it_had_not_been(
     assert play(store, sources, model, "004-to-the-end") == whole
     assert model.frames < sum(FILMS.values())
     forget(store, noted(store))
-    assert store.list(FOLDER) == []
+    assert store.list(HALFWAY) == []
 
 
 def test_a_note_that_was_cut_off_is_passed_over(films: Path, tmp_path: Path):
@@ -105,7 +106,7 @@ def test_a_note_that_was_cut_off_is_passed_over(films: Path, tmp_path: Path):
     sources = list_videos(str(films), store)
     with pytest.raises(Left):
         play(store, sources, barcode.Barcode(), "001-left", LEFT_AT)
-    for key in store.list(FOLDER):
+    for key in store.list(HALFWAY):
         if key.endswith(".json"):
             store.write_bytes(key, b"{")
     model = Counted(barcode.Barcode())

@@ -117,7 +117,7 @@ def test_four_deployments_turn_films_into_tables_scores_and_a_page(lake: Lake, s
         assert done.returncode == 0, f"{name}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
     store = Store.open(lake.settings)
-    films = next(snapshot for snapshot in store.snapshots() if snapshot.archive.endswith("films"))
+    films = next(snapshot for snapshot in store.plans() if snapshot.archive.endswith("films"))
     lake_tables = tables.open(store, films.plan_id)
     videos = {row["video_id"]: row for row in lake_tables["videos"].to_table().to_pylist()}
     assert {row["status"] for name, row in videos.items() if "letter" not in name} == {"done"}

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 from PIL import Image
 
 from jobs.archives.archive import VideoSource
 from jobs.archives.frames import DecodedFrame, frames_in_time
 from jobs.evaluation.predictions import MASK_COLUMNS, mask_tracks
 from jobs.reporting.painting import PALE, Colour, colour_of, paint
-from jobs.store import Store, plan_key
+from jobs.segmentation.plans import find_sources
+from jobs.store import Store
 from vis_models import masks
 from vis_models.config import BadVideo
 from vis_models.data.dialects import VideoId
@@ -117,7 +117,7 @@ def draw_strips(
         pictures: frames in a strip.
         min_score: tracks under this video score are left out.
     """
-    sources = _sources(store, plan_id, video_ids)
+    sources = find_sources(store, plan_id, video_ids)
     for video_id in video_ids:
         this_video = pc.field("video_id") == video_id
         (video,) = opened["videos"].to_table(filter=this_video).to_pylist()
@@ -141,12 +141,6 @@ def draw_strips(
             objects=[layer.legend for layer in objects],
             trouble=trouble,
         )
-
-
-def _sources(store: Store, plan_id: str, video_ids: Sequence[str]) -> dict[str, VideoSource]:
-    path = store.path(plan_key(plan_id, "plan.parquet"))
-    rows = pq.read_table(path, filesystem=store.arrow, filters=[("video_id", "in", list(video_ids))]).to_pylist()
-    return {row["video_id"]: VideoSource.model_validate({k: row[k] for k in row if k != "shard"}) for row in rows}
 
 
 def _layer_of_track(row: Mapping[str, Any], track: MaskTrack) -> Layer:

@@ -39,7 +39,7 @@ def test_it_is_trained_on_pairs_registered_segments_an_archive_and_is_scored(vis
 
     vis("world", tmp_path / "films", "--archive", 1, "--frames", 4)
     vis("segment", tmp_path / "films", **given)
-    (plan,) = store.snapshots()
+    (plan,) = store.plans()
     assert (plan.lineage["model_name"], plan.counts["done"], plan.counts["frames"]) == ("small", 1, 4)
     vis("evaluate", **given)
     figures = vis("query", "SELECT metric, value FROM evaluations WHERE metric = 'AP' AND category IS NULL AND "

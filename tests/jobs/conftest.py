@@ -173,7 +173,15 @@ def _track_rows(
     boxes = masks.boxes_px(rles, HEIGHT, WIDTH)
     edges = ("x0_px", "y0_px", "x1_px", "y1_px")
     rows = [
-        {**key, "frame_idx": t, "score": score, "area_px": int(seen[t].sum()), "height_px": HEIGHT, "width_px": WIDTH}
+        {
+            **key,
+            "category": names[category],
+            "frame_idx": t,
+            "score": score,
+            "area_px": int(seen[t].sum()),
+            "height_px": HEIGHT,
+            "width_px": WIDTH,
+        }
         | {"rle": rle}
         | dict(zip(edges, box.tolist(), strict=True))
         for t, rle, box in zip(visible, rles, boxes, strict=True)

@@ -42,6 +42,7 @@ def publish(
             "run_id": "",
         }
         row |= {"track_id": 7, "category": "dog", "category_id": 1, "score": 0.9, "stitched": False, "rle": rle}
+        row |= {"retryable": False}
         row |= {"height": height, "width": width, "n_frames": frames, "status": "done"}
         rows["videos"].append(row)
         rows["tracks"].append(row)

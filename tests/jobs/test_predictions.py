@@ -8,7 +8,7 @@ from jobs import tables
 from jobs.evaluation import evaluations
 from jobs.evaluation.compare import CompareJob, compare_two
 from jobs.evaluation.evaluate import EvaluateJob, Evaluation, evaluate
-from jobs.evaluation.predictions import by_video, mask_tracks, results_file
+from jobs.evaluation.predictions import MASK_COLUMNS, by_video, mask_tracks, results_file
 from jobs.settings import Settings
 from vis_models.config import BadConfig
 from vis_models.data.holdout import HoldOut
@@ -113,7 +113,9 @@ def test_a_defect_is_refused_or_scored_as_the_reference_does_and_noted(labelled_
 
 
 def test_a_track_that_is_twice_in_a_frame_is_refused(labelled_lake):
-    (_, masks), *_ = by_video(tables.open(labelled_lake.store, "plan")["masks"])
+    (_, masks), *_ = by_video(
+        tables.pages(labelled_lake.store, labelled_lake.store.plan("plan"), "masks", MASK_COLUMNS)
+    )
     with pytest.raises(BadConfig, match=r"video 1: track 1 has more than one mask in frame 0 of 6"):
         mask_tracks(pa.concat_tables([masks, masks]).sort_by("track_id"), 6)
     with pytest.raises(BadConfig, match=r"video 1: track 1 has a mask in frame 5 of 5"):

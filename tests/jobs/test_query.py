@@ -303,8 +303,8 @@ def test_a_store_whose_name_could_be_a_pattern_is_read_as_it_is(tmp_path: Path):
 
 
 def test_what_an_archive_holds_and_is_not_read_is_a_view(labelled_lake):
-    (snapshot,) = labelled_lake.store.snapshots()
+    (snapshot,) = labelled_lake.store.plans()
     rows = ({"why": "no kind of film or frame", "kind": "heic", "files": 3, "first": "a/1.heic"},)
-    labelled_lake.store.publish(snapshot.model_copy(update={"passed_over": rows}))
+    labelled_lake.store.write_plan(snapshot.model_copy(update={"passed_over": rows}))
     answer = run("SELECT archive, why, kind, files, first FROM passed_over", labelled_lake.store).to_pylist()
     assert answer == [{"archive": snapshot.archive} | rows[0]]

@@ -220,6 +220,6 @@ def test_the_page_is_about_what_is_newest_a_score_or_an_archive(labelled_lake):
     assert (written.plan_id, written.evaluation_id) == (None, of_results.evaluation_id)
     written = write_report(ReportJob(plan="plan", videos=0), labelled_lake.settings)
     assert (written.plan_id, written.evaluation_id) == ("plan", of_plan.evaluation_id)
-    snapshot = store.snapshot("plan")
-    store.publish(snapshot.model_copy(update={"created_at": now()}))
+    snapshot = store.plan("plan")
+    store.write_plan(snapshot.model_copy(update={"created_at": now()}))
     assert write_report(ReportJob(videos=0), labelled_lake.settings).plan_id == "plan"

@@ -1,7 +1,7 @@
 -- Which classes are in the same frame, and how often?
 WITH present AS (
     SELECT plan_id, video_id, frame_idx, category, count(*) AS objects
-    FROM masks JOIN tracks USING (plan_id, video_id, track_id)
+    FROM masks
     GROUP BY plan_id, video_id, frame_idx, category
 )
 SELECT a.category, b.category AS with_category, count(*) AS frames, count(DISTINCT a.video_id) AS videos

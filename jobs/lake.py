@@ -19,7 +19,7 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -50,6 +50,8 @@ BATCHES = pa.schema([
 ])  # fmt: skip
 CONFIGURATION = {"delta.checkpointInterval": "64", "delta.deletedFileRetentionDuration": "interval 7 days"}
 TRIES = 200
+TARGET_BYTES = 256 * 2**20
+"""Of a file, after small ones were merged."""
 WAIT_S = 1.0
 """Before a commit is read back from a store that may let another take its place."""
 
@@ -248,6 +250,96 @@ class Lake:
         self.store.fs.rm(self.store.path(refs[name].key))
         return None
 
+    # Upkeep
+
+    def compact(self, least: int = 2, dry_run: bool = False) -> dict[str, tuple[int, int]]:
+        """Table -> (small files, larger ones that take their place), where a table has at least so many small ones.
+
+        Rows stay as they are, sorted over all files that are merged. Where somebody else commits meanwhile, nothing
+        is changed, and the next one will do it.
+        """
+        done = {}
+        for name in (*ORDER, "batches") if self.exists else ():
+            table = self._open(name)
+            rows = pa.table(table.get_add_actions()).select(["path", "size_bytes"]).to_pylist()
+            small = sorted(row["path"] for row in rows if row["size_bytes"] < TARGET_BYTES // 2)
+            small = small[:-1] if name == "batches" else small  # the newest one may be still on its way
+            if len(small) < least:
+                continue
+            sizes = {row["path"]: row["size_bytes"] for row in rows}
+            if dry_run:
+                done[name] = (len(small), max(1, sum(sizes[path] for path in small) // TARGET_BYTES))
+                continue
+            merged = [ref for group in _groups(small, sizes) for ref in self._merge(name, group)]
+            removes = [RemoveAction(path, False, _now_ms()) for path in small]
+            if self._put(name, table, [self._add(name, ref, False) for ref in merged], removes, None):
+                done[name] = (len(small), len(merged))
+            else:
+                self.store.fs.rm([self.store.path(ref.key) for ref in merged])
+        return done
+
+    def _merge(self, name: str, paths: Sequence[str]) -> list[FileRef]:
+        keys = [f"{self.root}/{name}/{path}" for path in paths]
+        if name == "batches":
+            rows = pa.concat_tables(self.store.read_table(key).cast(BATCHES) for key in keys).sort_by("number")
+            key = f"{self.root}/batches/{rows['number'][-1].as_py():010d}-{uuid.uuid4().hex[:12]}.parquet"
+            return [self._write(key, rows)]
+        import duckdb  # sorts what does not fit into memory
+
+        refs: dict[str, FileRef] = {}
+        with (
+            duckdb.connect(config={"preserve_insertion_order": "false"}) as connection,
+            tables.create(self.store, self.new_key(name), name, {}, refs) as writer,
+        ):
+            connection.register("parts", tables.dataset(self.store, tables.SCHEMAS[name], keys))
+            order = ", ".join(tables.SORTED_BY[name])
+            for batch in connection.sql(f"FROM parts ORDER BY {order}").to_arrow_reader(8192):
+                writer.write(tables.conform(pa.Table.from_batches([batch]), name))
+        return [refs[name]]
+
+    def vacuum(self, hours: float, dry_run: bool = True) -> list[str]:
+        """Files that no version of the last hours needs, those that no commit ever named among them; removes them.
+
+        What a run has written and not yet published is younger than its run: never use less time than runs take.
+        """
+        gone = []
+        for name in (*ORDER, "batches") if self.exists else ():
+            table = self._open(name)
+            paths = table.vacuum(
+                retention_hours=int(hours), enforce_retention_duration=False, dry_run=dry_run, full=True
+            )
+            gone += [f"{self.root}/{name}/{path}" for path in paths]
+        self._handles.clear()
+        return gone
+
+    def verify(self) -> list[str]:
+        """What is wrong with the tables, a sentence each; none: every promise is kept."""
+        wrong = []
+        keys = self.files()
+        newest = _number(self._open("batches"))
+        for name in ORDER:
+            if _number(self._open(name)) < newest:
+                wrong.append(f"{name} has not got batch {newest} yet: the next run or `vis tables compact` brings it")
+            for row in pa.table(self._open(name).get_add_actions()).to_pylist():
+                path = self.store.path(f"{self.root}/{name}/{row['path']}")
+                size = self.store.fs.size(path) if self.store.fs.exists(path) else None
+                if size != row["size_bytes"]:
+                    found = "is not there" if size is None else f"has {size} bytes"
+                    wrong.append(f"{name}/{row['path']} {found}, the log says {row['size_bytes']}: bring it back")
+        if wrong:
+            return wrong
+        units: dict[str, list[str]] = {
+            name: [unit for key in keys[name] for unit in self._column(key, "unit")] for name in ORDER
+        }
+        rows = tables.dataset(self.store, tables.VIDEOS, keys["videos"]).to_table(columns=["unit"], use_threads=False)
+        published = rows["unit"].to_pylist()
+        if twice := len(published) - len(set(published)):
+            wrong.append(f"videos has {twice} units more than once")
+        for name in ORDER[:-1]:
+            if strangers := set(units[name]) - set(published):
+                wrong.append(f"{name} has rows of {len(strangers)} units that videos has not: {sorted(strangers)[:3]}")
+        return wrong
+
     # Delta
 
     def new_key(self, name: str) -> str:
@@ -289,9 +381,11 @@ class Lake:
                         storage_options=self._options,
                     )
 
-    def _add(self, name: str, ref: FileRef) -> AddAction:
+    def _add(self, name: str, ref: FileRef, change: bool = True) -> AddAction:
+        """`change`: rows come, and are not only moved to another file."""
         path = ref.key.removeprefix(f"{self.root}/{name}/")
-        return AddAction(path, ref.size_bytes, {}, _now_ms(), True, ref.stats or json.dumps({"numRecords": ref.rows}))
+        stats = ref.stats or json.dumps({"numRecords": ref.rows})
+        return AddAction(path, ref.size_bytes, {}, _now_ms(), change, stats)
 
     def _put(
         self,
@@ -341,9 +435,12 @@ class Lake:
             "content": batch.model_dump_json(),
         }
         key = f"{self.root}/batches/{batch.number:010d}-{uuid.uuid4().hex[:12]}.parquet"
+        return self._write(key, pa.Table.from_pylist([row], schema=BATCHES))
+
+    def _write(self, key: str, rows: pa.Table) -> FileRef:
         with self.store.create(key) as output:
-            pq.write_table(pa.Table.from_pylist([row], schema=BATCHES), output, compression="zstd")
-        return FileRef(key=key, rows=1, size_bytes=output.size_bytes, sha256=output.sha256)
+            pq.write_table(rows, output, compression="zstd")
+        return FileRef(key=key, rows=len(rows), size_bytes=output.size_bytes, sha256=output.sha256)
 
     def _column(self, key: str, name: str) -> list[Any]:
         with self.store.arrow.open_input_file(self.store.path(key)) as file:
@@ -358,6 +455,18 @@ DESCRIPTIONS = {
     "errors": "one row per video that was not read, or not to its end",
     "batches": "one row per commit: what it added, for which run, at what cost",
 }
+
+
+def _groups(paths: Sequence[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    """Paths in order, together about as large as a file shall be."""
+    group: list[str] = []
+    for path in paths:
+        group.append(path)
+        if sum(sizes[each] for each in group) >= TARGET_BYTES:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _number(table: DeltaTable) -> int:

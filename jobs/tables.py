@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.settings import Settings
-from jobs.store import FileRef, Plan, Store, plan_key
+from jobs.store import LAYOUT, FileRef, Plan, Store, plan_key
 from vis_models.config import BadConfig
 
 if TYPE_CHECKING:
@@ -319,6 +319,8 @@ def choose(store: Store, plan: str | None = None) -> Sequence[Plan]:
             f"{store.uri('')} has tables of evaluations only, no archive was segmented yet: run `vis segment`, or "
             "look at what was evaluated with --plan all, --plan ID or --evaluation latest"
         )
+    if not meant and store.list(f"{LAYOUT}/_snapshots"):
+        raise BadConfig(f"{store.uri('')} has tables of version 1: bring them over with `vis tables migrate`")
     if not meant:
         raise BadConfig(
             f"{store.uri('')} has no published tables: run `vis segment` or `vis evaluate` first, or set VIS_STORE"

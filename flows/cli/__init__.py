@@ -6,16 +6,16 @@ Nothing heavy is imported before a verb needs it, so that `vis --help` answers a
 import signal
 import sys
 
-from flows.cli import archives, house, questions, scores, training
+from flows.cli import archives, house, lake, questions, scores, training
 from flows.cli.verbs import app
 from flows.terminal import as_interrupt, open_closed_streams, unwritten
 
 MENDABLE_EXIT = 2
 """Exit code where the user can mend it, as for a wrong option. 1 is a result: no video could be read."""
-GROUPS = (archives, training, scores, questions, house)
+GROUPS = (archives, training, scores, questions, house, lake)
 ORDER = (
-    "world", "train", "ablate", "segment", "evaluate", "compare", "submission", "report", "check", "query", "models",
-    "settings", "up",
+    "world", "train", "ablate", "plan", "segment", "evaluate", "compare", "submission", "report", "check", "query",
+    "models", "settings", "up",
 )  # fmt: skip
 """In which `vis --help` lists the verbs."""
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from pydantic import Field, PositiveInt
 
 from jobs import models, tables
-from jobs.archives.archive import DATA_SETS, VideoSource, read_archive
+from jobs.archives.archive import DATA_SETS, Archive, VideoSource, read_archive
 from jobs.results_files import read_json
 from jobs.segmentation.child import alone, may_be_alone
 from jobs.segmentation.plans import STAGES, Load, ShardJob, Unit, noted, settings_id, write_shards
@@ -168,17 +168,7 @@ def segment(
     if progress:
         progress("segment", 0, 1, {"note": f"looks for videos in {job.archive}"})
     archive = read_archive(job.archive, store, job.frame_folder_fps)
-    digest = read_json(store, job.labels)[1] if job.labels else None
-    address = store.address(job.archive)
-    work = find_work(
-        store,
-        archive,
-        card,
-        settings_id({"slot_recycling": job.recycles}, card, digest),
-        _lineage(job, address, card),
-        name=job.name or address,
-        **job.model_dump(include={"purpose", "labels", "min_score", "retry_errors", "only"}),
-    )
+    work = work_of(store, job, card, archive)
     if not work.todo:
         return _summary(store, work.stand(), work, time.perf_counter() - started)
     run_id = run_id or f"segment-{now()[:19]}-{uuid.uuid4().hex[:6]}".replace(":", "")
@@ -210,6 +200,21 @@ def segment(
                 publisher.add(part)
                 how_far.committed(part)
     return _summary(store, work.stand(lineage), work, time.perf_counter() - started, publisher)
+
+
+def work_of(store: Store, job: SegmentJob, card: ModelCard, archive: Archive) -> Work:
+    """What a job comes to: the units of its archive, and those that are to be done."""
+    labels = read_json(store, job.labels)[1] if job.labels else None
+    address = store.address(job.archive)
+    return find_work(
+        store,
+        archive,
+        card,
+        settings_id({"slot_recycling": job.recycles}, card, labels),
+        _lineage(job, address, card),
+        name=job.name or address,
+        **job.model_dump(include={"purpose", "labels", "min_score", "retry_errors", "only"}),
+    )
 
 
 class Pool(Protocol):

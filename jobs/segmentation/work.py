@@ -18,6 +18,8 @@ from vis_models.cards import ModelCard
 STATUSES = ("done", "partial", "failed")
 BATCH_PARTS, BATCH_S = 64, 30.0
 """Finished shards are published together: as soon as there are so many, or after so long."""
+COMPACT_FILES, COMPACT_AT_END = 64, 8
+"""Small files of a table that are merged into one, between batches and after the last."""
 Only = Literal["new", "errors", "missing"]
 
 
@@ -232,6 +234,7 @@ class Publisher:
         finally:
             self._publish()
             self._publish()  # looks once more whether it stands
+        self._work.lake.compact(least=COMPACT_AT_END)
 
     def _publish(self) -> None:
         parts = [*self._sure, *self._waiting]
@@ -243,6 +246,7 @@ class Publisher:
             self._work.store.write_plan(self._plan.model_copy(update={"counts": dict(self._stands)}))
         self._work.store.forget(self._sure)
         self._sure, self._waiting = self._waiting, []
+        self._work.lake.compact(least=COMPACT_FILES)
         self._last_s = time.monotonic()
 
 

@@ -1,0 +1,50 @@
+"""What segmenting an archive would do and cost, from its listing and from what was measured before."""
+
+import pyarrow.compute as pc
+
+from jobs import models
+from jobs.archives.archive import read_archive
+from jobs.lake import Lake
+from jobs.segmentation.segment import SegmentJob, footage, work_of
+from jobs.store import Store
+from vis_models.cards import read_card
+
+
+def forecast(store: Store, job: SegmentJob, price: float | None = None) -> dict[str, str]:
+    """Words by heading. No byte of a video is read, and nothing is written but what other runs left unpublished.
+
+    Args:
+        price: of an hour of one worker.
+
+    Raises:
+        BadConfig: as `segment` does.
+    """
+    card = read_card(store.local_copy(models.find(store, job.model)))
+    archive = read_archive(job.archive, store, job.frame_folder_fps)
+    work = work_of(store, job, card, archive)
+    again = work.known.again
+    said = {
+        "archive": f"{work.name} by {card.name}",
+        "found": f"{len(work.units)} videos, {sum(s.size_bytes for s in archive.videos) / 1e9:.2f} GB",
+        "done before": f"{len(work.known.fine)}",
+        "to do": f"{len(work.todo)}" + (f", {len(again)} of them once more" if again else ""),
+    }
+    if archive.passed_over:
+        said["not read"] = ", ".join(f"{row.files} {row.kind} ({row.why})" for row in archive.passed_over[:5])
+    if not work.todo:
+        return said
+    rows = Lake(store).batches()
+    rows = rows.filter(pc.equal(rows["model"], card.name)) if len(rows) else rows
+    frames, seconds = (pc.sum(rows[name]).as_py() or 0 for name in ("frames", "wall_s"))
+    guess = sum(footage(unit.source) for unit in work.todo)
+    if not frames or not seconds:
+        said["time"] = f"unknown: {card.name} has segmented nothing here yet; try a few videos first"
+        return said
+    done = sum(footage(unit.source) for unit in work.units if unit.id in work.known.fine)
+    share = work.known.counts["frames"] / done if done else 1.0  # frames for each that was guessed from bytes
+    hours = guess * share * seconds / frames / 3600
+    sure = "" if done else ", guessed from the bytes of its files"
+    said["time"] = f"{hours:.2f} hours of one worker, at {frames / seconds:.1f} frames/s as measured here{sure}"
+    if price is not None:
+        said["cost"] = f"{hours * price:,.2f} at {price:g} an hour"
+    return said

@@ -146,7 +146,7 @@ def draw_strips(
 def _sources(store: Store, plan_id: str, video_ids: Sequence[str]) -> dict[str, VideoSource]:
     path = store.path(plan_key(plan_id, "plan.parquet"))
     rows = pq.read_table(path, filesystem=store.arrow, filters=[("video_id", "in", list(video_ids))]).to_pylist()
-    return {row["video_id"]: VideoSource.model_validate({k: row[k] for k in row if k != "shard"}) for row in rows}
+    return {row["video_id"]: VideoSource.of_row(row) for row in rows}
 
 
 def _layer_of_track(row: Mapping[str, Any], track: MaskTrack) -> Layer:

@@ -48,13 +48,16 @@ class ShardJob:
 PLAN = pa.schema([
     ("shard", pa.string()), ("video_id", pa.string()), ("uri", pa.string()), ("kind", pa.string()),
     ("content_id", pa.string()), ("size_bytes", pa.int64()), ("frames", pa.list_(pa.string())), ("listed", pa.bool_()),
-    ("fps", pa.float64()), ("height", pa.int32()), ("width", pa.int32()),
+    ("fps", pa.float64()), ("height", pa.int32()), ("width", pa.int32()), ("content_hash", pa.bool_()),
+    ("address", pa.string()), ("spans", pa.list_(pa.int64())), ("start_s", pa.float64()), ("end_s", pa.float64()),
+    ("every_s", pa.float64()), ("stride", pa.int32()), ("keyframes", pa.bool_()),
+    ("tags", pa.map_(pa.string(), pa.string())), ("problem", pa.string()),
 ])  # fmt: skip
 
 
 def write_plan(store: Store, plan_id: str, shards: dict[str, list[VideoSource]]) -> None:
     """The shards of a plan, in order, as one small table."""
-    rows = [source.model_dump() | {"shard": shard} for shard, sources in shards.items() for source in sources]
+    rows = [source.row() | {"shard": shard} for shard, sources in shards.items() for source in sources]
     with store.create(plan_key(plan_id, "plan.parquet")) as output:
         pq.write_table(pa.Table.from_pylist(rows, schema=PLAN), output, compression="zstd", row_group_size=4096)
 
@@ -84,4 +87,4 @@ def find_sources(store: Store, plan_id: str, video_ids: Sequence[str]) -> dict[s
 def _read_plan(store: Store, plan_id: str, wanted: tuple[str, str, Any]) -> list[VideoSource]:
     path = store.path(plan_key(plan_id, "plan.parquet"))
     rows = pq.read_table(path, filesystem=store.arrow, filters=[wanted]).to_pylist()
-    return [VideoSource.model_validate({key: row[key] for key in row if key != "shard"}) for row in rows]
+    return [VideoSource.of_row(row) for row in rows]

@@ -1,0 +1,198 @@
+"""What lies below a folder or prefix, and what one path is: few requests, many side by side, little memory.
+
+A million files are an ordinary archive, so a listing keeps four values of each and no more.
+"""
+
+import errno
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TypeVar
+
+from fsspec import AbstractFileSystem
+from fsspec.asyn import sync
+from fsspec.implementations.http import HTTPFile
+from fsspec.implementations.local import LocalFileSystem
+
+from jobs.archives.sources import Entry, entry_of, stat_entry
+from jobs.filesystems import is_web
+
+Key = TypeVar("Key")
+Found = TypeVar("Found")
+FOLDER: Literal["folder"] = "folder"
+ASKED = 64
+"""Paths that are asked for side by side."""
+WORTH_A_LISTING = 64
+"""Files of one folder from which listing the folder takes fewer requests than asking for each."""
+LARGEST_COPY = 16 * 2**30
+
+
+def find(fs: AbstractFileSystem, path: str) -> dict[str, Entry]:
+    """Every file below a folder or prefix, by its name there. Links to folders are files, and are not followed."""
+    if isinstance(fs, LocalFileSystem):
+        return dict(_walk(path))
+    if "s3" in fs.protocol:
+        bucket, _, prefix = path.partition("/")
+        return sync(fs.loop, _pages, fs, bucket, f"{prefix}/" if prefix else "")
+    start = len(path.rstrip("/")) + 1
+    return {name[start:]: entry_of(info, _hashes(fs)) for name, info in fs.find(path, detail=True).items()}
+
+
+def _walk(folder: str) -> Iterator[tuple[str, Entry]]:
+    open_folders = [""]
+    while open_folders:
+        below = open_folders.pop()
+        try:
+            found = sorted(os.scandir(f"{folder}/{below}" if below else folder), key=lambda each: each.name)
+        except PermissionError:
+            if not below:
+                raise
+            continue
+        for each in found:
+            name = f"{below}/{each.name}" if below else each.name
+            if each.is_dir(follow_symlinks=False):
+                open_folders.append(name)
+                continue
+            linked = each.is_symlink()
+            try:
+                yield name, stat_entry(each.stat(), linked)
+            except OSError:  # a link to nowhere
+                yield name, stat_entry(each.stat(follow_symlinks=False), linked)
+
+
+async def _pages(fs: Any, bucket: str, prefix: str) -> dict[str, Entry]:
+    """s3fs keeps some thousand bytes of each key until it has listed all."""
+    from s3fs.errors import translate_boto_error
+
+    found: dict[str, Entry] = {}
+    try:
+        client = await fs.get_s3(bucket)
+        async for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for each in page.get("Contents", ()):
+                key = each["Key"]
+                if not key.endswith("/"):  # what some clients write for a folder
+                    found[key[len(prefix) :]] = entry_of({"size": each["Size"], "ETag": each["ETag"]}, True)
+    except Exception as error:
+        raise translate_boto_error(error) from error
+    return found
+
+
+def entry_at(fs: AbstractFileSystem, path: str, info: dict[str, Any] | None = None) -> Entry | None:
+    """What is known of a file; None: it is not there. `info`: what its file system says of it, if it was asked."""
+    if isinstance(fs, LocalFileSystem):
+        linked = os.path.islink(path)
+        try:
+            return stat_entry(os.stat(path), linked)
+        except FileNotFoundError:
+            return stat_entry(os.lstat(path), linked) if linked else None
+    try:
+        return entry_of(info or fs.info(path), _hashes(fs))
+    except FileNotFoundError as error:
+        if is_web(fs) and (cause := error.__cause__) and getattr(cause, "status", 404) not in (404, 410):
+            raise cause from None  # fsspec says of every refusal that there is no such file
+        return None
+
+
+def _hashes(fs: AbstractFileSystem) -> bool:
+    """Whether its ETags are made of the bytes alone."""
+    return "s3" in fs.protocol
+
+
+def look_up(fs: AbstractFileSystem, paths: Sequence[str]) -> dict[str, Entry | Literal["folder"] | None]:
+    """What is at each path: a file, a folder or nothing. Folders that hold many of them are listed."""
+    if isinstance(fs, LocalFileSystem):
+        return {path: FOLDER if os.path.isdir(path) else entry_at(fs, path) for path in paths}
+    by_folder: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        by_folder[path.rpartition("/")[0]].append(path)
+    many = [] if is_web(fs) else [folder for folder, held in by_folder.items() if len(held) >= WORTH_A_LISTING]
+    found: dict[str, Any] = {}
+    for folder, listed in zip(many, side_by_side(lambda folder: _level(fs, folder), many, ASKED), strict=True):
+        found |= {path: listed.get(path.rpartition("/")[2]) for path in by_folder[folder]}
+    left = [path for path in paths if path not in found]
+    return found | dict(zip(left, side_by_side(lambda path: _at(fs, path), left, ASKED), strict=True))
+
+
+def _level(fs: AbstractFileSystem, folder: str) -> dict[str, Any]:
+    try:
+        listed = fs.ls(folder, detail=True)
+    except FileNotFoundError:
+        return {}
+    return {
+        info["name"].rstrip("/").rpartition("/")[2]: FOLDER
+        if info["type"] == "directory"
+        else entry_of(info, _hashes(fs))
+        for info in listed
+    }
+
+
+def _at(fs: AbstractFileSystem, path: str) -> Any:
+    if is_web(fs):
+        return entry_at(fs, path)
+    try:
+        info = fs.info(path)
+    except FileNotFoundError:
+        return None
+    return FOLDER if info["type"] == "directory" else entry_of(info, _hashes(fs))
+
+
+def side_by_side(work: Callable[[Key], Found], items: Iterable[Key], threads: int) -> Iterator[Found]:
+    """What the work returns for each item, in order; at most some `threads` results wait to be taken."""
+    left = iter(items)
+    with ThreadPoolExecutor(threads) as pool:
+        while batch := list(islice(left, 16 * threads)):
+            yield from pool.map(work, batch)
+
+
+@contextmanager
+def open_seekable(
+    fs: AbstractFileSystem, path: str, block_bytes: int | None = None, scratch: Path | None = None
+) -> Iterator[BinaryIO]:
+    """A file that can be read from any place.
+
+    Args:
+        scratch: where a nameless copy lies of what a web server gives only as a whole; None: no copy is made.
+
+    Raises:
+        OSError: it can be read as a whole only, or is too large to copy.
+    """
+    with ExitStack() as closing:
+        file: Any
+        if isinstance(fs, LocalFileSystem):
+            file = closing.enter_context(open(path, "rb"))
+        else:
+            file = closing.enter_context(fs.open(path, "rb", block_size=block_bytes, cache_type="readahead"))
+            if is_web(fs) and not _has_ranges(file):
+                file = _copied(fs, path, scratch)
+                closing.push(file)
+        yield file
+
+
+def _has_ranges(file: Any) -> bool:
+    if not isinstance(file, HTTPFile):
+        return False
+    try:
+        file.read(1)
+        file.seek(0)
+    except ValueError:  # it was asked for a range and gave all
+        return False
+    return True
+
+
+def _copied(fs: AbstractFileSystem, path: str, scratch: Path | None) -> Any:
+    if scratch is None:
+        raise OSError(errno.ESPIPE, "its server gives no ranges of it; copy it to a folder or bucket first")
+    scratch.expanduser().mkdir(parents=True, exist_ok=True)
+    copy = tempfile.TemporaryFile(dir=scratch.expanduser())  # noqa: SIM115
+    with fs.open(path, "rb", block_size=0) as stream:
+        while piece := stream.read(2**20):
+            if copy.tell() > LARGEST_COPY:
+                raise OSError(errno.EFBIG, f"its server gives no ranges of it, and it is over {LARGEST_COPY} bytes")
+            copy.write(piece)
+    copy.seek(0)
+    return copy

@@ -570,7 +570,7 @@ def _opened(source: VideoSource, file: BinaryIO, path: str | None) -> Iterator[A
     file.seek(0)
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
-        container = av.open(path or file, options=options, metadata_errors="replace")
+        container = av.open(path or file, "r", options=options, metadata_errors="replace")
     except (av.FFmpegError, EOFError) as error:
         if path and _is_read_error(error, path):
             raise

@@ -7,6 +7,7 @@ sizes that cannot be, and bombs are named and left closed.
 
 import io
 import os
+import re
 import stat
 import struct
 import tarfile
@@ -97,9 +98,9 @@ class _Wary:
         self.tell, self.close = file.tell, file.close
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= LARGEST_READ:
+        if size > LARGEST_READ:
             raise ValueError(f"its index wants {size} bytes at once")
-        return self._file.read(size)
+        return self._file.read(LARGEST_READ if size < 0 else size)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         return self._file.seek(offset, whence)
@@ -152,7 +153,7 @@ def _cut(members: list[Member], size_bytes: int) -> str:
 def _tar_member(info: tarfile.TarInfo, problem: str | None = None) -> Member:
     name = _relative(info.name)
     span = Span(info.offset_data, info.size, -1)
-    if not stays_inside(name):
+    if _leads_out(name):
         problem = OUTSIDE
     elif info.issym() or info.islnk():
         problem = f"link_member: it is a {'symbolic' if info.issym() else 'hard'} link, which is not followed"
@@ -164,6 +165,10 @@ def _tar_member(info: tarfile.TarInfo, problem: str | None = None) -> Member:
 
 
 OUTSIDE = "unsafe_member: its name leads out of the archive, expected a relative one without `..`"
+
+
+def _leads_out(name: str) -> bool:
+    return not stays_inside(name) or re.match(r"[A-Za-z]:[/\\]", name) is not None
 
 
 def _relative(name: str) -> str:
@@ -186,7 +191,7 @@ def _zip_member(info: zipfile.ZipInfo, size_bytes: int) -> Member:
     name = _relative(info.filename if "/" in info.filename else info.filename.replace("\\", "/"))
     grows = info.file_size > LARGEST_UNSUSPICIOUS and info.file_size > LARGEST_RATIO * max(1, info.compress_size)
     problem = None
-    if not stays_inside(name):
+    if _leads_out(name):
         problem = OUTSIDE
     elif stat.S_ISLNK(info.external_attr >> 16):
         problem = "link_member: it is a symbolic link, which is not followed"

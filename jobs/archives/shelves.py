@@ -292,16 +292,20 @@ def members_of(
             index = members.Index([], f"unreadable: {error.strerror}")
     shelf = Members(uri, uri_of(fs, path), title, identity, index)
     files: dict[str, Entry] = {}
+    videos: list[VideoSource] = []
     for member in index.members:
         if wanted and member.name != wanted and not member.name.startswith(f"{wanted}/"):
             continue
-        if member.problem and suffix(member.name) not in FILMS:
-            counted.add(shelf.title(member.name), member.problem.partition(": ")[2])
+        entry = Entry(member.span.size_bytes, "")
+        if member.problem is None:
+            files[member.name] = entry
+        elif suffix(member.name) in FILMS:
+            videos.append(shelf.film(member.name, entry))
         else:
-            files[member.name] = Entry(member.span.size_bytes, "")
+            counted.add(shelf.title(member.name), member.problem.partition(": ")[2])
     for name in index.replaced:
         counted.add(shelf.title(name), "a later member has its name")
-    videos = list(group(shelf, files, counted))
+    videos += group(shelf, files, counted)
     if index.problem:
         code, _, why = index.problem.partition(": ")
         videos.append(shelf.whole(f"{code}: {uri}: {why}"))

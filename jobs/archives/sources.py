@@ -143,8 +143,8 @@ class VideoSource:
         )
 
     def identity(self) -> dict[str, Any]:
-        """What changes its result: neither a new signature of its address nor a tag does."""
-        return {name: value for name, value in self.row().items() if name not in ("address", "tags")}
+        """What changes its result, wherever it lies and whatever it is called: `content_id` says which bytes."""
+        return {name: value for name, value in self.row().items() if name not in _PLACE}
 
     @classmethod
     def of_row(cls, row: dict[str, Any]) -> "VideoSource":
@@ -160,6 +160,7 @@ class VideoSource:
 
 
 _FIELDS = [each.name for each in fields(VideoSource) if each.name != "sampling"]
+_PLACE = frozenset({"video_id", "uri", "address", "spans", "frames", "size_bytes", "tags", "content_hash", "problem"})
 _SAMPLED = [each.name for each in fields(Sampling)]
 
 

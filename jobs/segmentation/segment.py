@@ -345,7 +345,7 @@ def plan(job: SegmentJob, card: ModelCard, sources: list[VideoSource], labels_sh
         "schema": tables.SCHEMA_VERSION,
         "job": job.model_dump(include={"min_score", "frame_folder_fps"}) | {"slot_recycling": job.recycles},
         "model": card.model_dump(mode="json", include={"model", "config", "classes", "sha256"}),
-        "videos": [source.identity() for source in sources],
+        "videos": [[source.video_id, source.uri, source.identity()] for source in sources],
     } | ({"labels": labels_sha256} if labels_sha256 else {})
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -459,5 +459,5 @@ def test_films_and_frames_are_read_from_s3(tmp_path: Path, s3_settings: Settings
     film, walk = list_videos(store.uri("a"), store)
     assert len(decode(film, store)[0]) == 20
     assert len(decode(walk, store)[0]) == 5
-    gone, _ = film.model_copy(update={"uri": film.uri + "x"}), store
+    gone = replace(film, uri=film.uri + "x")
     assert decode(gone, store)[1].code == "missing"

@@ -3,6 +3,7 @@
 A million files are an ordinary archive, so a listing keeps four values of each and no more.
 """
 
+import asyncio
 import errno
 import os
 import tempfile
@@ -10,14 +11,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
 
+from botocore.utils import parse_timestamp
 from fsspec import AbstractFileSystem
 from fsspec.asyn import sync
 from fsspec.implementations.http import HTTPFile
 from fsspec.implementations.local import LocalFileSystem
+from s3fs.errors import translate_boto_error
 
 from jobs.archives.sources import Entry, entry_of, stat_entry
 from jobs.filesystems import is_web
@@ -29,6 +33,10 @@ ASKED = 64
 """Paths that are asked for side by side."""
 WORTH_A_LISTING = 64
 """Files of one folder from which listing the folder takes fewer requests than asking for each."""
+LISTINGS = 16
+"""Folders of a bucket that are listed side by side."""
+LONG_PAGES = 20
+"""Pages of 1,000 keys after which a listing is a long one."""
 LARGEST_COPY = 16 * 2**30
 
 
@@ -66,20 +74,52 @@ def _walk(folder: str) -> Iterator[tuple[str, Entry]]:
 
 
 async def _pages(fs: Any, bucket: str, prefix: str) -> dict[str, Entry]:
-    """s3fs keeps some thousand bytes of each key until it has listed all."""
-    from s3fs.errors import translate_boto_error
+    """A long listing goes on below each of its folders side by side, as one page after the other takes its time.
 
+    s3fs itself keeps some thousand bytes of each key until it has listed all.
+    """
     found: dict[str, Entry] = {}
+    turns = asyncio.Semaphore(LISTINGS)
+    client = await fs.set_session()
+    fs.session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
+    pages = client.get_paginator("list_objects_v2")
+
+    def take(page: dict[str, Any]) -> str:
+        for each in page.get("Contents", ()):
+            key = each["Key"]
+            if not key.endswith("/"):  # what some clients write for a folder
+                found[key[len(prefix) :]] = entry_of({"size": each["Size"], "ETag": each["ETag"]}, True)
+        return page["Contents"][-1]["Key"] if page.get("Contents") else ""
+
+    async def below(folder: str, after: str) -> None:
+        read, last = 0, after
+        async with turns:
+            async for page in pages.paginate(Bucket=bucket, Prefix=folder, StartAfter=after):
+                last, read = take(page) or last, read + 1
+                if read == LONG_PAGES and page["IsTruncated"]:
+                    break
+            else:
+                return
+            inner, slash, _ = last[len(folder) :].partition("/")
+            folders = {f"{folder}{inner}/"} if slash else set()  # of which servers do not agree whether it comes after
+            async for page in pages.paginate(Bucket=bucket, Prefix=folder, StartAfter=last, Delimiter="/"):
+                take(page)
+                folders.update(each["Prefix"] for each in page.get("CommonPrefixes", ()))
+        await asyncio.gather(*(below(each, last) for each in sorted(folders)))
+
     try:
-        client = await fs.get_s3(bucket)
-        async for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            for each in page.get("Contents", ()):
-                key = each["Key"]
-                if not key.endswith("/"):  # what some clients write for a folder
-                    found[key[len(prefix) :]] = entry_of({"size": each["Size"], "ETag": each["ETag"]}, True)
+        await below(prefix, "")
     except Exception as error:
         raise translate_boto_error(error) from error
     return found
+
+
+def _time(stamp: Any) -> datetime:
+    """botocore guesses the format of each time anew, which takes longer than all else about a key."""
+    try:
+        return datetime.fromisoformat(stamp)
+    except (TypeError, ValueError):
+        return parse_timestamp(stamp)  # type: ignore[no-any-return]
 
 
 def entry_at(fs: AbstractFileSystem, path: str, info: dict[str, Any] | None = None) -> Entry | None:

@@ -11,6 +11,7 @@ import math
 import os
 import posixpath
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -215,7 +216,8 @@ def _whole(value: Any) -> int:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    """Kept once, however many rows say the same."""
+    return sys.intern(value if isinstance(value, str) else json.dumps(value, default=str))
 
 
 def _film(row: _Row, entry: Entry, path: str, problem: str | None = None) -> VideoSource:

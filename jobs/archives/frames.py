@@ -20,19 +20,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import aiohttp
 import av
 import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
-from botocore.exceptions import BotoCoreError, ClientError
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
 from jobs.archives.deadlines import Hung, Task, decoders
 from jobs.archives.frame_clocks import exact_rate, gaps, stamps_s
-from jobs.archives.listing import entry_at, open_seekable
+from jobs.archives.listing import READ_ERRORS, entry_at, open_seekable
 from jobs.archives.members import open_member, read_member
 from jobs.archives.sampling import Choice, chosen, needs_clock, no_clock, nothing_in_range, share_of
 from jobs.archives.sources import VideoSource, has_changed
@@ -353,7 +351,7 @@ class Film(Video):
         if frame is None and not self.source.sampling.keyframes:
             self._check_length(index)
         if index == 0:
-            raise nothing_in_range(self._uri, self.source.sampling, self.clock.end_s)
+            raise nothing_in_range(self._uri, self.source.sampling, self.clock.end_s if frame is None else None)
 
     def _next(self, kept: int) -> Any:
         """The next decoded frame, or None at the end."""
@@ -494,8 +492,6 @@ class FrameFolder(Video):
             )
 
 
-READ_ERRORS = (OSError, TimeoutError, aiohttp.ClientError, BotoCoreError, ClientError)
-"""What disks, networks and object stores raise; a name that is not there and a refusal are told apart before."""
 AGAIN = "If many rows carry this reason, copy the archive again"
 
 

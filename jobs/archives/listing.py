@@ -16,6 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
 
+import aiohttp
+from botocore.exceptions import BotoCoreError, ClientError
 from botocore.utils import parse_timestamp
 from fsspec import AbstractFileSystem
 from fsspec.asyn import sync
@@ -26,6 +28,8 @@ from s3fs.errors import translate_boto_error
 from jobs.archives.sources import Entry, entry_of, stat_entry
 from jobs.filesystems import is_web
 
+READ_ERRORS = (OSError, TimeoutError, aiohttp.ClientError, BotoCoreError, ClientError)
+"""What disks, networks and object stores raise; a name that is not there and a refusal are told apart before."""
 Key = TypeVar("Key")
 Found = TypeVar("Found")
 FOLDER: Literal["folder"] = "folder"
@@ -133,8 +137,9 @@ def entry_at(fs: AbstractFileSystem, path: str, info: dict[str, Any] | None = No
     try:
         return entry_of(info or fs.info(path), _hashes(fs))
     except FileNotFoundError as error:
-        if is_web(fs) and (cause := error.__cause__) and getattr(cause, "status", 404) not in (404, 410):
-            raise cause from None  # fsspec says of every refusal that there is no such file
+        cause = error.__cause__  # fsspec says of every refusal that there is no such file
+        if isinstance(cause, READ_ERRORS) and getattr(cause, "status", 0) not in (404, 410):
+            raise cause from None
         return None
 
 
@@ -216,7 +221,10 @@ def open_seekable(
 def _has_ranges(file: Any) -> bool:
     if not isinstance(file, HTTPFile):
         return False
+    if file.size <= file.blocksize:
+        return True  # it is read as a whole
     try:
+        file.seek(file.size - 1)
         file.read(1)
         file.seek(0)
     except ValueError:  # it was asked for a range and gave all

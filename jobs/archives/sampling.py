@@ -4,10 +4,25 @@ import math
 from collections.abc import Sequence
 
 from jobs.archives.sources import Sampling
-from vis_models.config import BadVideo
+from vis_models.config import BadConfig, BadVideo
 
 ROUNDED_S = 0.001
 """Containers round times to milliseconds: a frame that is early by so little is on time."""
+
+
+def asked(
+    start_s: float | None = None,
+    end_s: float | None = None,
+    every_s: float | None = None,
+    stride: int = 1,
+    keyframes: bool = False,
+) -> Sampling:
+    """What a user wants to see. Raises BadConfig: not to be had at once."""
+    if (every_s is not None) + (stride > 1) + keyframes > 1:
+        raise BadConfig("expected one of --every-s, --stride and --keyframes, got more than one of them")
+    if end_s is not None and end_s <= (start_s or 0):
+        raise BadConfig(f"expected an end after the start, got start {start_s or 0:g} s and end {end_s:g} s")
+    return Sampling(start_s, end_s, every_s, stride, keyframes)
 
 
 class Choice:
@@ -73,7 +88,7 @@ def no_clock(uri: str, what: str) -> BadVideo:
 
 
 def nothing_in_range(uri: str, sampling: Sampling, end_s: float | None) -> BadVideo:
-    until = f"it ends after {end_s:.2f} s" if end_s is not None else "it has no clock"
+    until = f"it ends after {end_s:.2f} s" if end_s is not None else "it shows none then"
     return BadVideo(
         f"{uri} has no frame in the range that was asked for ({sampling}); {until}. Correct start and end",
         code="empty_range",

@@ -20,6 +20,9 @@ from pydantic import Field, PositiveInt
 
 from jobs import models, tables
 from jobs.archives.archive import DATA_SETS, PassedOver, VideoSource, read_archive
+from jobs.archives.sampling import asked
+from jobs.archives.sources import Sampling
+from jobs.archives.verify import verified
 from jobs.results_files import read_json
 from jobs.segmentation.child import alone, may_be_alone
 from jobs.segmentation.plans import STAGES, Load, ShardJob, planned, write_plan
@@ -49,14 +52,26 @@ class SegmentJob(Config):
     """Segment an archive with a model."""
 
     archive: str
-    """A folder or S3 prefix of films and frame folders, a glob, a manifest (JSONL, CSV or Parquet with `id` and `uri`),
-    or a data set in the YouTube-VIS format (JSON)."""
+    """A folder or S3 prefix of films, frame folders, tar and zip files, a glob, a manifest (JSONL, CSV or Parquet with
+    `id` and `uri`), a list of addresses (.txt), or a data set in the YouTube-VIS format (JSON)."""
     model: str | None = None
     """A registered name, a model folder or its `s3://` address; None: the model that was registered last."""
     min_score: float = Field(0.05, ge=0, le=1)
     """Tracks under this video score are counted, not written; 0 for evaluation."""
     frame_folder_fps: float | None = Field(None, ge=1e-9, le=100_000)
     """Rate of frame folders, which carry no clock; None leaves their times empty, but where names are time stamps."""
+    start_s: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """Frames before are left out, in seconds of each video; a row of a manifest may say otherwise."""
+    end_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Frames from then on are left out."""
+    every_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """One frame in so many seconds."""
+    stride: PositiveInt = 1
+    """One of so many frames."""
+    keyframes: bool = False
+    """Key frames of films only, which are decoded without the others."""
+    verify: bool = False
+    """Read every byte beforehand: a video is known by the sha256 of its bytes, wherever it lies."""
     slot_recycling: bool | None = None
     """Tracks out of sight give up their slot to new ones, in models that have slots. None: yes, as archives hold long
     videos; no for a data set in the YouTube-VIS format, whose papers do not."""
@@ -73,6 +88,11 @@ class SegmentJob(Config):
     """Try every video again that has an error, not only those whose reason lies outside of the file."""
     command: str = ""
     """What was typed, for the record."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """Which frames are looked at. Raises BadConfig: not to be had at once."""
+        return asked(self.start_s, self.end_s, self.every_s, self.stride, self.keyframes)
 
     @property
     def recycles(self) -> bool:
@@ -156,8 +176,8 @@ def segment(
     card = read_card(store.local_copy(model))
     if progress:
         progress("segment", 0, 1, {"note": f"looks for videos in {job.archive}"})
-    archive = read_archive(job.archive, store, job.frame_folder_fps)
-    sources = list(archive.videos)
+    archive = read_archive(job.archive, store, job.frame_folder_fps, job.sampling)
+    sources = list(verified(archive.videos, store) if job.verify else archive.videos)
     digest = read_json(store, job.labels)[1] if job.labels else None
     plan_id = plan(job, card, sources, digest)
     snapshot = store.snapshot(plan_id)
@@ -424,7 +444,7 @@ def _lineage(job: SegmentJob, store: Store, card: ModelCard, plan_id: str, run_i
         "config_json": json.dumps(config),
         "model_config_json": json.dumps(card.config),
         "class_map_json": json.dumps({category.id: category.name for category in card.classes}),
-        "sampling": "every frame",
+        "sampling": str(job.sampling),
         "command": job.command,
         "created_at": now(),
     }

@@ -116,7 +116,8 @@ def check_archive(archive: str, store: Store) -> None:
     fs, path = store.open_source(place)
     check_bucket(fs, place, store)
     with store.guard(archive):
-        if not fs.exists(path) and not glob.has_magic(path):
+        there = entry_at(fs, path) if is_web(fs) else fs.exists(path) or glob.has_magic(path)
+        if not there:
             raise _absent(archive)
 
 

@@ -77,29 +77,32 @@ def _walk(folder: str) -> Iterator[tuple[str, Entry]]:
                 yield name, stat_entry(each.stat(follow_symlinks=False), linked)
 
 
-async def _pages(fs: Any, bucket: str, prefix: str) -> dict[str, Entry]:
-    """A long listing goes on below each of its folders side by side, as one page after the other takes its time.
-
-    s3fs itself keeps some thousand bytes of each key until it has listed all.
-    """
-    found: dict[str, Entry] = {}
-    turns = asyncio.Semaphore(LISTINGS)
+async def _paginator(fs: Any) -> Any:
+    """s3fs itself keeps some thousand bytes of each key until it has listed all."""
     client = await fs.set_session()
     fs.session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
-    pages = client.get_paginator("list_objects_v2")
+    return client.get_paginator("list_objects_v2")
 
-    def take(page: dict[str, Any]) -> str:
-        for each in page.get("Contents", ()):
-            key = each["Key"]
-            if not key.endswith("/"):  # what some clients write for a folder
-                found[key[len(prefix) :]] = entry_of({"size": each["Size"], "ETag": each["ETag"]}, True)
-        return page["Contents"][-1]["Key"] if page.get("Contents") else ""
+
+def _files(page: dict[str, Any], prefix: str) -> Iterator[tuple[str, Entry]]:
+    """Without the empty objects `folder/` that some clients write."""
+    for each in page.get("Contents", ()):
+        if not each["Key"].endswith("/"):
+            yield each["Key"][len(prefix) :], entry_of({"size": each["Size"], "ETag": each["ETag"]}, True)
+
+
+async def _pages(fs: Any, bucket: str, prefix: str) -> dict[str, Entry]:
+    """A long listing goes on below each of its folders side by side, as one page after the other takes its time."""
+    found: dict[str, Entry] = {}
+    turns = asyncio.Semaphore(LISTINGS)
+    pages = await _paginator(fs)
 
     async def below(folder: str, after: str) -> None:
         read, last = 0, after
         async with turns:
             async for page in pages.paginate(Bucket=bucket, Prefix=folder, StartAfter=after):
-                last, read = take(page) or last, read + 1
+                found.update(_files(page, prefix))
+                last, read = page["Contents"][-1]["Key"] if page.get("Contents") else last, read + 1
                 if read == LONG_PAGES and page["IsTruncated"]:
                     break
             else:
@@ -107,12 +110,23 @@ async def _pages(fs: Any, bucket: str, prefix: str) -> dict[str, Entry]:
             inner, slash, _ = last[len(folder) :].partition("/")
             folders = {f"{folder}{inner}/"} if slash else set()  # of which servers do not agree whether it comes after
             async for page in pages.paginate(Bucket=bucket, Prefix=folder, StartAfter=last, Delimiter="/"):
-                take(page)
+                found.update(_files(page, prefix))
                 folders.update(each["Prefix"] for each in page.get("CommonPrefixes", ()))
         await asyncio.gather(*(below(each, last) for each in sorted(folders)))
 
     try:
         await below(prefix, "")
+    except Exception as error:
+        raise translate_boto_error(error) from error
+    return found
+
+
+async def _level_pages(fs: Any, bucket: str, prefix: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    try:
+        async for page in (await _paginator(fs)).paginate(Bucket=bucket, Prefix=prefix, Delimiter="/"):
+            found.update(_files(page, prefix))
+            found.update((each["Prefix"][len(prefix) : -1], FOLDER) for each in page.get("CommonPrefixes", ()))
     except Exception as error:
         raise translate_boto_error(error) from error
     return found
@@ -157,13 +171,22 @@ def look_up(fs: AbstractFileSystem, paths: Sequence[str]) -> dict[str, Entry | L
         by_folder[path.rpartition("/")[0]].append(path)
     many = [] if is_web(fs) else [folder for folder, held in by_folder.items() if len(held) >= WORTH_A_LISTING]
     found: dict[str, Any] = {}
-    for folder, listed in zip(many, side_by_side(lambda folder: _level(fs, folder), many, ASKED), strict=True):
+    for folder, listed in zip(many, side_by_side(lambda folder: level(fs, folder), many, ASKED), strict=True):
         found |= {path: listed.get(path.rpartition("/")[2]) for path in by_folder[folder]}
     left = [path for path in paths if path not in found]
     return found | dict(zip(left, side_by_side(lambda path: _at(fs, path), left, ASKED), strict=True))
 
 
-def _level(fs: AbstractFileSystem, folder: str) -> dict[str, Any]:
+def level(fs: AbstractFileSystem, folder: str) -> dict[str, Entry | Literal["folder"]]:
+    """What lies in a folder or prefix itself, by name; nothing where there is none."""
+    if isinstance(fs, LocalFileSystem):
+        with os.scandir(folder) as found:
+            names = [each.name for each in found]
+        seen = look_up(fs, [f"{folder}/{name}" for name in names])
+        return {name: each for name, each in zip(names, seen.values(), strict=True) if each is not None}
+    if "s3" in fs.protocol:
+        bucket, _, prefix = folder.partition("/")
+        return sync(fs.loop, _level_pages, fs, bucket, f"{prefix}/" if prefix else "")  # type: ignore[no-any-return]
     try:
         listed = fs.ls(folder, detail=True)
     except FileNotFoundError:

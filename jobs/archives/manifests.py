@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from jobs.archives.listing import FOLDER, find, look_up, side_by_side
+from jobs.archives.listing import FOLDER, level, look_up, side_by_side
 from jobs.archives.members import KINDS as ARCHIVES
 from jobs.archives.shelves import INDEXES, Counted, Files, frames_among, members_of
 from jobs.archives.sources import (
@@ -262,7 +262,7 @@ def _looked_up(fs: AbstractFileSystem, rows: list[_Row], counted: Counted, is_li
 
 def _folder(fs: AbstractFileSystem, row: _Row) -> VideoSource:
     """A folder of frames."""
-    images = frames_among({name: each for name, each in find(fs, row.path).items() if "/" not in name})
+    images = frames_among({name: each for name, each in level(fs, row.path).items() if each != FOLDER})
     return replace(Files(fs, row.path).frames("", images), video_id=row.video_id, sampling=row.sampling, tags=row.tags)
 
 

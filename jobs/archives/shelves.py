@@ -121,7 +121,7 @@ def group(shelf: Shelf, files: Mapping[str, Entry], counted: Counted, any_name: 
     yield from shelf.inner(packed, counted)
 
 
-def frames_among(files: Mapping[str, Entry]) -> dict[str, Entry]:
+def frames_among(files: Mapping[str, Any]) -> dict[str, Entry]:
     """The images of one folder that are a video."""
     return {name: files[name] for name in _one_of_each([name for name in files if suffix(name) in IMAGES])}
 

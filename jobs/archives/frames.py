@@ -339,10 +339,12 @@ class Film(Video):
             time_s = self._time_s(frame, self.decoded)
             if choice.over(time_s):
                 break
-            self.decoded += 1
-            if choice.takes(time_s):
-                turn = _Turn.of(frame)
+            taken = choice.takes(time_s)
+            turn = _Turn.of(frame)
+            if taken:
                 self._check_shape(*((frame.width, frame.height) if turn.turned else (frame.height, frame.width)), index)
+            self.decoded += 1
+            if taken:
                 inner = (height, width) if turn.turned else (width, height)
                 pixels = scaler.reformat(frame, *inner, "rgb24", interpolation=Interpolation.BILINEAR).to_ndarray()
                 yield DecodedFrame(index, time_s, turn.upright(pixels))
@@ -437,7 +439,6 @@ class FrameFolder(Video):
         for index, place in enumerate(self._places):
             image = self._first or self._read(place, index)
             self._first = None
-            self.decoded += 1
             if image.size != self._size:
                 raise self._bad(
                     place,
@@ -448,6 +449,7 @@ class FrameFolder(Video):
             self._check_shape(image.height, image.width, index)
             pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
             stamp_s = self._stamp_s(place)
+            self.decoded += 1
             yield DecodedFrame(index, None if stamp_s is None else self.clock.tick(stamp_s), pixels)
         if not self.source.listed and not self._stamps:
             self._check_numbers()

@@ -153,7 +153,7 @@ def _cut(members: list[Member], size_bytes: int) -> str:
 def _tar_member(info: tarfile.TarInfo, problem: str | None = None) -> Member:
     name = _relative(info.name)
     span = Span(info.offset_data, info.size, -1)
-    if _leads_out(name):
+    if not is_inside(name):
         problem = OUTSIDE
     elif info.issym() or info.islnk():
         problem = f"link_member: it is a {'symbolic' if info.issym() else 'hard'} link, which is not followed"
@@ -167,8 +167,9 @@ def _tar_member(info: tarfile.TarInfo, problem: str | None = None) -> Member:
 OUTSIDE = "unsafe_member: its name leads out of the archive, expected a relative one without `..`"
 
 
-def _leads_out(name: str) -> bool:
-    return not stays_inside(name) or re.match(r"[A-Za-z]:[/\\]", name) is not None
+def is_inside(name: str) -> bool:
+    """Whether it would lie in the folder that the archive is unpacked into."""
+    return stays_inside(name) and not re.match(r"[A-Za-z]:[/\\]", name)
 
 
 def _relative(name: str) -> str:
@@ -191,7 +192,7 @@ def _zip_member(info: zipfile.ZipInfo, size_bytes: int) -> Member:
     name = _relative(info.filename if "/" in info.filename else info.filename.replace("\\", "/"))
     grows = info.file_size > LARGEST_UNSUSPICIOUS and info.file_size > LARGEST_RATIO * max(1, info.compress_size)
     problem = None
-    if _leads_out(name):
+    if not is_inside(name):
         problem = OUTSIDE
     elif stat.S_ISLNK(info.external_attr >> 16):
         problem = "link_member: it is a symbolic link, which is not followed"

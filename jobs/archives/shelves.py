@@ -253,8 +253,9 @@ class Members:
     def _video(self, name: str, of: Sequence[str], **more: Any) -> VideoSource:
         marks = [(member.name, *member.span, member.mark) for member in map(self._known.__getitem__, of)]
         shown = printable(name)
+        inside = name if members.is_inside(name) else name.replace("..", "%2E%2E")
         return VideoSource(
-            video_id=printable(self.title(name)),
+            video_id=printable(self.title(inside)),
             uri=f"{self._uri}#{shown}" if name else self._uri,
             address=self._address,
             content_id=f"{self._identity.content}#{_digest(marks)}",

@@ -21,7 +21,7 @@ from pydantic import Field, PositiveInt
 from jobs import models, tables
 from jobs.archives.archive import DATA_SETS, PassedOver, VideoSource, read_archive
 from jobs.archives.sampling import asked
-from jobs.archives.sources import Sampling
+from jobs.archives.sources import Sampling, uri_of
 from jobs.archives.verify import verified
 from jobs.results_files import read_json
 from jobs.segmentation.child import alone, may_be_alone
@@ -434,7 +434,7 @@ def _lineage(job: SegmentJob, store: Store, card: ModelCard, plan_id: str, run_i
     fs, path = store.open_source(job.archive)
     config = job.model_dump(exclude={"command", "purpose", "retry_errors"}) | {"slot_recycling": job.recycles}
     return {
-        "dataset": f"s3://{path}" if "s3" in fs.protocol else path,
+        "dataset": uri_of(fs, path),
         "plan_id": plan_id,
         "run_id": run_id,
         "model_name": card.name,

@@ -303,7 +303,7 @@ class Attempt:
             "fps_den": video.fps.denominator if video and video.fps else None,
             "vfr": video.clock.uneven if video and timed else None,
             "clock_breaks": video.clock.breaks if video and timed else None,
-            "n_frames": frames,
+            "n_frames": video.decoded if video else 0,
             "duration_s": video.clock.end_s if video and timed else None,
             "sampled_frames": frames,
             "n_tracks": tracks,

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from jobs.archives import members
 from jobs.archives.archive import Archive, VideoSource, list_videos, read_archive
 from jobs.archives.frames import open_video
+from jobs.segmentation.records import MaskSpill
+from jobs.segmentation.side_by_side import SideBySide
 from jobs.settings import Settings
 from jobs.store import Store
 from tests.jobs import barcode
@@ -278,6 +280,36 @@ def test_of_two_members_of_one_name_the_later_counts(tmp_path: Path, here: Store
     found = read_archive(str(path), here)
     assert played(found.videos[0], here) == WHOLE["clips/two.mp4"]
     assert passed_over(found) == {"a.tar/x.mp4": "a later member has its name"}
+
+
+def test_bad_archives_of_every_kind_in_one_folder_have_one_outcome_for_each_video(
+    tmp_path: Path, here: Store, parts: dict[str, bytes]
+):
+    root, film = tmp_path / "data", parts["one.mp4"]
+    (root / "plain").mkdir(parents=True)
+    (root / "plain/one.mp4").write_bytes(film)
+    tar(root / "cut.tar", {"1.mp4": film, "2.mp4": film})
+    (root / "cut.tar").write_bytes((root / "cut.tar").read_bytes()[: 512 + 2048 + 700])
+    tar(root / "links.tar", {"1.mp4": film}, link("2.mp4", tarfile.SYMTYPE))
+    tar(root / "outside.tar", {"../1.mp4": film, "2.mp4": film})
+    deflated(root / "bomb.zip", {"1.mp4": bytes(70 * 2**20), "2.mp4": film})
+    stored(root / "broken.zip", {"1.mp4": film[:1000], "2.mp4": b"", "3.mp4": b"no film", "walk/0.jpg": b"no image"})
+    stored(root / "none.zip", {"code.py": b""})
+    (root / "text.tar").write_bytes(b"text")
+    (root / "whole.tgz").write_bytes(b"\x1f\x8b")
+    found = read_archive(str(root), here)
+    stage = SideBySide(barcode.Barcode(blind=True), "cpu", here, videos_at_once=4, frames_per_batch=16, threads=2)
+    outcomes = list(stage.play(found.videos, MaskSpill()))
+    codes = {each.source.video_id: each.error.code if each.error else "done" for each in outcomes}
+    assert len(outcomes) == len(codes) == len(found.videos)
+    assert codes == {
+        "plain/one.mp4": "done", "cut.tar": "cut_off", "cut.tar/1.mp4": "done", "cut.tar/2.mp4": "cut_off",
+        "links.tar/1.mp4": "done", "links.tar/2.mp4": "link_member", "outside.tar/%2E%2E/1.mp4": "unsafe_member",
+        "outside.tar/2.mp4": "done", "bomb.zip/1.mp4": "bomb", "bomb.zip/2.mp4": "done",
+        "broken.zip/1.mp4": "no_video_stream", "broken.zip/2.mp4": "empty_file", "broken.zip/3.mp4": "not_a_video",
+        "broken.zip/walk": "bad_image", "text.tar": "damaged_archive",
+    }  # fmt: skip
+    assert set(passed_over(found)) == {"none.zip/code.py", "whole.tgz"}
 
 
 NAMES = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1, max_size=40)

@@ -1,17 +1,21 @@
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import av
 import pytest
 
+from jobs import tables
 from jobs.archives.archive import list_videos, read_archive
 from jobs.archives.frames import DecodedFrame, open_video
 from jobs.archives.sampling import asked
 from jobs.archives.sources import Sampling, VideoSource
+from jobs.segmentation.segment import SegmentJob, segment
 from jobs.settings import Settings
 from jobs.store import Store
 from tests.jobs import barcode
+from tests.jobs.test_members import tar
 from vis_models.config import BadConfig, BadVideo
 
 pytestmark = pytest.mark.unit
@@ -126,6 +130,22 @@ def test_stamps_in_names_are_a_clock(tmp_path: Path, here: Store):
         (folder / f"{number:05d}.jpg").rename(folder / f"{1_700_000_000 + 10 * number}.000000.jpg")
     (source,) = list_videos(str(folder), here)
     assert numbers(look(source, Sampling(start_s=5, end_s=25), here)[0]) == [1, 2]
+
+
+def test_the_tables_say_which_frames_of_a_member_were_looked_at_and_when(films, tmp_path: Path):
+    film = {"x.mp4": films("film.mp4").read_bytes()}
+    tar(tmp_path / "a.tar", film)
+    settings = Settings(store=str(tmp_path / "lake"), workers=1, cpus_per_worker=1)
+    model = barcode.write_model(tmp_path / "model")
+    job = SegmentJob(archive=str(tmp_path / "a.tar"), model=str(model), start_s=1, end_s=3, every_s=0.5)
+    segment(job, settings, load=partial(barcode.load, blind=True))
+    opened = tables.open(Store.open(settings))
+    (video,) = opened["videos"].to_table().to_pylist()
+    assert (video["video_id"], video["uri"]) == ("a.tar/x.mp4", f"{tmp_path}/a.tar#x.mp4")
+    assert (video["status"], video["sampled_frames"]) == ("done", 4)
+    assert 50 <= video["n_frames"] <= 62, "decoded, from the key frame before the start"
+    masks = opened["masks"].to_table().to_pylist()
+    assert {(row["frame_idx"], round(row["time_s"], 2)) for row in masks} == {(0, 1), (1, 1.52), (2, 2), (3, 2.52)}
 
 
 def test_what_cannot_be_had_at_once_is_refused():

@@ -27,12 +27,15 @@ from s3fs.errors import translate_boto_error
 
 from jobs.archives.sources import Entry, entry_of, stat_entry
 from jobs.filesystems import is_web
+from jobs.settings import without_signature
 
 READ_ERRORS = (OSError, TimeoutError, aiohttp.ClientError, BotoCoreError, ClientError)
 """What disks, networks and object stores raise; a name that is not there and a refusal are told apart before."""
 Key = TypeVar("Key")
 Found = TypeVar("Found")
 FOLDER: Literal["folder"] = "folder"
+Seen = Entry | Literal["folder"] | Exception | None
+"""A file, a folder, why it may not be looked at, or nothing."""
 ASKED = 64
 """Paths that are asked for side by side."""
 WORTH_A_LISTING = 64
@@ -149,12 +152,29 @@ def entry_at(fs: AbstractFileSystem, path: str, info: dict[str, Any] | None = No
         except FileNotFoundError:
             return stat_entry(os.lstat(path), linked) if linked else None
     try:
-        return entry_of(info or fs.info(path), _hashes(fs))
-    except FileNotFoundError as error:
-        cause = error.__cause__  # fsspec says of every refusal that there is no such file
-        if isinstance(cause, READ_ERRORS) and getattr(cause, "status", 0) not in (404, 410):
-            raise cause from None
+        with _true_reason():
+            return entry_of(info or fs.info(path), _hashes(fs))
+    except FileNotFoundError:
         return None
+
+
+@contextmanager
+def _true_reason() -> Iterator[None]:
+    """fsspec says of every refusal by a web server that there is no such file."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        cause = error.__cause__
+        if isinstance(cause, aiohttp.ClientError | TimeoutError) and getattr(cause, "status", 0) not in (404, 410):
+            raise cause from None
+        raise
+
+
+def refusal(error: Exception) -> str:
+    """`code: why` of what cannot be read, without what was asked for."""
+    denied = isinstance(error, PermissionError) or getattr(error, "status", 0) in (401, 403)
+    words = getattr(error, "message", None) or getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return f"{'denied' if denied else 'unreadable'}: {without_signature(words)}"
 
 
 def _hashes(fs: AbstractFileSystem) -> bool:
@@ -162,10 +182,10 @@ def _hashes(fs: AbstractFileSystem) -> bool:
     return "s3" in fs.protocol
 
 
-def look_up(fs: AbstractFileSystem, paths: Sequence[str]) -> dict[str, Entry | Literal["folder"] | None]:
-    """What is at each path: a file, a folder or nothing. Folders that hold many of them are listed."""
+def look_up(fs: AbstractFileSystem, paths: Sequence[str]) -> dict[str, Seen]:
+    """What is at each path. Folders that hold many of them are listed."""
     if isinstance(fs, LocalFileSystem):
-        return {path: FOLDER if os.path.isdir(path) else entry_at(fs, path) for path in paths}
+        return {path: _at(fs, path) for path in paths}
     by_folder: dict[str, list[str]] = defaultdict(list)
     for path in paths:
         by_folder[path.rpartition("/")[0]].append(path)
@@ -177,7 +197,7 @@ def look_up(fs: AbstractFileSystem, paths: Sequence[str]) -> dict[str, Entry | L
     return found | dict(zip(left, side_by_side(lambda path: _at(fs, path), left, ASKED), strict=True))
 
 
-def level(fs: AbstractFileSystem, folder: str) -> dict[str, Entry | Literal["folder"]]:
+def level(fs: AbstractFileSystem, folder: str) -> dict[str, Any]:
     """What lies in a folder or prefix itself, by name; nothing where there is none."""
     if isinstance(fs, LocalFileSystem):
         with os.scandir(folder) as found:
@@ -199,14 +219,18 @@ def level(fs: AbstractFileSystem, folder: str) -> dict[str, Entry | Literal["fol
     }
 
 
-def _at(fs: AbstractFileSystem, path: str) -> Any:
-    if is_web(fs):
-        return entry_at(fs, path)
+def _at(fs: AbstractFileSystem, path: str) -> Seen:
     try:
+        if isinstance(fs, LocalFileSystem):
+            return FOLDER if os.path.isdir(path) else entry_at(fs, path)
+        if is_web(fs):
+            return entry_at(fs, path)
         info = fs.info(path)
+        return FOLDER if info["type"] == "directory" else entry_of(info, _hashes(fs))
     except FileNotFoundError:
         return None
-    return FOLDER if info["type"] == "directory" else entry_of(info, _hashes(fs))
+    except READ_ERRORS as error:
+        return error
 
 
 def side_by_side(work: Callable[[Key], Found], items: Iterable[Key], threads: int) -> Iterator[Found]:
@@ -234,7 +258,8 @@ def open_seekable(
         if isinstance(fs, LocalFileSystem):
             file = closing.enter_context(open(path, "rb"))
         else:
-            file = closing.enter_context(fs.open(path, "rb", block_size=block_bytes, cache_type="readahead"))
+            with _true_reason():
+                file = closing.enter_context(fs.open(path, "rb", block_size=block_bytes, cache_type="readahead"))
             if is_web(fs) and not _has_ranges(file):
                 file = _copied(fs, path, scratch)
                 closing.push(file)

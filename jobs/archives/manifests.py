@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from jobs.archives.listing import FOLDER, level, look_up, side_by_side
+from jobs.archives.listing import FOLDER, level, look_up, refusal, side_by_side
 from jobs.archives.members import KINDS as ARCHIVES
 from jobs.archives.shelves import INDEXES, Counted, Files, frames_among, members_of
 from jobs.archives.sources import (
@@ -245,9 +245,15 @@ def _looked_up(fs: AbstractFileSystem, rows: list[_Row], counted: Counted, is_li
         else:
             alone.append(row)
     found = look_up(fs, [row.path for row in alone])
+    refused = [seen for seen in found.values() if isinstance(seen, Exception)]
+    if refused and len(refused) == len(found):
+        raise refused[0]  # not one of them may be looked at
     for row in alone:
         seen = found[row.path]
-        if seen == FOLDER:
+        if isinstance(seen, Exception):
+            code, _, why = refusal(seen).partition(": ")
+            yield _film(row, Entry(0, MISSING), row.path, f"{code}: {row.uri}: {why}")
+        elif seen == FOLDER:
             yield _folder(fs, row)
         elif suffix(row.path.partition("?")[0]) in ARCHIVES:
             why = f"not_a_video: {row.uri}: it is an archive, expected one video: name a member of it, `{row.uri}#name`"

@@ -1,6 +1,5 @@
 """Files on a shelf, a folder or a tar or zip -> the videos among them. The rest is counted."""
 
-import errno
 import hashlib
 import json
 import os
@@ -15,7 +14,7 @@ from fsspec import AbstractFileSystem
 
 from jobs.archives import members
 from jobs.archives.frame_clocks import stamps_s
-from jobs.archives.listing import entry_at, open_seekable, side_by_side
+from jobs.archives.listing import READ_ERRORS, entry_at, open_seekable, refusal, side_by_side
 from jobs.archives.sources import MISSING, Entry, VideoSource, counting, is_unicode, printable, quoted, suffix, uri_of
 from vis_models.config import Config
 
@@ -28,7 +27,6 @@ SAME_KIND = {"jpeg": "jpg", "jfif": "jpg", "tiff": "tif", "pgm": "ppm"}
 UNPACK = "compressed as a whole: unpack it to a .tar"
 INDEXES = 16
 """Indexes of tar and zip files that are read side by side."""
-UNSEEKABLE = frozenset({errno.ESPIPE, errno.EISDIR})
 
 
 class PassedOver(Config):
@@ -280,17 +278,14 @@ def members_of(
         shown: its address without a signature.
     """
     uri = shown or uri_of(fs, path)
-    identity = entry_at(fs, path)
-    if identity is None:
-        identity, index = Entry(0, MISSING), members.Index([], "missing: it is not there, expected a tar or zip")
-    else:
-        try:
+    identity, index = Entry(0, MISSING), members.Index([], "missing: it is not there, expected a tar or zip")
+    try:
+        if seen := entry_at(fs, path):
+            identity = seen
             with open_seekable(fs, path, members.WALK_BLOCK) as file:
                 index = members.read_index(file, suffix(path.partition("?")[0]), identity.size_bytes)
-        except OSError as error:
-            if error.errno not in UNSEEKABLE:
-                raise
-            index = members.Index([], f"unreadable: {error.strerror}")
+    except READ_ERRORS as error:
+        index = members.Index([], refusal(error))
     shelf = Members(uri, uri_of(fs, path), title, identity, index)
     files: dict[str, Entry] = {}
     videos: list[VideoSource] = []

@@ -32,7 +32,7 @@ def publish(
         row = {field.name: None if field.nullable else 0 for schema in tables.SCHEMAS.values() for field in schema}
         row |= {"plan_id": "p", "video_id": source.video_id, "uri": source.uri, "content_id": "", "run_id": ""}
         row |= {"track_id": 7, "category": "dog", "category_id": 1, "score": 0.9, "stitched": False, "rle": rle}
-        row |= {"height": height, "width": width, "n_frames": frames, "status": "done"}
+        row |= {"height": height, "width": width, "n_frames": frames, "sampled_frames": frames, "status": "done"}
         rows["videos"].append(row)
         rows["tracks"].append(row)
         rows["masks"] += [row | {"frame_idx": frame} for frame in range(1, frames)]

@@ -158,6 +158,20 @@ def test_signed_addresses_are_opened_and_shown_nowhere(web: Web, store: Store, t
     assert "?" not in shown
 
 
+def test_one_address_that_is_refused_is_a_row_of_errors(web: Web, store: Store, tmp_path: Path):
+    film = barcode.write_film(web.folder / "film.mp4", 1, 5).read_bytes()
+    tar(web.folder / "a.tar", {"x.mp4": film})
+    web.signed = True
+    rows = {"good": f"film.mp4?{SECRET}", "old": "film.mp4?X-Amz-Signature=old", "tar": "a.tar?sig=old#x.mp4"}
+    lines = [json.dumps({"id": name, "uri": f"{web.url}/{path}"}) for name, path in rows.items()]
+    (tmp_path / "m.jsonl").write_text("\n".join(lines))
+    sources = list_videos(str(tmp_path / "m.jsonl"), store)
+    assert {source.video_id: played(source, store) for source in sources} == {
+        "good": FRAMES, "old": "denied", "tar": "denied",
+    }  # fmt: skip
+    assert "old" not in str([source.problem for source in sources])
+
+
 def test_a_signature_is_not_typed_where_it_is_kept(web: Web, store: Store):
     for check in (check_archive, read_archive):
         with pytest.raises(BadConfig, match=r"is kept in logs and tables. Write the address into a list") as raised:

@@ -14,7 +14,7 @@ import stat
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -182,9 +182,10 @@ def frames_in_time(source: VideoSource, store: Store, size: tuple[int, int]) -> 
     """
     closing = ExitStack()
     kept = 0
+    shown = source if source.spans else replace(source, content_id="")  # a film that was touched is shown, too
 
     def opened(_: Task[Any]) -> Iterator[DecodedFrame]:
-        return closing.enter_context(open_video(source, store)).frames(size)
+        return closing.enter_context(open_video(shown, store)).frames(size)
 
     with decoders(1, store.settings.decode_timeout_s) as pool:
         try:

@@ -103,6 +103,8 @@ class _Wary:
         return self._file.read(LARGEST_READ if size < 0 else size)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence == os.SEEK_SET and offset < 0:
+            raise ValueError("its index points before its beginning")
         return self._file.seek(offset, whence)
 
     def seekable(self) -> bool:
@@ -202,8 +204,8 @@ def _zip_member(info: zipfile.ZipInfo, size_bytes: int) -> Member:
         problem = f"unknown_packing: it is packed by method {info.compress_type}, expected stored or deflated"
     elif info.compress_type == DEFLATED and (grows or info.file_size > LARGEST_PACKED):
         problem = f"bomb: {info.compress_size} bytes would become {info.file_size}; store it without packing"
-    elif info.header_offset + info.compress_size > size_bytes:
-        problem = "cut_off: its archive ends in the middle of it"
+    elif not 0 <= info.header_offset <= size_bytes - info.compress_size:
+        problem = "cut_off: its archive ends in the middle of it, or before"
     span = Span(info.header_offset, info.file_size, info.compress_size)
     return Member(name, span, mark=f"{info.CRC:08x}", problem=problem)
 

@@ -331,7 +331,7 @@ def test_members_may_be_called_anything_and_none_leads_out(tmp_path: Path, here:
             assert "\n" not in source.video_id
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.data())
 def test_mutated_archives_are_listed_or_refused_and_end(tmp_path: Path, here: Store, parts: dict[str, bytes], data):
     write, name = data.draw(st.sampled_from([(tar, "a.tar"), (stored, "a.zip"), (deflated, "a.zip")]))
@@ -349,4 +349,4 @@ def test_mutated_archives_are_listed_or_refused_and_end(tmp_path: Path, here: St
     except BadConfig:
         return
     for source in found.videos:
-        assert isinstance(played(source, here), (str, list))
+        assert played(source, here) not in ("unexpected", "unreadable"), "the disk and we are not to blame"

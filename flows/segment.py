@@ -25,6 +25,12 @@ def segment_archive(
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.05,
     slot_recycling: bool | None = None,
     frame_folder_fps: Annotated[float | None, Field(gt=0)] = None,
+    start_s: Annotated[float | None, Field(ge=0)] = None,
+    end_s: Annotated[float | None, Field(gt=0)] = None,
+    every_s: Annotated[float | None, Field(gt=0)] = None,
+    stride: Annotated[int, Field(gt=0)] = 1,
+    keyframes: bool = False,
+    verify: bool = False,
     videos_at_once: Annotated[int, Field(gt=0)] = 8,
     frames_per_batch: Annotated[int, Field(gt=0)] = 16,
     retry_errors: bool = False,
@@ -32,12 +38,18 @@ def segment_archive(
     """Segment and track every video of an archive and publish the tables videos, tracks, masks, errors.
 
     Args:
-        archive: Folder or S3 prefix of films and frame folders, glob, manifest (JSONL, CSV, Parquet with id and uri),
-            or a data set in the YouTube-VIS format (JSON).
+        archive: Folder or S3 prefix of films, frame folders, tar and zip files, glob, manifest (JSONL, CSV, Parquet
+            with id and uri), list of addresses (.txt), or a data set in the YouTube-VIS format (JSON).
         model: Registered name, model folder or its s3:// address; empty: the model that was registered last.
         min_score: Tracks under this video score are counted, not written.
         slot_recycling: Let tracks out of sight give up their slot; empty: in archives, not in data sets.
         frame_folder_fps: Frames per second of frame folders, which carry no clock; empty leaves their times empty.
+        start_s: Frames before are left out, in seconds of each video; a row of a manifest may say otherwise.
+        end_s: Frames from then on are left out.
+        every_s: One frame in so many seconds.
+        stride: One of so many frames.
+        keyframes: Key frames of films only.
+        verify: Read every byte beforehand, so that a video is known by its bytes wherever it lies.
         videos_at_once: Videos that a worker plays side by side; changes speed and memory, not results.
         frames_per_batch: Frames that the model encodes in one batch; changes speed and memory, not results.
         retry_errors: Try every video with an error again; those whose reason lies outside of the file always are.
@@ -48,6 +60,12 @@ def segment_archive(
         min_score=min_score,
         slot_recycling=slot_recycling,
         frame_folder_fps=frame_folder_fps,
+        start_s=start_s,
+        end_s=end_s,
+        every_s=every_s,
+        stride=stride,
+        keyframes=keyframes,
+        verify=verify,
         videos_at_once=videos_at_once,
         frames_per_batch=frames_per_batch,
         retry_errors=retry_errors,

@@ -23,9 +23,13 @@ from vis_models.config import BadConfig, Config
 P = ParamSpec("P")
 Result = TypeVar("Result")
 Address = Annotated[
-    str, WithJsonSchema({"type": "string", "pattern": r"^(?!\w+://(?!arn:)[^/]*@)(?!s3://(?!arn:)[^/]*:)"})
+    str,
+    WithJsonSchema(
+        {"type": "string", "pattern": r"^(?!\w+://(?!arn:)[^/]*@)(?!s3://(?!arn:)[^/]*:)(?!https?://[^#]*\?)"}
+    ),
 ]
-"""A parameter in which Prefect's server takes no `KEY:SECRET@...`: it would keep it in its database and show it."""
+"""A parameter in which Prefect's server takes no `KEY:SECRET@...` and no signature (`https://...?...`): it would keep
+them in its database and show them."""
 RETRIES = 2
 """How often a run that lost its workers is continued from the start, with a new Ray."""
 

@@ -1,31 +1,41 @@
-"""Where addresses lead: a folder of this machine or a bucket, with the credentials of the settings, and what it means
-when a server or a disk refuses.
+"""Where addresses lead: a folder of this machine, a bucket or a web server, with the credentials of the settings, and
+what it means when a server or a disk refuses.
 """
 
 import errno
+import importlib.util
 import os
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
+import aiohttp
 import fsspec
 import pyarrow as pa
 import pyarrow.fs
 from botocore.exceptions import BotoCoreError, ClientError, ConfigParseError, NoCredentialsError, ProfileNotFound
 from fsspec.implementations.local import LocalFileSystem
 
-from jobs.settings import Settings, without_keys
+from jobs.settings import Settings, without_keys, without_signature
 from vis_models.config import BadConfig
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """What the system says where nothing more can be written."""
+BLOCK = 8 * 2**20
+"""Bytes that are read at once from a bucket or a web server: s3fs would read 50 MiB ahead, films are read in steps."""
+WEB = ("http", "https")
+ELSEWHERE = ("s3", "gs", *WEB)
+"""Schemes of addresses that are read over a network."""
 
 
 def resolve(uri: str, settings: Settings) -> tuple[fsspec.AbstractFileSystem, str]:
-    """(file system, path as it knows it) of a local path or `s3://...`. Raises BadConfig: neither of the two."""
+    """(file system, path as it knows it) of a local path, `s3://...`, `gs://...` or `http(s)://...`.
+
+    Raises BadConfig: none of these, or keys stand in it. A signature may; it is not repeated.
+    """
     try:
         scheme, separator, rest = without_keys(uri).partition("://")
     except ValueError as error:
@@ -33,12 +43,38 @@ def resolve(uri: str, settings: Settings) -> tuple[fsspec.AbstractFileSystem, st
     if not separator or scheme == "file":
         path = os.path.abspath(os.path.expanduser(unquote(rest, errors="surrogateescape") if separator else uri))
         return LocalFileSystem(auto_mkdir=True), path
-    if scheme != "s3":
-        raise BadConfig(f"{uri} begins with {scheme}://, expected a local path or s3://bucket/prefix")
+    if scheme not in ELSEWHERE:
+        raise BadConfig(
+            f"{without_signature(uri)} begins with {scheme}://, expected a local path, s3://bucket/prefix, "
+            "gs://bucket/prefix or https://host/path"
+        )
     path = rest.strip("/")
     if not path:
-        raise BadConfig(f"{uri} names no bucket, expected s3://bucket/prefix")
-    return _s3(settings), path
+        raise BadConfig(f"{uri} names no {'host' if scheme in WEB else 'bucket'}, expected {scheme}://bucket/prefix")
+    if scheme in WEB:
+        return _web(scheme), quote(uri, safe="%/:?#[]@!$&'()*+,;=~")
+    return (_s3(settings) if scheme == "s3" else _gs()), path
+
+
+def is_web(fs: fsspec.AbstractFileSystem) -> bool:
+    """A web server, which has no folders; what a page links to is not looked for."""
+    return "https" in fs.protocol
+
+
+def _web(scheme: str) -> fsspec.AbstractFileSystem:
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
+    return fsspec.filesystem(
+        scheme,
+        block_size=BLOCK,
+        encoded=True,  # a signature holds for these very characters
+        client_kwargs={"timeout": timeout, "trust_env": True},  # proxies, ~/.netrc
+    )
+
+
+def _gs() -> fsspec.AbstractFileSystem:
+    if importlib.util.find_spec("gcsfs") is None:
+        raise BadConfig("gs:// addresses need the package gcsfs, which is not installed here: pip install gcsfs")
+    return fsspec.filesystem("gs", use_listings_cache=False, default_block_size=BLOCK)
 
 
 def _s3(settings: Settings) -> fsspec.AbstractFileSystem:
@@ -58,7 +94,7 @@ def _s3(settings: Settings) -> fsspec.AbstractFileSystem:
         client_kwargs={"region_name": settings.s3_region},
         config_kwargs=config,
         use_listings_cache=False,  # others write at the same time
-        default_block_size=8 * 2**20,  # s3fs reads ahead 50 MiB by default; films are read in small steps
+        default_block_size=BLOCK,
     )
 
 
@@ -95,6 +131,15 @@ def delta_options(settings: Settings) -> dict[str, str]:
 @contextmanager
 def refusals(uri: str, settings: Settings) -> Iterator[None]:
     """Server answers that a user can mend become BadConfig; its text never repeats what the server was sent."""
+    if uri.startswith(tuple(f"{scheme}://" for scheme in WEB)):
+        uri = without_signature(uri)
+        try:
+            yield
+        except aiohttp.ClientResponseError as error:
+            raise BadConfig(f"{uri}: its server answers {error.status} {error.message}") from None
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise BadConfig(f"{uri}: no answer from its server ({type(error).__name__}); check the address") from None
+        return
     if not uri.startswith("s3://"):
         try:
             yield

@@ -32,8 +32,10 @@ HOST = re.compile(r"([^:@]*|\[[^@\]]*\])(:\d+)?")
 """What stands before the first `/` of an address without keys. Keys themselves may hold a `/`."""
 KEYS = (
     "an address must not hold keys (KEY:SECRET@...), which would end up in logs and tables: set VIS_S3_ACCESS_KEY and "
-    "VIS_S3_SECRET_KEY, or use the usual AWS sources"
+    "VIS_S3_SECRET_KEY, or use the usual AWS sources; those of a web server belong into ~/.netrc"
 )
+SIGNED = re.compile(r"(?i)\b(https?://)([^\s/?#'\"<>]*@)?([^\s?'\"<>]*)(\?[^\s'\"<>)]*)?")
+"""A web address in a text: where keys may stand, what may be shown, and a query, which may be a signature."""
 
 
 class Environment(EnvSettingsSource):
@@ -108,6 +110,8 @@ class Settings(BaseSettings):
         if not store:
             raise ValueError("it is empty, expected a folder or s3://bucket/prefix")
         if "://" in store:
+            if store.startswith(("http://", "https://", "gs://")):
+                raise ValueError("it is to be written to, expected a folder or s3://bucket/prefix")
             return without_keys(store)
         try:
             return os.path.abspath(os.path.expanduser(store))
@@ -149,6 +153,11 @@ def without_keys(uri: str) -> str:
     if separator and not before_path.fullmatch(rest.partition("/")[0]):
         raise ValueError(KEYS)
     return uri
+
+
+def without_signature(text: str) -> str:
+    """A text whose web addresses have lost their queries and keys."""
+    return SIGNED.sub(r"\1\3", text) if "://" in text else text
 
 
 def origins() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The published tables as a whole: what was committed, merging, cleaning, taking rows out, bringing old stores over."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs import tables
-from jobs.archives.archive import VideoSource
+from jobs.archives.sources import VideoSource
 from jobs.lake import ROOT, Lake
 from jobs.segmentation.plans import Unit, digest, settings_id, units_of, write_listing
 from jobs.segmentation.work import STATUSES, publish_left
@@ -103,8 +104,7 @@ def _bring(store: Store, old: dict[str, Any]) -> None:
     card = ModelCard.model_validate(store.read_json(f"{LAYOUT}/_plans/{plan_id}/spec.json")["card"])
     config = json.loads(lineage.get("config_json", "{}"))
     rows = store.read_table(f"{LAYOUT}/_plans/{plan_id}/plan.parquet").to_pylist()
-    known = VideoSource.model_fields
-    sources = [VideoSource.model_validate({key: row[key] for key in row if key in known}) for row in rows]
+    sources = [_source(row) for row in rows]
     settings = settings_id({"slot_recycling": config.get("slot_recycling", True)}, card, None)
     units = units_of(sources, digest([settings, plan_id]) if old.get("labels") else settings, by_name=root != ROOT)
     old_tables = {
@@ -142,6 +142,15 @@ def _bring(store: Store, old: dict[str, Any]) -> None:
             passed_over=tuple(old.get("passed_over", ())),
         )
     )
+
+
+def _source(row: dict[str, Any]) -> VideoSource:
+    """A video of a plan of version 1. Of a film without an ETag the content id had no mark before its time."""
+    content = re.sub(r"^(\d+)-(\d+(\.\d+)?)$", r"\1-@\2", row["content_id"])
+    own = ("video_id", "uri", "kind", "size_bytes", "listed", "fps", "height", "width")
+    frames = None if row["frames"] is None else tuple(row["frames"])
+    hashed = row["kind"] == "film" and row["uri"].startswith("s3://")
+    return VideoSource(**{key: row[key] for key in own}, frames=frames, content_id=content, content_hash=hashed)
 
 
 def _with_origin(old: dict[str, pa.Table], units: dict[str, str], origin: dict[str, Any]) -> dict[str, pa.Table]:

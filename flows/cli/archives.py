@@ -7,7 +7,7 @@ import typer
 
 from flows.cli.running import run_flow
 from flows.cli.verbs import ModelOption, app
-from flows.cli.words import given_by_user, rate
+from flows.cli.words import given_by_user, rate, seconds
 from flows.terminal import typed
 
 
@@ -44,12 +44,24 @@ def world(
 
 @app.command()
 def segment(
-    archive: Annotated[str, typer.Argument(help="Folder, glob, film, manifest, YouTube-VIS JSON, or s3:// of these.")],
+    archive: Annotated[
+        str, typer.Argument(help="Folder, glob, film, tar, zip, manifest, list; s3:// or https:// of these.")
+    ],
     model: ModelOption = None,
     min_score: Annotated[float, typer.Option(help="Tracks under this score are counted only.", min=0, max=1)] = 0.05,
     frame_folder_fps: Annotated[
         float | None, typer.Option(help="Frames per second of frame folders.", callback=rate)
     ] = None,
+    start: Annotated[
+        float | None, typer.Option(help="Seconds of each video before which nothing is read.", min=0)
+    ] = None,
+    end: Annotated[float | None, typer.Option(help="Seconds of each video where it ends.", min=0)] = None,
+    every_s: Annotated[float | None, typer.Option(help="One frame in so many seconds.", callback=seconds)] = None,
+    stride: Annotated[int, typer.Option(help="One of so many frames.", min=1)] = 1,
+    keyframes: Annotated[bool, typer.Option("--keyframes", help="Key frames of films only.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every byte first: videos are known by content, wherever they lie.")
+    ] = False,
     overlay: Annotated[bool, typer.Option("--overlay", help="Draw films with the masks on them.")] = False,
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="Try every video with an error again, not only those worth it.")
@@ -58,10 +70,12 @@ def segment(
     """Segment and track every video of an archive; publish the tables videos, tracks, masks, errors."""
     from jobs import models
     from jobs.archives.archive import check_archive
+    from jobs.archives.sampling import asked
     from jobs.settings import Settings
     from jobs.store import Store
 
     place = Store.open(Settings())
+    asked(start, end, every_s, stride, keyframes)
     check_archive(archive, place)
     models.find(place, model)
     place.check_writable()
@@ -72,6 +86,12 @@ def segment(
         model=model,
         min_score=min_score,
         frame_folder_fps=frame_folder_fps,
+        start_s=start,
+        end_s=end,
+        every_s=every_s,
+        stride=stride,
+        keyframes=keyframes,
+        verify=verify,
         retry_errors=retry_errors,
     )
     print(done["text"])

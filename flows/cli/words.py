@@ -20,6 +20,12 @@ def rate(value: float | None) -> float | None:
     return value
 
 
+def seconds(value: float | None) -> float | None:
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise typer.BadParameter(f"expected seconds over 0, got {value}")
+    return value
+
+
 @contextmanager
 def given_by_user() -> Iterator[None]:
     """Values out of range are a wrong option, not a bug."""

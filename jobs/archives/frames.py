@@ -12,25 +12,29 @@ import os
 import re
 import stat
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
 
-import aiohttp
 import av
 import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
-from botocore.exceptions import BotoCoreError, ClientError
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
-from jobs.archives.archive import VideoSource
 from jobs.archives.deadlines import Hung, Task, decoders
 from jobs.archives.frame_clocks import exact_rate, gaps, stamps_s
+from jobs.archives.listing import READ_ERRORS, entry_at, open_seekable
+from jobs.archives.members import open_member, read_member
+from jobs.archives.sampling import Choice, chosen, needs_clock, no_clock, nothing_in_range, share_of
+from jobs.archives.sources import VideoSource, has_changed
+from jobs.settings import without_signature
 from jobs.store import Store
 from vis_models.config import BadVideo
 from vis_models.data.pictures import FORMATS as IMAGE_FORMATS
@@ -50,9 +54,13 @@ MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Of a frame of a film, as Pillow has it for images: a decoder would allocate what a damaged header says."""
 PICTURES = frozenset({"bmp", "gif", "mjpeg", "png", "tiff", "webp"})
 """Codecs of cover pictures, which are no film where a stream of another codec is one."""
+SEEK_EARLIER_S = (0.0, 10.0, 60.0)
+"""How far before the start a film is sought, one after the other, until a key frame comes early enough."""
+SEEK_FRAMES = 300
+"""Frames among which a key frame must come."""
 UNEXPECTED = "unexpected"
 """Code of what nobody thought of: a fault of ours until it is known to be one of the file."""
-RETRYABLE = frozenset({"missing", "denied", "unreadable", "timeout"})
+RETRYABLE = frozenset({"missing", "denied", "unreadable", "timeout", "changed"})
 """Codes of errors whose reason lies outside of the file."""
 
 
@@ -61,9 +69,9 @@ class DecodedFrame:
     """One frame at the size that was asked for."""
 
     index: int
-    """From 0, without holes."""
+    """From 0, without holes: of those that are looked at."""
     time_s: float | None
-    """When it is shown; None without a clock."""
+    """When it is shown in the film; None without a clock."""
     pixels: np.ndarray
     """UInt8 (H, W, 3), RGB."""
 
@@ -112,6 +120,8 @@ class Video:
     """Index of the stream that is read, where there was a choice."""
     fps: Fraction | None
     clock: Clock
+    decoded = 0
+    """Frames so far, with those that were not looked at."""
 
     def __init__(self, source: VideoSource, height: int, width: int) -> None:
         self.source = source
@@ -172,9 +182,10 @@ def frames_in_time(source: VideoSource, store: Store, size: tuple[int, int]) -> 
     """
     closing = ExitStack()
     kept = 0
+    shown = source if source.spans else replace(source, content_id="")  # a film that was touched is shown, too
 
     def opened(_: Task[Any]) -> Iterator[DecodedFrame]:
-        return closing.enter_context(open_video(source, store)).frames(size)
+        return closing.enter_context(open_video(shown, store)).frames(size)
 
     with decoders(1, store.settings.decode_timeout_s) as pool:
         try:
@@ -195,22 +206,81 @@ def frames_in_time(source: VideoSource, store: Store, size: tuple[int, int]) -> 
 
 
 def _open(source: VideoSource, store: Store, closing: ExitStack) -> Video:
-    fs, path = store.open_source(source.uri)
+    if source.problem:
+        code, _, why = source.problem.partition(": ")
+        raise BadVideo(f"{why}. {AGAIN}", code=code)
+    fs, path = store.open_source(source.place)
+    if source.spans:
+        archive = closing.enter_context(open_seekable(fs, path))
+        _check_unchanged(source, fs, path, archive)
+        if source.kind == "frames":
+            return FrameFolder(source, lambda place: read_member(archive, source.spans[place]))
+        try:
+            film = open_member(archive, source.spans[0], store.settings.scratch, closing)
+        except BadVideo as bad:
+            raise BadVideo(f"{source.uri} {bad}. {AGAIN}", code=bad.code) from bad
+        return _film(source, lambda: closing.enter_context(_opened(source, film, None)))
     if source.kind == "frames":
-        return FrameFolder(source, fs, path)
-    return Film(source, closing.enter_context(_open_film(source, fs, path)))
+        return FrameFolder(source, _reader(source, fs, path))
+    return _film(source, lambda: closing.enter_context(_open_film(source, fs, path, store.settings.scratch)))
+
+
+def _film(source: VideoSource, opened: Callable[[], Any]) -> "Film":
+    try:
+        return Film(source, opened())
+    except _Lost:
+        return Film(source, opened(), seek=False)
+
+
+def _check_unchanged(source: VideoSource, fs: AbstractFileSystem, path: str, file: Any) -> None:
+    """Raises BadVideo: it is no longer what was listed, so that what is seen would stand under a wrong name."""
+    before = source.content_id.rpartition("#")[0] if source.spans else source.content_id
+    now = entry_at(fs, path, getattr(file, "details", None))
+    if now and has_changed(before, now.content):
+        raise BadVideo(
+            f"{source.uri} changed since it was listed (then {before}, now {now.content}). Nothing is kept; the same "
+            "command again lists it anew",
+            code="changed",
+        )
+
+
+def _reader(source: VideoSource, fs: AbstractFileSystem, folder: str) -> Callable[[int], bytes]:
+    """Reads the frames of a folder by their places."""
+    names = source.frame_names
+
+    def read(place: int) -> bytes:
+        path = f"{folder}/{names[place]}"
+        if odd := _no_file(fs, path):
+            raise BadVideo(odd[0], code=odd[1])
+        return fs.cat_file(path)  # type: ignore[no-any-return]
+
+    return read
+
+
+class _Lost(Exception):
+    """A film that does not come back to the place that it was sought to, and must be opened anew."""
 
 
 class Film(Video):
-    """A file with a video stream."""
+    """A file with a video stream.
 
-    def __init__(self, source: VideoSource, container: Any) -> None:
+    Args:
+        seek: go to the key frame before the range that is asked for, instead of decoding all before it.
+
+    Raises:
+        _Lost: it was sought in vain.
+    """
+
+    def __init__(self, source: VideoSource, container: Any, seek: bool = True) -> None:
+        self._container = container
         self._stream = _film_stream(source, container)
         self.stream = self._stream.index if len(container.streams.video) > 1 else None
         self._stream.codec_context.thread_count = 1  # films side by side keep the cores busy, and counts exact
         self._stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        if source.sampling.keyframes:
+            self._stream.codec_context.skip_frame = "NONKEY"
         self._start_s = (container.start_time or 0) / 1_000_000
-        self._decoded = container.decode(self._stream)
+        self._frames_decoded = container.decode(self._stream)
         self._uri, self._path = source.uri, container.name
         self._first = self._next(0)
         if self._first is None:
@@ -225,27 +295,71 @@ class Film(Video):
         self.codec = self._stream.codec_context.name
         timed = self._first.pts is not None
         self.fps = _sane(self._stream.average_rate if timed else self._stream.guessed_rate)
+        if not timed and source.sampling.keyframes:
+            self.fps = None  # it is not known how many frames lie between
         self.clock = Clock(self.fps)
+        if needs_clock(source.sampling) and not timed and not self.fps:
+            raise no_clock(source.uri, str(source.sampling))
+        if seek and timed and source.sampling.start_s:
+            self._seek(source.sampling.start_s)
+
+    def _seek(self, start_s: float) -> None:
+        """Makes the last key frame at or before this time the first frame.
+
+        An index may count times of decoding, and leading frames of a group need the group before: what counts is that
+        the key frame itself comes no later.
+        """
+        first_s = self._stamp_s(self._first)
+        for earlier_s in SEEK_EARLIER_S:
+            if start_s - earlier_s <= first_s:
+                break
+            try:
+                ticks = int((start_s - earlier_s + self._start_s) / self._stream.time_base)
+                self._container.seek(ticks, stream=self._stream, backward=True)
+                self._frames_decoded = self._container.decode(self._stream)
+                frames = islice(self._frames_decoded, SEEK_FRAMES)
+                frame = next((frame for frame in frames if frame.key_frame and frame.pts is not None), None)
+            except (av.FFmpegError, EOFError):
+                frame = None
+            if frame and self._stamp_s(frame) <= start_s:
+                self._first = frame
+                return
+        if start_s > first_s:
+            raise _Lost
+
+    def _stamp_s(self, frame: Any) -> float:
+        return float(frame.pts * frame.time_base) - self._start_s
 
     def _frames(self, size: tuple[int, int]) -> Iterator[DecodedFrame]:
         height, width = size
         scaler = VideoReformatter()
+        choice = Choice(self.source.sampling)
         frame, self._first = self._first, None
         index = 0
         while frame is not None:
+            time_s = self._time_s(frame, self.decoded)
+            if choice.over(time_s):
+                break
+            taken = choice.takes(time_s)
             turn = _Turn.of(frame)
-            self._check_shape(*((frame.width, frame.height) if turn.turned else (frame.height, frame.width)), index)
-            inner = (height, width) if turn.turned else (width, height)
-            pixels = scaler.reformat(frame, *inner, "rgb24", interpolation=Interpolation.BILINEAR).to_ndarray()
-            yield DecodedFrame(index, self._time_s(frame, index), turn.upright(pixels))
-            index += 1
+            if taken:
+                self._check_shape(*((frame.width, frame.height) if turn.turned else (frame.height, frame.width)), index)
+            self.decoded += 1
+            if taken:
+                inner = (height, width) if turn.turned else (width, height)
+                pixels = scaler.reformat(frame, *inner, "rgb24", interpolation=Interpolation.BILINEAR).to_ndarray()
+                yield DecodedFrame(index, time_s, turn.upright(pixels))
+                index += 1
             frame = self._next(index)
-        self._check_length(index)
+        if frame is None and not self.source.sampling.keyframes:
+            self._check_length(index)
+        if index == 0:
+            raise nothing_in_range(self._uri, self.source.sampling, self.clock.end_s if frame is None else None)
 
     def _next(self, kept: int) -> Any:
         """The next decoded frame, or None at the end."""
         try:
-            return next(self._decoded, None)
+            return next(self._frames_decoded, None)
         except (av.FFmpegError, EOFError) as error:
             if _is_read_error(error, self._path):
                 raise
@@ -259,13 +373,13 @@ class Film(Video):
 
     def _time_s(self, frame: Any, index: int) -> float | None:
         if frame.pts is not None and frame.time_base:
-            return self.clock.tick(float(frame.pts * frame.time_base) - self._start_s)
+            return self.clock.tick(self._stamp_s(frame))
         return self.clock.tick(float(index / self.fps)) if self.fps else None
 
     def promised(self) -> tuple[int | None, float | None]:
         seconds = _promised_s(self._stream)
         frames = self._stream.frames or (round(seconds * self.fps) if seconds and self.fps else None)
-        return frames, seconds
+        return share_of(self.source.sampling, frames, seconds)
 
     def _check_length(self, kept: int) -> None:
         """A file cut between two frames ends without an error; its header knows better."""
@@ -279,26 +393,35 @@ class Film(Video):
 
 
 class FrameFolder(Video):
-    """A folder of images, one per frame."""
+    """A folder of images, one per frame.
 
-    def __init__(self, source: VideoSource, fs: AbstractFileSystem, path: str) -> None:
-        self._fs, self._path = fs, path
+    Args:
+        read: the bytes of the frame at a place.
+    """
+
+    def __init__(self, source: VideoSource, read: Callable[[int], bytes]) -> None:
+        self._bytes = read
         self._names = source.frames or ()
         self._paths = source.frame_names
         self.source = source
         if not self._names:
             raise BadVideo(f"{source.uri} holds no frame, expected images such as jpg or png", code="no_frames")
         self.container = "frames"
-        self._first: Image.Image | None = self._read(0)
-        super().__init__(source, self._first.height, self._first.width)
-        self._size = self._first.size
         self._stamps = None if source.fps else stamps_s(self._paths)
         self.fps = _sane(self._rate())
+        times_s = [self._stamp_s(place) for place in range(len(self._names))]
+        if needs_clock(source.sampling) and times_s[0] is None:
+            raise no_clock(source.uri, str(source.sampling))
+        self._places = chosen(source.sampling, times_s)
+        if not self._places:
+            raise nothing_in_range(source.uri, source.sampling, times_s[-1])
+        self._first: Image.Image | None = self._read(self._places[0], 0)
+        super().__init__(source, self._first.height, self._first.width)
+        self._size = self._first.size
         self.clock = Clock(self.fps)
 
     def promised(self) -> tuple[int | None, float | None]:
-        frames = len(self._paths)
-        return frames, float(frames / self.fps) if self.fps else None
+        return len(self._places), float(len(self._paths) / self.fps) if self.fps else None
 
     def _rate(self) -> Fraction | None:
         if self.source.fps:
@@ -307,55 +430,57 @@ class FrameFolder(Video):
             return exact_rate(float((len(self._stamps) - 1) / seconds))
         return None
 
-    def _time_s(self, index: int) -> float | None:
+    def _stamp_s(self, place: int) -> float | None:
         if self._stamps:
-            return self.clock.tick(float(self._stamps[index] - self._stamps[0]))
-        return self.clock.tick(float(index / self.fps)) if self.fps else None
+            return float(self._stamps[place] - self._stamps[0])
+        return float(place / self.fps) if self.fps else None
 
     def _frames(self, size: tuple[int, int]) -> Iterator[DecodedFrame]:
         height, width = size
-        for index in range(len(self._names)):
-            image = self._first or self._read(index)
+        for index, place in enumerate(self._places):
+            image = self._first or self._read(place, index)
             self._first = None
             if image.size != self._size:
                 raise self._bad(
+                    place,
                     index,
                     f"is {image.width}x{image.height} px, expected {self._size[0]}x{self._size[1]} px as before",
                     "size_changed",
                 )
             self._check_shape(image.height, image.width, index)
             pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-            yield DecodedFrame(index, self._time_s(index), pixels)
+            stamp_s = self._stamp_s(place)
+            self.decoded += 1
+            yield DecodedFrame(index, None if stamp_s is None else self.clock.tick(stamp_s), pixels)
         if not self.source.listed and not self._stamps:
             self._check_numbers()
 
-    def _read(self, index: int) -> Image.Image:
-        path = f"{self._path}/{self._paths[index]}"
+    def _read(self, place: int, kept: int) -> Image.Image:
         try:
-            if odd := _no_file(self._fs, path):
-                raise self._bad(index, *odd)
-            data = self._fs.cat_file(path)
+            data = self._bytes(place)
+        except BadVideo as bad:
+            raise self._bad(place, kept, str(bad), bad.code) from bad
         except FileNotFoundError as error:
-            raise self._bad(index, "is not there, expected an image", "missing") from error
+            raise self._bad(place, kept, "is not there, expected an image", "missing") from error
         except PermissionError as error:
-            raise self._bad(index, "may not be read by this user", "denied") from error
+            raise self._bad(place, kept, "may not be read by this user", "denied") from error
         except READ_ERRORS as error:
-            raise self._bad(index, f"cannot be read ({_words(error)})", "unreadable") from error
+            raise self._bad(place, kept, f"cannot be read ({_words(error)})", "unreadable") from error
         if reason := _known_impostor(data):
-            raise self._bad(index, *reason)
+            raise self._bad(place, kept, *reason)
         try:
             image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
             stated = (self.source.height, self.source.width)
             rgb = upright_rgb(image, stated if None not in stated else None)  # type: ignore[arg-type]
         except Exception as error:  # a damaged file meets any line of a decoder
-            raise self._bad(index, f"is no whole image ({error})", "bad_image") from error
-        if index == 0:
+            raise self._bad(place, kept, f"is no whole image ({error})", "bad_image") from error
+        if kept == 0:
             self.codec = (image.format or "unknown").lower()
         return rgb
 
-    def _bad(self, index: int, what: str, code: str) -> BadVideo:
-        where = f"{self.source.uri}/{self._names[index]} {what} (frame {index} of {len(self._names)})"
-        return BadVideo(f"{where}. {_kept(index)}", code=code, frames_kept=index)
+    def _bad(self, place: int, kept: int, what: str, code: str) -> BadVideo:
+        where = f"{self.source.uri}/{self._names[place]} {what} (frame {place} of {len(self._names)})"
+        return BadVideo(f"{where}. {_kept(kept)}", code=code, frames_kept=kept)
 
     def _check_numbers(self) -> None:
         """Names that count and leap: frames are missing."""
@@ -364,14 +489,12 @@ class FrameFolder(Video):
             before, after = self._names[places[0]], self._names[places[0] + 1]
             raise BadVideo(
                 f"{self.source.uri} misses frames in {len(places)} places, first between {before} and {after}; "
-                f"expected steps of {usual}. All {len(self._names)} frames that are there were used. {AGAIN}",
+                f"expected steps of {usual}. All {len(self._places)} frames that are there were used. {AGAIN}",
                 code="frame_gap",
-                frames_kept=len(self._names),
+                frames_kept=len(self._places),
             )
 
 
-READ_ERRORS = (OSError, TimeoutError, aiohttp.ClientError, BotoCoreError, ClientError)
-"""What disks, networks and object stores raise; a name that is not there and a refusal are told apart before."""
 AGAIN = "If many rows carry this reason, copy the archive again"
 
 
@@ -396,7 +519,7 @@ def _bad_video(error: Exception, source: VideoSource, kept: int) -> BadVideo:
         where = f"{os.path.basename(last.filename)}:{last.lineno} in {last.name}"
         what = f"met what nobody thought of: {type(error).__name__}: {error} ({where}). {_kept(kept)}"
         code = UNEXPECTED
-    return BadVideo(f"{source.uri} {what}", code=code, frames_kept=kept)
+    return BadVideo(f"{source.uri} {without_signature(what)}", code=code, frames_kept=kept)
 
 
 def timed_out(source: VideoSource, seconds: float, kept: int) -> BadVideo:
@@ -428,28 +551,34 @@ def _is_read_error(error: BaseException, path: str) -> bool:
 
 
 @contextmanager
-def _open_film(source: VideoSource, fs: AbstractFileSystem, path: str) -> Iterator[Any]:
+def _open_film(source: VideoSource, fs: AbstractFileSystem, path: str, scratch: Path) -> Iterator[Any]:
     if odd := _no_file(fs, path):
         raise BadVideo(f"{source.uri} {odd[0]}. Leave it out of the archive", code=odd[1])
-    with fs.open(path, "rb") as file:
-        reason = _known_impostor(file.read(200))
-        if reason:
-            raise BadVideo(f"{source.uri} {reason[0]}. {AGAIN}", code=reason[1])
-        file.seek(0)
-        target = path if isinstance(fs, LocalFileSystem) else file
-        options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
-        try:
-            container = av.open(target, options=options, metadata_errors="replace")
-        except (av.FFmpegError, EOFError) as error:
-            if _is_read_error(error, path):
-                raise
-            raise BadVideo(
-                f"{source.uri} cannot be opened as a video ({_words(error)}), expected a film such as MP4 or WebM. "
-                f"{AGAIN}",
-                code="not_a_video",
-            ) from error
-        with container:
+    with open_seekable(fs, path, scratch=scratch) as file:
+        _check_unchanged(source, fs, path, file)
+        with _opened(source, file, path if isinstance(fs, LocalFileSystem) else None) as container:
             yield container
+
+
+@contextmanager
+def _opened(source: VideoSource, file: BinaryIO, path: str | None) -> Iterator[Any]:
+    """`path`: of a file that FFmpeg reads itself."""
+    reason = _known_impostor(file.read(200))
+    if reason:
+        raise BadVideo(f"{source.uri} {reason[0]}. {AGAIN}", code=reason[1])
+    file.seek(0)
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+    try:
+        container = av.open(path or file, "r", options=options, metadata_errors="replace")
+    except (av.FFmpegError, EOFError) as error:
+        if path and _is_read_error(error, path):
+            raise
+        raise BadVideo(
+            f"{source.uri} cannot be opened as a video ({_words(error)}), expected a film such as MP4 or WebM. {AGAIN}",
+            code="not_a_video",
+        ) from error
+    with container:
+        yield container
 
 
 def _no_file(fs: AbstractFileSystem, path: str) -> tuple[str, str] | None:

@@ -56,8 +56,8 @@ def draw_overlays(store: Store, plan_id: str, progress: Progress | None = None) 
         BadConfig: no such plan is published.
     """
     opened = tables.open(store, plan_id)
-    columns = ["video_id", "height", "width", "n_frames"]
-    videos = opened["videos"].to_table(columns=columns, filter=pc.field("n_frames") > 0).to_pylist()
+    columns = ["video_id", "height", "width", "sampled_frames"]
+    videos = opened["videos"].to_table(columns=columns, filter=pc.field("sampled_frames") > 0).to_pylist()
     sources = find_sources(store, plan_id, [video["video_id"] for video in videos])
     overlays = Overlays([], {})
     for done, video in enumerate(videos, start=1):
@@ -79,8 +79,8 @@ def _draw_one(
     sightings = _sightings(opened, video["video_id"])
     with tempfile.TemporaryFile() as film:
         frames, trouble = _draw(store, source, (video["height"], video["width"]), sightings, film)
-        if frames != video["n_frames"]:
-            return f"{frames} frames were read, {video['n_frames']} are in the tables. {trouble or CHANGED}"
+        if frames != video["sampled_frames"]:
+            return f"{frames} frames were read, {video['sampled_frames']} are in the tables. {trouble or CHANGED}"
         film.seek(0)
         with store.create(key) as output:
             shutil.copyfileobj(film, output)

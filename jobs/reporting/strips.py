@@ -122,13 +122,13 @@ def draw_strips(
         this_video = pc.field("video_id") == video_id
         (video,) = opened["videos"].to_table(filter=this_video).to_pylist()
         chosen = sorted(
-            set(np.linspace(0, min(video["n_frames"], FIRST_FRAMES) - 1, pictures).round().astype(int).tolist())
+            set(np.linspace(0, min(video["sampled_frames"], FIRST_FRAMES) - 1, pictures).round().astype(int).tolist())
         )
         rows = opened["tracks"].to_table(filter=this_video).sort_by([("score", "descending")]).to_pylist()
         shown = [row for row in rows if row["score"] >= min_score]
         seen = this_video if truth else this_video & pc.field("frame_idx").isin(chosen)
         found = opened["masks"].to_table(columns=MASK_COLUMNS, filter=seen).sort_by([("track_id", "ascending")])
-        tracks = mask_tracks(found, video["n_frames"])
+        tracks = mask_tracks(found, video["sampled_frames"])
         layers = [_layer_of_track(row, tracks[row["track_id"]]) for row in shown if row["track_id"] in tracks]
         objects = _layers_of_objects(truth, truth.id_of(video_id), layers, tracks) if truth else []
         frames, trouble = read_frames(store, sources[video_id], (video["height"], video["width"]), chosen)

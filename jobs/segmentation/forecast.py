@@ -3,7 +3,6 @@
 import pyarrow.compute as pc
 
 from jobs import models
-from jobs.archives.archive import read_archive
 from jobs.lake import Lake
 from jobs.segmentation.segment import SegmentJob, footage, work_of
 from jobs.store import Store
@@ -20,17 +19,19 @@ def forecast(store: Store, job: SegmentJob, price: float | None = None) -> dict[
         BadConfig: as `segment` does.
     """
     card = read_card(store.local_copy(models.find(store, job.model)))
-    archive = read_archive(job.archive, store, job.frame_folder_fps)
-    work = work_of(store, job, card, archive)
+    work = work_of(store, job, card)
     again = work.known.again
+    size = sum(source.size_bytes for source in work.archive.videos)
     said = {
         "archive": f"{work.name} by {card.name}",
-        "found": f"{len(work.units)} videos, {sum(s.size_bytes for s in archive.videos) / 1e9:.2f} GB",
+        "found": f"{len(work.units)} videos, {size / 1e9:.2f} GB"
+        if size > 1e9
+        else f"{len(work.units)} videos, {size / 1e6:.1f} MB",
         "done before": f"{len(work.known.fine)}",
         "to do": f"{len(work.todo)}" + (f", {len(again)} of them once more" if again else ""),
     }
-    if archive.passed_over:
-        said["not read"] = ", ".join(f"{row.files} {row.kind} ({row.why})" for row in archive.passed_over[:5])
+    if work.archive.passed_over:
+        said["not read"] = ", ".join(f"{row.files} {row.kind} ({row.why})" for row in work.archive.passed_over[:5])
     if not work.todo:
         return said
     rows = Lake(store).batches()
@@ -44,7 +45,8 @@ def forecast(store: Store, job: SegmentJob, price: float | None = None) -> dict[
     share = work.known.counts["frames"] / done if done else 1.0  # frames for each that was guessed from bytes
     hours = guess * share * seconds / frames / 3600
     sure = "" if done else ", guessed from the bytes of its files"
-    said["time"] = f"{hours:.2f} hours of one worker, at {frames / seconds:.1f} frames/s as measured here{sure}"
+    spent = f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(hours * 60))} min"
+    said["time"] = f"{spent} of one worker, at {frames / seconds:.1f} frames/s as measured here{sure}"
     if price is not None:
         said["cost"] = f"{hours * price:,.2f} at {price:g} an hour"
     return said

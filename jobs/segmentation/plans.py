@@ -5,7 +5,6 @@ No Ray and no torch.
 
 import hashlib
 import json
-import posixpath
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,10 +63,10 @@ UNITS = pa.schema([
     ("shard", pa.string()), ("unit", pa.string()), ("replaces", pa.string()), ("video_id", pa.string()),
     ("uri", pa.string()), ("kind", pa.string()), ("content_id", pa.string()), ("size_bytes", pa.int64()),
     ("frames", pa.list_(pa.string())), ("listed", pa.bool_()), ("fps", pa.float64()), ("height", pa.int32()),
-    ("width", pa.int32()),
+    ("width", pa.int32()), ("content_hash", pa.bool_()), ("address", pa.string()), ("spans", pa.list_(pa.int64())),
+    ("start_s", pa.float64()), ("end_s", pa.float64()), ("every_s", pa.float64()), ("stride", pa.int32()),
+    ("keyframes", pa.bool_()), ("tags", pa.map_(pa.string(), pa.string())), ("problem", pa.string()),
 ])  # fmt: skip
-OWN = ("shard", "unit", "replaces")
-"""Columns that are not the source's."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def find_sources(store: Store, plan_id: str, video_ids: Sequence[str]) -> dict[s
 def _write(store: Store, key: str, shards: Mapping[str, Sequence[Unit]]) -> None:
     with store.create(key) as output, pq.ParquetWriter(output, UNITS, compression="zstd") as writer:
         rows = (
-            unit.source.model_dump() | {"shard": shard, "unit": unit.id, "replaces": unit.replaces}
+            unit.source.row() | {"shard": shard, "unit": unit.id, "replaces": unit.replaces}
             for shard, units in shards.items()
             for unit in units
         )
@@ -124,10 +123,7 @@ def _write(store: Store, key: str, shards: Mapping[str, Sequence[Unit]]) -> None
 
 def _read(store: Store, key: str, wanted: tuple[str, str, Any]) -> list[Unit]:
     rows = pq.read_table(store.path(key), filesystem=store.arrow, filters=[wanted]).to_pylist()
-    return [
-        Unit(row["unit"], VideoSource.model_validate({key: row[key] for key in row if key not in OWN}), row["replaces"])
-        for row in rows
-    ]
+    return [Unit(row["unit"], VideoSource.of_row(row), row["replaces"]) for row in rows]
 
 
 def noted(store: Store) -> set[str]:
@@ -160,10 +156,8 @@ def units_of(sources: Sequence[VideoSource], settings: str, by_name: bool = Fals
     copies: Counter[str] = Counter()
     units = []
     for source in sources:
-        place = "" if getattr(source, "content_hash", False) else source.uri
-        what = source.model_dump(mode="json", exclude={"video_id", "uri", "size_bytes", "tags", "frames"})
-        frames = list(map(posixpath.basename, source.frames or ()))
-        own = digest([settings, place, what, frames, source.video_id if by_name else ""])
+        place = "" if source.content_hash else source.uri
+        own = digest([settings, place, source.identity(), source.video_id if by_name else ""])
         copies[own] += 1
         units.append(Unit(own if copies[own] == 1 else digest([own, copies[own]]), source))
     return units

@@ -16,11 +16,14 @@ from pydantic import Field, PositiveInt
 
 from jobs import models, tables
 from jobs.archives.archive import DATA_SETS, Archive, VideoSource, read_archive
+from jobs.archives.sampling import asked
+from jobs.archives.sources import Sampling, uri_of
+from jobs.archives.verify import verified
 from jobs.results_files import read_json
 from jobs.segmentation.child import alone, may_be_alone
 from jobs.segmentation.plans import STAGES, Load, ShardJob, Unit, noted, settings_id, write_shards
 from jobs.segmentation.work import STATUSES, Only, Publisher, Work, find_work
-from jobs.settings import Settings
+from jobs.settings import Settings, without_signature
 from jobs.store import Part, Plan, Purpose, Store, code_version, now
 from jobs.workers import Say, Workers, ray_to_join
 from vis_models.cards import ModelCard, read_card
@@ -46,8 +49,8 @@ class SegmentJob(Config):
     """Segment an archive with a model."""
 
     archive: str
-    """A folder or S3 prefix of films and frame folders, a glob, a manifest (JSONL, CSV or Parquet with `id` and `uri`),
-    or a data set in the YouTube-VIS format (JSON)."""
+    """A folder or S3 prefix of films, frame folders, tar and zip files, a glob, a manifest (JSONL, CSV or Parquet with
+    `id` and `uri`), a list of addresses (.txt), or a data set in the YouTube-VIS format (JSON)."""
     model: str | None = None
     """A registered name, a model folder or its `s3://` address; None: the model that was registered last."""
     min_score: float = Field(0.05, ge=0, le=1)
@@ -55,6 +58,18 @@ class SegmentJob(Config):
     as it is: questions filter by `tracks.score` and `masks.track_score`."""
     frame_folder_fps: float | None = Field(None, ge=1e-9, le=100_000)
     """Rate of frame folders, which carry no clock; None leaves their times empty, but where names are time stamps."""
+    start_s: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """Frames before are left out, in seconds of each video; a row of a manifest may say otherwise."""
+    end_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Frames from then on are left out."""
+    every_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """One frame in so many seconds."""
+    stride: PositiveInt = 1
+    """One of so many frames."""
+    keyframes: bool = False
+    """Key frames of films only, which are decoded without the others."""
+    verify: bool = False
+    """Read every byte beforehand: a video is known by the sha256 of its bytes, wherever it lies."""
     slot_recycling: bool | None = None
     """Tracks out of sight give up their slot to new ones, in models that have slots. None: yes, as archives hold long
     videos; no for a data set in the YouTube-VIS format, whose papers do not."""
@@ -75,6 +90,11 @@ class SegmentJob(Config):
     """`new`: what was never done; `errors`: what was done and may go better; `missing`: what was not there."""
     command: str = ""
     """What was typed, for the record."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """Which frames are looked at. Raises BadConfig: not to be had at once."""
+        return asked(self.start_s, self.end_s, self.every_s, self.stride, self.keyframes)
 
     @property
     def recycles(self) -> bool:
@@ -167,8 +187,7 @@ def segment(
     card = read_card(store.local_copy(model))
     if progress:
         progress("segment", 0, 1, {"note": f"looks for videos in {job.archive}"})
-    archive = read_archive(job.archive, store, job.frame_folder_fps)
-    work = work_of(store, job, card, archive)
+    work = work_of(store, job, card)
     if not work.todo:
         return _summary(store, work.stand(), work, time.perf_counter() - started)
     run_id = run_id or f"segment-{now()[:19]}-{uuid.uuid4().hex[:6]}".replace(":", "")
@@ -202,10 +221,13 @@ def segment(
     return _summary(store, work.stand(lineage), work, time.perf_counter() - started, publisher)
 
 
-def work_of(store: Store, job: SegmentJob, card: ModelCard, archive: Archive) -> Work:
+def work_of(store: Store, job: SegmentJob, card: ModelCard) -> Work:
     """What a job comes to: the units of its archive, and those that are to be done."""
+    archive = read_archive(job.archive, store, job.frame_folder_fps, job.sampling)
+    if job.verify:
+        archive = Archive(tuple(verified(archive.videos, store)), archive.passed_over)
     labels = read_json(store, job.labels)[1] if job.labels else None
-    address = store.address(job.archive)
+    address = without_signature(uri_of(*store.open_source(job.archive)))
     return find_work(
         store,
         archive,
@@ -400,9 +422,9 @@ def _lineage(job: SegmentJob, address: str, card: ModelCard) -> dict[str, str]:
         "model_sha256": card.sha256,
         "code_version": code_version(),
         "config_hash": config_hash(config),
-        "config_json": json.dumps(config),
+        "config_json": without_signature(json.dumps(config)),
         "model_config_json": json.dumps(card.config),
         "class_map_json": json.dumps({category.id: category.name for category in card.classes}),
-        "sampling": "every frame",
-        "command": job.command,
+        "sampling": str(job.sampling),
+        "command": without_signature(job.command),
     }

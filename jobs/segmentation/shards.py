@@ -324,7 +324,7 @@ class Attempt:
             "fps_den": video.fps.denominator if video and video.fps else None,
             "vfr": video.clock.uneven if video and timed else None,
             "clock_breaks": video.clock.breaks if video and timed else None,
-            "n_frames": frames,
+            "n_frames": video.decoded if video else 0,
             "duration_s": video.clock.end_s if video and timed else None,
             "sampled_frames": frames,
             "n_tracks": len(tracks),
@@ -336,7 +336,7 @@ class Attempt:
             "run_id": self.job.run_id,
             "min_score": self.job.min_score,
             "retryable": bool(outcome.error and outcome.error.code in RETRYABLE),
-            "tags": list(getattr(source, "tags", {}).items()) or None,
+            "tags": list(source.tags.items()) or None,
         }
 
     def _error_row(self, outcome: Outcome, error: BadVideo) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from prefect.events import Event
 from prefect.events.clients import AssertingEventsClient
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from pydantic import TypeAdapter
 from ray.exceptions import ActorDiedError
 
 from flows import steps
@@ -67,6 +69,14 @@ def told(api) -> Iterator[Callable[[], list[Event]]]:
 
     yield events
     EventsWorker.set_client_override(None)
+
+
+def test_a_server_is_given_no_keys_and_no_signatures_to_keep():
+    pattern = TypeAdapter(steps.Address).json_schema()["pattern"]
+    for kept in ("https://user:pass@host/x.mp4", "https://host/x.mp4?X-Amz-Signature=1", "s3://key:secret@bucket/x"):
+        assert not re.match(pattern, kept)
+    for address in ("https://host/a.tar#x.mp4", "s3://bucket/a?b", "/films/what?.mp4", "s3://arn:aws:s3:eu:1:door/x"):
+        assert re.match(pattern, address)
 
 
 @pytest.fixture(params=["refuses", "is a page to sign in"])

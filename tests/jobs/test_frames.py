@@ -2,6 +2,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -244,17 +245,17 @@ def test_a_frame_folder_has_the_clock_that_it_is_given(tmp_path: Path, here: Sto
     with open_video(source, here) as video:
         assert [frame.time_s for frame in video.frames((48, 64))] == [None] * 4
         assert (video.fps, video.clock.end_s) == (None, None)
-    with open_video(source.model_copy(update={"fps": 2}), here) as video:
+    with open_video(replace(source, fps=2), here) as video:
         assert [frame.time_s for frame in video.frames((48, 64))] == [0, 0.5, 1, 1.5]
         assert (video.fps, video.clock.end_s) == (2, 2.0)
 
 
 def test_masks_come_out_at_the_size_that_a_data_set_states(tmp_path: Path, here: Store):
     source = source_of(barcode.write_frames(tmp_path / "walk", 1, range(2), size=(96, 128)), here)
-    with open_video(source.model_copy(update={"height": 95, "width": 128}), here) as video:
+    with open_video(replace(source, height=95, width=128), here) as video:
         assert (video.info.height, video.info.width) == (95, 128)
         assert len(list(video.frames((48, 64)))) == 2
-    _, error = decode(source.model_copy(update={"height": 50, "width": 128}), here)
+    _, error = decode(replace(source, height=50, width=128), here)
     assert error is not None
     assert (error.code, error.frames_kept) == ("size_changed", 0)
 
@@ -399,7 +400,7 @@ def test_frames_that_come_out_of_order_do_not_stretch_the_clock():
 @pytest.mark.parametrize("seconds", [1800, 3600, 86_400])
 def test_a_slow_camera_has_the_clock_that_it_is_given(tmp_path: Path, here: Store, seconds: int):
     source = source_of(barcode.write_frames(tmp_path / "walk", 1, range(4)), here)
-    with open_video(source.model_copy(update={"fps": 1 / seconds}), here) as video:
+    with open_video(replace(source, fps=1 / seconds), here) as video:
         assert [frame.time_s for frame in video.frames((48, 64))] == [seconds * frame for frame in range(4)]
         assert (video.fps, video.clock.end_s) == (Fraction(1, seconds), 4 * seconds)
 
@@ -413,7 +414,7 @@ def test_frames_that_are_named_by_time_are_whole_and_have_its_clock(tmp_path: Pa
     frames, error = decode(source, here)
     assert error is None
     assert [frame.time_s for frame in frames] == pytest.approx([stamp - stamps[0] for stamp in stamps], abs=2e-6)
-    with open_video(source.model_copy(update={"fps": 10}), here) as video:  # the user knows better
+    with open_video(replace(source, fps=10), here) as video:  # the user knows better
         assert [frame.time_s for frame in video.frames((48, 64))] == pytest.approx([n / 10 for n in range(30)])
 
 
@@ -458,5 +459,5 @@ def test_films_and_frames_are_read_from_s3(tmp_path: Path, s3_settings: Settings
     film, walk = list_videos(store.uri("a"), store)
     assert len(decode(film, store)[0]) == 20
     assert len(decode(walk, store)[0]) == 5
-    gone, _ = film.model_copy(update={"uri": film.uri + "x"}), store
+    gone = replace(film, uri=film.uri + "x")
     assert decode(gone, store)[1].code == "missing"

@@ -43,7 +43,7 @@ def publish(
         }
         row |= {"track_id": 7, "category": "dog", "category_id": 1, "score": 0.9, "stitched": False, "rle": rle}
         row |= {"retryable": False}
-        row |= {"height": height, "width": width, "n_frames": frames, "status": "done"}
+        row |= {"height": height, "width": width, "n_frames": frames, "sampled_frames": frames, "status": "done"}
         rows["videos"].append(row)
         rows["tracks"].append(row)
         rows["masks"] += [row | {"frame_idx": frame} for frame in range(1, frames)]

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +156,9 @@ def test_a_connection_that_stalls_ends_its_own_video_and_keeps_the_frames_before
     sources, _ = sources_in(barcode.write_film(tmp_path / "films/1.mp4", 1, 20).parent)
     image = (barcode.write_frames(tmp_path / "walk", 9, [0]) / "00000.jpg").read_bytes()
     names = tuple(f"{number}.jpg" for number in range(9))
-    walk = a_source().model_copy(update={"kind": "frames", "frames": names})
-    sources.append(walk.model_copy(update={"video_id": "9", "uri": "s3://bucket/9"}))
-    sources.append(a_source().model_copy(update={"video_id": "film", "uri": "s3://bucket/film7.jpg"}))
+    walk = replace(a_source(), kind="frames", frames=names)
+    sources.append(replace(walk, video_id="9", uri="s3://bucket/9"))
+    sources.append(replace(a_source(), video_id="film", uri="s3://bucket/film7.jpg"))
     with stalled_s3(image, "7.jpg", store=str(tmp_path / "lake"), decode_timeout_s=3) as settings:
         store = Store.open(settings)
         store.open_source("s3://bucket/0")[0].cat_file("bucket/0")  # the first connection takes its time

@@ -132,7 +132,11 @@ def write_version_1(store: Store, archive: str, model: Path) -> list[str]:
         with store.create(key) as output:
             pq.write_table(pa.Table.from_pylist(content, schema=schema), output)
         refs[name] = [{"key": key, "rows": len(content), "size_bytes": output.size_bytes, "sha256": output.sha256}]
-    plan = [source.model_dump() | {"shard": "0"} for source in sources]
+    own = ("video_id", "uri", "kind", "size_bytes", "listed", "fps", "height", "width", "frames")
+    plan = [
+        {key: getattr(source, key) for key in own} | {"shard": "0", "content_id": source.content_id.replace("@", "")}
+        for source in sources
+    ]
     with store.create("vis/v1/_plans/old/plan.parquet") as output:
         pq.write_table(pa.Table.from_pylist(plan), output)
     card = read_card(model).model_dump(mode="json")

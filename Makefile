@@ -90,7 +90,7 @@ demo: .venv/setup.stamp
 # ---- checks ----------------------------------------------------------------------------------------------------
 
 # Two tests side by side, each with one thread: most of their time is that of servers and engines that start.
-SIDE_BY_SIDE := OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2 --dist loadgroup
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2
 
 test: .venv/test.stamp
 	$(SIDE_BY_SIDE)

@@ -203,11 +203,3 @@ def server(vis: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     yield server
     server.process.send_signal(signal.SIGINT)
     server.process.wait(PATIENCE_S)
-
-
-@pytest.hookimpl(tryfirst=True)  # before the plug-in reads the mark
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several workers (`pytest -n 2`) one takes this whole folder: its tests share a store and a server."""
-    for item in items:
-        if item.path.parent == Path(__file__).parent:
-            item.add_marker(pytest.mark.xdist_group("flows"))

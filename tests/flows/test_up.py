@@ -93,7 +93,7 @@ def test_a_port_that_is_taken_is_refused_at_once(vis, tmp_path):
 
 def test_ctrl_c_cancels_a_run_that_is_under_way_and_leaves_no_process_and_what_an_operator_set(server: Server):
     server.prefect("work-pool", "set-concurrency-limit", "vislake", "3")
-    server.prefect("deployment", "run", "train-rgnn", "--param", "recipe=rgnn_r18_world_demo")
+    server.prefect("deployment", "run", "train-rgnn", "--param", "recipe=rgnn_r18_world_tiny")
     deadline = time.monotonic() + PATIENCE_S
     while not any("raylet" in command for command in processes(server.mark)):
         assert time.monotonic() < deadline, "the run did not start"
@@ -102,7 +102,7 @@ def test_ctrl_c_cancels_a_run_that_is_under_way_and_leaves_no_process_and_what_a
     said, _ = server.process.communicate(timeout=PATIENCE_S)
     assert server.process.returncode == 130
     assert processes(server.mark) == []
-    resume = re.search(r"`prefect deployment run train-rgnn --param resume=rgnn_r18_world_demo-\w{8}` goes on", said)
+    resume = re.search(r"`prefect deployment run train-rgnn --param resume=rgnn_r18_world_tiny-\w{8}` goes on", said)
     assert resume, said
     latest = (
         "SELECT run.state_type, state.message FROM flow_run run JOIN flow_run_state state ON state.id = run.state_id"

@@ -26,7 +26,8 @@ POINTS = [
 def begun(store: Store, folder: Path) -> None:
     """A run with the curve of its first stage."""
     write_youtube_vis(WorldConfig(height=32, width=48, frames=10), folder, 3, 1)
-    freeze(build("rgnn_r18_world_tiny", {"data": str(folder)}), store, "r")
+    changes = {"data": str(folder), "stages.0.iterations": 40, "stages.1.iterations": 6}
+    freeze(build("rgnn_r18_world_tiny", changes), store, "r")
     store.write_bytes(f"{RUNS}/r/detector/{CURVE}", "\n".join(json.dumps(point) for point in POINTS).encode())
 
 

@@ -20,7 +20,8 @@ from vis_models.config import BadConfig
 from vis_models.data.world import WorldConfig, write_youtube_vis
 
 pytestmark = pytest.mark.unit
-TINY = build("rgnn_r18_world_tiny")
+LENGTHS = {"stages.0.iterations": 40, "stages.1.iterations": 6}
+TINY = build("rgnn_r18_world_tiny", LENGTHS)
 
 
 def begin(store: Store, name: str, done: bool = False) -> None:
@@ -62,7 +63,7 @@ def test_a_run_says_how_far_it_came_and_why_it_ended(store: Store):
 
 def test_two_runs_are_compared_by_the_fields_and_figures_that_differ(store: Store):
     begin(store, "a", done=True)
-    freeze(build("rgnn_r18_world_tiny", {"stages.0.learning_rate": 1e-3, "seed": 3}), store, "b")
+    freeze(build("rgnn_r18_world_tiny", LENGTHS | {"stages.0.learning_rate": 1e-3, "seed": 3}), store, "b")
     rate = TINY.stages[0].learning_rate
     assert compared(store, "a", "b") == [
         ("stages.0.learning_rate", str(rate), "0.001"),

@@ -74,20 +74,44 @@ def test_one_and_two_workers_with_the_same_global_batch_learn_the_same(tmp_path:
     assert losses[2] == pytest.approx(losses[1], rel=1e-3)  # over both, though each saw its own share of the batch
 
 
-def test_two_workers_take_the_detector_the_same_step_with_the_same_statistics(tmp_path: Path, local_ray: None):
-    detector = job((0,), **{"stages.0.iterations": 1, "stages.0.batch_size": 4})
+@pytest.fixture(scope="module")
+def one_step(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> tuple[Settings, dict[int, str]]:
+    """A store with the first step of a detector, taken by one worker and by two, and why each run ended there."""
+    given = settings(tmp_path_factory.mktemp("one-step"))
+    changes = {"stages.0.iterations": 1, "stages.0.batch_size": 4, "stages.0.gate_ap50": 0.99}
+    refused = {}
+    for workers in (1, 2):
+        with pytest.raises(BadConfig) as refusal:
+            train(job((0, 1), **changes), settings(Path(given.store), workers=workers), f"step-{workers}")
+        refused[workers] = str(refusal.value)
+    return given, refused
+
+
+def test_two_workers_take_the_detector_the_same_step_with_the_same_statistics(one_step: tuple[Settings, dict]):
+    given, _ = one_step
     moments, found = [], []
     for workers in (1, 2):
-        given = settings(tmp_path, workers=workers)
-        train(detector, given, f"step-{workers}")
-        (file,) = (tmp_path / LAYOUT / "runs" / f"step-{workers}" / "detector").glob("checkpoint_*/optimizer.pt")
+        folder = Path(given.store) / LAYOUT / "runs" / f"step-{workers}" / "detector"
+        (file,) = folder.glob("checkpoint_*/optimizer.pt")
         moments.append(torch.load(file)["optimizer"]["state"])
-        found.append(weights(given, f"step-{workers}"))
+        found.append(load((file.parent / "model.safetensors").read_bytes()))
     norms = {name for name in found[0] if name.endswith(("running_mean", "running_var"))}
     assert norms
     assert largest_difference(*({name: each[name] for name in norms} for each in found)) < 1e-5
     for one, two in zip(*(each.values() for each in moments), strict=True):  # Adam's step hides how large a gradient is
         assert float((one["exp_avg"] - two["exp_avg"]).norm()) <= 0.03 * float(one["exp_avg"].norm()) + 1e-6
+
+
+def test_a_detector_below_the_gate_stops_the_run_and_its_training_is_kept(one_step: tuple[Settings, dict]):
+    given, refused = one_step
+    store = Store.open(given)
+    for workers, why in refused.items():
+        assert re.search(r"reached mask AP50 0\.\d+ on validation frames, the gate is 0\.990", why)
+        assert store.exists(f"{LAYOUT}/runs/step-{workers}/detector/done.json")
+        assert not store.exists(f"{LAYOUT}/models/step-{workers}/card.json")
+    other = resumable(store, "step-1").model_copy(update={"seed": 5})
+    with pytest.raises(BadConfig, match="started with another recipe or other fields"):
+        freeze(other, store, "step-1")
 
 
 def test_a_killed_worker_costs_time_and_nothing_else(tmp_path: Path, local_ray: None):
@@ -158,26 +182,26 @@ def is_train_worker(process: Path) -> bool:
         return False
 
 
-def test_a_detector_below_the_gate_stops_the_run_and_its_training_is_kept(tmp_path: Path, local_ray: None):
-    strict = job((0, 1), **{"stages.0.iterations": 2, "stages.0.gate_ap50": 0.99})
-    given = settings(tmp_path)
-    with pytest.raises(BadConfig, match=r"reached mask AP50 0\.\d+ on validation frames, the gate is 0\.990"):
-        train(strict, given, "weak")
-    store = Store.open(given)
-    assert store.exists(f"{LAYOUT}/runs/weak/detector/done.json")
-    assert not store.exists(f"{LAYOUT}/models/weak/card.json")
-    with pytest.raises(BadConfig, match="started with another recipe or other fields"):
-        freeze(strict.model_copy(update={"seed": 5}), store, "weak")
-
-
-def test_a_run_ends_in_a_model_folder_with_its_story_and_curves(tmp_path: Path, local_ray: None):
+def test_a_run_on_videos_and_labelled_images_ends_in_a_model_folder_with_its_story_and_curves(
+    tmp_path: Path, local_ray: None
+):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    told: list[str] = []
-    small = build("rgnn_r18_world_tiny", {"stages.0.iterations": 3, "stages.1.iterations": 2})
+    labels, told, speeds = images_of_discs(tmp_path), [], []
+
+    def tell(stage: str, done: int, total: int, info: dict[str, Any]) -> None:
+        told.append(info.get("note", stage))
+        speeds.extend([info] if "it_per_s" in info else [])
+
+    changes = {"stages.0.iterations": 3, "stages.1.iterations": 2, "stages.0.mixture_epoch": 8}
+    small = build("rgnn_r18_world_tiny", changes | {"extra": [{"labels": str(labels), "chance": 0.6}]})
     given = settings(tmp_path)
-    card = train(small, given, "run-1", lambda stage, done, total, info: told.append(info.get("note", stage)))
+    card = train(small, given, "run-1", tell)
     store = Store.open(given)
+    assert f"{labels}: 5 of 6 have labels, 1 x Drum dropped" in told
+    assert card.data.endswith(f", {labels} at 0.6")
+    assert speeds
+    assert all(0 < info["waiting"] < 1 and info["it_per_s"] > 0 for info in speeds)
     model, read = load_model(Path(store.path(f"{LAYOUT}/models/run-1")))
     assert read == card
     assert (read.recipe, read.run_id) == ("rgnn_r18_world_tiny", "run-1")
@@ -201,19 +225,6 @@ def test_a_card_names_what_was_typed_from_the_beginning_on(tmp_path: Path):
     for typed in ("vis train --name r", "vis train --resume r", "vis train --resume r", ""):
         told = remember(typed, store, "r")
     assert told == ["vis train --name r", "vis train --resume r"]
-
-
-def test_a_stage_mixes_labelled_images_with_the_videos_and_says_what_it_dropped(tmp_path: Path, local_ray: None):
-    labels = images_of_discs(tmp_path)
-    extra = [{"labels": str(labels), "chance": 0.75}]
-    mixing = job((0,), **{"extra": extra, "stages.0.mixture_epoch": 16, "stages.0.iterations": 2})
-    told: list[dict[str, Any]] = []
-    card = train(mixing, settings(tmp_path), "mixed", lambda stage, done, total, info: told.append(info))
-    assert f"{labels}: 5 of 6 have labels, 1 x Drum dropped" in [info.get("note") for info in told]
-    assert card.data.endswith(f", {labels} at 0.75")
-    speeds = [info for info in told if "it_per_s" in info]
-    assert speeds
-    assert all(0 < info["waiting"] < 1 and info["it_per_s"] > 0 for info in speeds)
 
 
 @pytest.mark.unit

@@ -29,10 +29,11 @@ def rgnn_r18_world_tiny() -> TrainJob:
 
     vis train --recipe rgnn_r18_world_tiny
     """
-    job = _world_easy("rgnn_r18_world_tiny", detector_iterations=40, tracker_iterations=6, train_videos=16)
-    world = WorldData(world=WorldConfig(frames=12), train_videos=16, val_videos=6)
+    job = _world_easy("rgnn_r18_world_tiny", detector_iterations=20, tracker_iterations=4, train_videos=8)
+    world = WorldData(world=WorldConfig(frames=12), train_videos=8, val_videos=4)
     detector, tracker = job.stages
-    detector = detector.model_copy(update={"gate_ap50": 0.0, "gate_frames": 16})
+    detector = detector.model_copy(update={"gate_ap50": 0.0, "gate_frames": 16, "batch_size": 4})
+    tracker = tracker.model_copy(update={"batch_size": 4})
     return job.model_copy(update={"stages": (detector, tracker), "world": world})
 
 

@@ -11,7 +11,7 @@ from jobs.archives import listing
 from jobs.archives.archive import VideoSource, list_videos, read_archive
 from jobs.archives.listing import find
 from jobs.archives.verify import verified
-from jobs.segmentation.plans import read_plan, write_plan
+from jobs.segmentation.plans import Unit, read_shard, write_shards
 from jobs.settings import Settings
 from jobs.store import Store
 from tests.jobs import barcode
@@ -154,15 +154,17 @@ def test_time_ranges_and_tags_of_rows_reach_the_worker(tmp_path: Path, here: Sto
         "id,uri,start_s,end_s,weather\nearly,x.mp4,,0.2,rain\nlate,x.mp4,0.8,,\nall,x.mp4,,,sun\n"
     )
     sources = list(read_archive(str(tmp_path / "m.csv"), here).videos)
-    write_plan(here, "plan", {"0": sources})
-    frames = {source.video_id: played(source, here) for source in read_plan(here, "plan", "0")}
+    write_shards(here, "run", {"0": [Unit(source.video_id, source) for source in sources]})
+    frames = {
+        source.video_id: played(source, here) for source in (unit.source for unit in read_shard(here, "run", "0"))
+    }
     assert frames["early"] == [(1, frame) for frame in range(5)]
     assert frames["late"] == [(1, frame) for frame in range(20, 25)]
     assert len(frames["all"]) == 25
     assert {source.video_id: source.tags for source in sources} == {
         "early": {"weather": "rain"}, "late": {}, "all": {"weather": "sun"},
     }  # fmt: skip
-    assert read_plan(here, "plan", "0") == sources
+    assert [unit.source for unit in read_shard(here, "run", "0")] == sources
 
 
 def test_rows_name_members_and_lists_name_whole_archives(tmp_path: Path, here: Store, parts: dict[str, bytes]):  # noqa: F811

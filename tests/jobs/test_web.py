@@ -15,7 +15,7 @@ import pytest
 from jobs.archives.archive import check_archive, list_videos, read_archive
 from jobs.archives.frames import open_video
 from jobs.archives.sources import VideoSource
-from jobs.segmentation.plans import read_plan, write_plan
+from jobs.segmentation.plans import Unit, read_shard, write_shards
 from jobs.settings import Settings, without_signature
 from jobs.store import Store
 from tests.jobs import barcode
@@ -141,8 +141,8 @@ def test_signed_addresses_are_opened_and_shown_nowhere(web: Web, store: Store, t
     host = web.url.removeprefix("http://")
     assert [source.video_id for source in sources] == [f"{host}/a.tar/x.mp4", f"{host}/film.mp4", f"{host}/gone.mp4"]
     assert [played(source, store) for source in sources] == [FRAMES, FRAMES, "missing"]
-    write_plan(store, "plan", {"0": sources})
-    again = read_plan(store, "plan", "0")
+    write_shards(store, "run", {"0": [Unit(source.video_id, source) for source in sources]})
+    again = [unit.source for unit in read_shard(store, "run", "0")]
     assert [played(source, store) for source in again] == [FRAMES, FRAMES, "missing"], "the plan keeps how to open them"
     shown = json.dumps([[source.video_id, source.uri, source.content_id, source.problem] for source in sources])
     for source in sources:

@@ -1,6 +1,6 @@
 """`segment-archive`: an archive of videos in, published tables out."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from prefect import State, flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -34,6 +34,8 @@ def segment_archive(
     videos_at_once: Annotated[int, Field(gt=0)] = 8,
     frames_per_batch: Annotated[int, Field(gt=0)] = 16,
     retry_errors: bool = False,
+    name: str = "",
+    only: Literal["new", "errors", "missing"] | None = None,
 ) -> dict[str, Any] | State:
     """Segment and track every video of an archive and publish the tables videos, tracks, masks, errors.
 
@@ -53,6 +55,8 @@ def segment_archive(
         videos_at_once: Videos that a worker plays side by side; changes speed and memory, not results.
         frames_per_batch: Frames that the model encodes in one batch; changes speed and memory, not results.
         retry_errors: Try every video with an error again; those whose reason lies outside of the file always are.
+        name: What the tables call the archive; empty: its address.
+        only: What was never done (new), what may go better (errors), or what was not there (missing); empty: all.
     """
     job = SegmentJob(
         archive=archive,
@@ -69,6 +73,8 @@ def segment_archive(
         videos_at_once=videos_at_once,
         frames_per_batch=frames_per_batch,
         retry_errors=retry_errors,
+        name=name,
+        only=only,
         command=command(),
     )
     summary = launch(segment, job)

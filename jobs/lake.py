@@ -147,6 +147,25 @@ class Lake:
         """Take all rows of these units out of the tables."""
         self.commit([Part.removing(self.root, units, run_id)], what)
 
+    def rename(self, names: Mapping[str, tuple[str, str]], run_id: str) -> None:
+        """Give videos that were moved their new names in all tables: (video id, uri) by unit."""
+        import pyarrow.compute as pc
+
+        files: dict[str, FileRef] = {}
+        keys = self.files()
+        for name, schema in tables.SCHEMAS.items():
+            moved = pc.field("unit").isin(sorted(names))
+            rows = tables.dataset(self.store, schema, keys[name]).to_table(filter=moved, use_threads=False)
+            for place, column in enumerate(("video_id", "uri")):
+                if column in schema.names and len(rows):
+                    new = pa.array([names[unit][place] for unit in rows["unit"].to_pylist()], pa.string())
+                    rows = rows.set_column(schema.get_field_index(column), schema.field(column), new)
+            if len(rows):
+                with tables.create(self.store, self.new_key(name), name, {}, files) as writer:
+                    writer.write(rows.sort_by([(key, "ascending") for key in tables.SORTED_BY[name]]))
+        part = Part.removing(self.root, sorted(names), run_id)
+        self.commit([part.model_copy(update={"units": tuple(sorted(names)), "files": files})], "rename")
+
     def settle(self) -> None:
         """Bring the newest batch to all tables, if its writer did not come to that."""
         log = self._open("batches")

@@ -107,7 +107,7 @@ MASKS = pa.schema([
     _PLAN_ID,
     _VIDEO_ID,
     _column("track_id", pa.int32(), "see tracks.track_id", "1", ">= 0"),
-    _column("frame_idx", pa.int32(), "index of the decoded frame", "1", "0 to n_frames - 1"),
+    _column("frame_idx", pa.int32(), "index among the frames that the model saw", "1", "0 to sampled_frames - 1"),
     _column("time_s", pa.float64(), "when the frame is shown", "s", ">= 0", _NO_CLOCK),
     _column("category_id", pa.int16(), "the category of the whole track"),
     _column("category", pa.string(), "its name in the model's category list"),

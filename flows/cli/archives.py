@@ -66,6 +66,11 @@ def segment(
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="Try every video with an error again, not only those worth it.")
     ] = False,
+    name: Annotated[str, typer.Option(help="What the tables call the archive; default: its address.")] = "",
+    only: Annotated[
+        Literal["new", "errors", "missing"] | None,
+        typer.Option(help="What was never done, what may go better, or what was not there; default: all."),
+    ] = None,
 ) -> None:
     """Segment and track every video of an archive; publish the tables videos, tracks, masks, errors."""
     from jobs import models
@@ -93,6 +98,8 @@ def segment(
         keyframes=keyframes,
         verify=verify,
         retry_errors=retry_errors,
+        name=name,
+        only=only,
     )
     print(done["text"])
     if not done["videos"]["done"] + done["videos"]["partial"]:

@@ -35,7 +35,7 @@ def plan(
 @tables_app.command()
 def history() -> None:
     """List the commits of the archives' tables, newest last: what each added, for which run, at what cost."""
-    from jobs import upkeep
+    from jobs.segmentation import upkeep
 
     rows: list[tuple[Any, ...]] = [("batch", "at", "what", "model", "units", "failed", "frames", "masks", "frames/s")]
     for row in upkeep.history(_store()).to_pylist():
@@ -48,7 +48,7 @@ def history() -> None:
 @tables_app.command()
 def compact(dry_run: DryRun = True) -> None:
     """Merge small files into large ones, sorted; no row changes. Happens by itself during `vis segment`."""
-    from jobs import upkeep
+    from jobs.segmentation import upkeep
 
     for name, (before, after) in upkeep.compact(_store(), dry_run).items():
         print(f"{'would merge' if dry_run else 'merged':<12}{name}: {before} files into {after}")
@@ -63,7 +63,7 @@ def vacuum(
     dry_run: DryRun = True,
 ) -> None:
     """Remove files that no table has named for so long. After it a glob of *.parquet reads the right rows, too."""
-    from jobs import upkeep
+    from jobs.segmentation import upkeep
 
     gone = upkeep.vacuum(_store(), hours, dry_run)
     print(f"{'would go' if dry_run else 'removed':<12}{len(gone)} files")
@@ -73,7 +73,7 @@ def vacuum(
 @tables_app.command()
 def verify() -> None:
     """Check that files are there as the log says, and that every unit has its rows once."""
-    from jobs import upkeep
+    from jobs.segmentation import upkeep
 
     wrong = upkeep.verify(_store())
     for sentence in wrong:
@@ -90,7 +90,7 @@ def delete(
     dry_run: DryRun = True,
 ) -> None:
     """Take videos out of all tables, with their tracks, masks and errors; files go with the next vacuum."""
-    from jobs import upkeep
+    from jobs.segmentation import upkeep
     from vis_models.config import BadConfig
 
     if bool(where) == bool(video):
@@ -109,7 +109,7 @@ def delete(
 @tables_app.command()
 def migrate() -> None:
     """Bring the tables of a store of version 1 over; its own files stay."""
-    from jobs import upkeep
+    from jobs.segmentation import upkeep
 
     plans = 0
     for sentence in upkeep.migrate(_store()):

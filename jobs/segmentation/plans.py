@@ -147,20 +147,19 @@ def settings_id(job: Mapping[str, Any], card: ModelCard, labels_sha256: str | No
 def units_of(sources: Sequence[VideoSource], settings: str, by_name: bool = False) -> list[Unit]:
     """The unit of each video. Equal bytes are one unit in every place, where the store has a digest of them.
 
-    Where an archive holds equal bytes more than once, each copy is a unit of its own: every video has its rows.
+    Where an archive holds equal bytes more than once, their names tell them apart: every video has its rows.
 
     Args:
         settings: from `settings_id`.
         by_name: the name of a video belongs to its identity.
     """
-    copies: Counter[str] = Counter()
-    units = []
-    for source in sources:
-        place = "" if source.content_hash else source.uri
-        own = digest([settings, place, source.identity(), source.video_id if by_name else ""])
-        copies[own] += 1
-        units.append(Unit(own if copies[own] == 1 else digest([own, copies[own]]), source))
-    return units
+    places = ["" if source.content_hash else source.uri for source in sources]
+    own = [digest([settings, place, source.identity()]) for place, source in zip(places, sources, strict=True)]
+    copies = Counter(own)
+    return [
+        Unit(digest([unit, source.video_id]) if by_name or copies[unit] > 1 else unit, source)
+        for unit, source in zip(own, sources, strict=True)
+    ]
 
 
 def digest(value: Any) -> str:

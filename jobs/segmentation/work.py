@@ -34,8 +34,10 @@ class Known:
     fine: set[str] = field(default_factory=set)
     borrowed: bool = False
     """Some are of another plan."""
-    moved: dict[str, str] = field(default_factory=dict)
-    """Unit -> the video id under which it is published, where the archive calls it otherwise."""
+    moved: set[str] = field(default_factory=set)
+    """Units that the archive had under other names when they were published."""
+    before: dict[str, str] = field(default_factory=dict)
+    """Video id -> the published unit of a video of the archive that has changed since."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,9 @@ class Work:
             run: the lineage of a run that adds to it; None: nothing is done.
         """
         known = look(self.lake, self.units, self.plan_id, self.min_score, self.retry_errors)
+        if known.moved:
+            moved = {unit.id: (unit.source.video_id, unit.source.uri) for unit in self.units if unit.id in known.moved}
+            self.lake.rename(moved, f"rename-{now()}")
         if self.relisted:
             write_listing(self.store, self.plan_id, self.units)
         before = self.store.plan(self.plan_id)
@@ -109,6 +114,7 @@ def look(lake: Lake, units: Sequence[Unit], plan_id: str, min_score: float, retr
     if not lake.exists:
         return known
     names = {unit.id: unit.source.video_id for unit in units}
+    videos = {*names.values()}
     columns = [
         "unit",
         "plan_id",
@@ -127,12 +133,14 @@ def look(lake: Lake, units: Sequence[Unit], plan_id: str, min_score: float, retr
             *(batch[name].to_pylist() for name in columns), strict=True
         ):
             if unit not in names:
+                if plan == plan_id and video_id in videos:
+                    known.before[video_id] = unit
                 continue
             known.counts.update({status: 1, "frames": frames, "videos": 1, "tracks": tracks, "masks": masks})
             known.counts["errors"] += status != "done"
             borrowed |= plan != plan_id
-            if video_id != names[unit]:
-                known.moved[unit] = video_id
+            if video_id != names[unit] and plan == plan_id:
+                known.moved.add(unit)
             if retryable:
                 known.again[unit] = "retryable"
             elif retry_errors and status != "done":
@@ -141,7 +149,7 @@ def look(lake: Lake, units: Sequence[Unit], plan_id: str, min_score: float, retr
                 known.again[unit] = "min_score"
             else:
                 known.fine.add(unit)
-    return Known(known.counts, known.again, known.fine, borrowed, known.moved)
+    return Known(known.counts, known.again, known.fine, borrowed, known.moved, known.before)
 
 
 def find_work(
@@ -175,19 +183,16 @@ def find_work(
     plan_id = digest([settings, purpose, *what])[:16]
     lake = Lake(store, f"predictions/{plan_id}" if evaluated else ROOT)
     known = look(lake, units, plan_id, min_score, retry_errors)
-    own = {unit.id: unit.source.video_id for unit in units}
-    listed = read_listing(store, plan_id)
-    before = {video: unit for video, unit in listed.items() if unit not in own}
-    published = lake.known(before.values()) if before and lake.exists else set()
     todo = []
     for unit in units:
         if unit.id in known.fine or not _meant(unit, known, only):
             continue
-        old = unit.id if unit.id in known.again else before.get(unit.source.video_id)
-        todo.append(Unit(unit.id, unit.source, old if old in known.again or old in published else None))
+        old = unit.id if unit.id in known.again else known.before.get(unit.source.video_id)
+        todo.append(Unit(unit.id, unit.source, old))
+    listed = {unit.source.video_id: unit.id for unit in units}
     return Work(
         store, lake, plan_id, card, archive, lineage | {"plan_id": plan_id}, name, purpose, labels, min_score,
-        retry_errors, units, todo, known, listed != {video: unit for unit, video in own.items()},
+        retry_errors, units, todo, known, listed != read_listing(store, plan_id),
     )  # fmt: skip
 
 

@@ -234,6 +234,44 @@ def test_a_changed_file_or_a_lower_score_replaces_what_was_there(
     assert len(read(settings)["videos"]) == 1
 
 
+def test_a_film_that_was_moved_is_found_under_its_new_name_and_a_copy_is_a_video_of_its_own(
+    model: Path, s3_settings: Settings, tmp_path: Path
+):
+    settings = s3_settings.model_copy(update={"workers": 1, "cpus_per_worker": 1, "scratch": tmp_path / "scratch"})
+    store = Store.open(settings)
+    store.fs.put(f"{many_films(tmp_path / 'films', 2)}/", f"{store.root}/films/", recursive=True)
+    job = SegmentJob(archive=store.uri("films"), model=str(model))
+    segment(job, settings, load=barcode.load)
+    store.fs.mv(store.path("films/1.mp4"), store.path("films/deep/1.mp4"))
+    again = segment(job, settings, load=odd_models.does_not_fit)
+    assert (again.worked, again.videos["done"]) == (False, 2)
+    check_barcodes(read(settings), {"0.mp4": 6, "deep/1.mp4": 6})
+    assert {row["uri"] for row in read(settings)["videos"]} == {store.uri("films/0.mp4"), store.uri("films/deep/1.mp4")}
+    store.fs.copy(store.path("films/0.mp4"), store.path("films/a/0.mp4"))
+    assert segment(job, settings, load=barcode.load).videos["done"] == 3
+    check_barcodes(read(settings), {"0.mp4": 6, "a/0.mp4": 6, "deep/1.mp4": 6})
+
+
+def test_only_what_is_asked_for_is_done(model: Path, settings: Settings, tmp_path: Path):
+    archive = many_films(tmp_path / "films", 2)
+    (archive / "broken.mp4").touch()
+    manifest = tmp_path / "films.csv"
+    names = ["0.mp4", "broken.mp4", "not-yet.mp4"]
+    manifest.write_text("id,uri,place\n" + "".join(f"{name},films/{name},gate {name[0]}\n" for name in names))
+    job = SegmentJob(archive=str(manifest), model=str(model))
+    first = segment(job, settings, load=barcode.load)
+    assert first.videos == {"done": 1, "partial": 0, "failed": 2}
+    assert {row["video_id"]: dict(row["tags"])["place"] for row in read(settings)["videos"]}["0.mp4"] == "gate 0"
+    assert not segment(job.model_copy(update={"only": "new"}), settings, load=odd_models.does_not_fit).worked
+    missing = segment(job.model_copy(update={"only": "missing"}), settings, load=barcode.load)
+    assert (missing.todo, missing.new_frames) == (1, 0)
+    shutil.copy(archive / "1.mp4", archive / "broken.mp4")
+    assert segment(job.model_copy(update={"only": "missing"}), settings, load=barcode.load).todo == 1
+    mended = segment(job, settings, load=barcode.load)
+    assert (mended.videos["done"], mended.videos["failed"]) == (2, 1)
+    assert len(read(settings)["videos"]) == 3
+
+
 def test_another_model_or_setting_is_other_work_and_the_newest_is_seen(
     films: Path, model: Path, settings: Settings, tmp_path: Path
 ):

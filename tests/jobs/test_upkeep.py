@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import tables, upkeep
+from jobs import tables
 from jobs.archives.archive import list_videos
 from jobs.lake import ORDER, Lake
 from jobs.reporting.query import run
+from jobs.segmentation import upkeep
 from jobs.segmentation.segment import SegmentJob, segment
 from jobs.settings import Settings
 from jobs.store import Store

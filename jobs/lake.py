@@ -194,22 +194,15 @@ class Lake:
         raise BadConfig(f"{self.store.uri(self.root)}/{name}: others commit all the time; try again later")
 
     def _fresh(self, parts: Sequence[Part]) -> list[Part]:
-        """The parts without what is published already."""
-        known = self.known(unit for part in parts for unit in part.units)
-        by_run = self._runs(known & {unit for part in parts if part.replaces for unit in part.units})
+        """The parts without what is published already, also by this run before it was killed."""
+        known = self.known(unit for part in parts for unit in (*part.units, *part.replaces))
+        runs = self._runs(known & {unit for part in parts for unit in part.replaces})
         fresh, taken = [], set[str]()
         for part in parts:
-            new = set(part.units) - taken
-            if part.replaces:  # of this run already: the writer was killed before it knew
-                new = {unit for unit in new if by_run.get(unit) != part.run_id}
-                if part.units and not new:
-                    continue
-                if not part.units and not self.known(part.replaces):
-                    continue
-            else:
-                new -= known
+            again = {unit for unit in part.replaces if runs.get(unit) != part.run_id}
+            new = {unit for unit in part.units if unit not in taken and (unit not in known or unit in again)}
             taken |= new
-            if new == set(part.units):
+            if new == set(part.units) and (new or known.intersection(part.replaces)):
                 fresh.append(part)
             elif new:
                 fresh.append(self._cut(part, new))

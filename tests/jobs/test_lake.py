@@ -86,6 +86,19 @@ def test_new_rows_take_the_place_of_old_ones_in_one_commit(store: Store):
     assert seen(store) == {"b": 5}
 
 
+def test_two_runs_that_replace_one_video_leave_one(store: Store):
+    Lake(store).commit([part(store, "r0", {"old": 1, "broken": 1})])
+    runs = [part(store, f"r{n}", {"new": n, "broken": n}, replaces=("old", "broken")) for n in (2, 3)]
+    for each in runs:
+        Lake(store).commit([each])
+    for each in runs:
+        Lake(store).commit([each])
+    found = seen(store)
+    assert found["new"] == 2, "what came first stays"
+    assert found["broken"] in (2, 3)
+    assert set(found) == {"new", "broken"}
+
+
 @pytest.mark.parametrize("dies_at", range(5))
 def test_a_writer_that_dies_between_two_tables_leaves_a_batch_that_the_next_one_ends(store: Store, dies_at: int):
     Lake(store).commit([part(store, "r0", {"z": 1})])

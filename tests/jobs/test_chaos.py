@@ -1,0 +1,109 @@
+"""Runs that are killed at any of their steps, again and again, until one comes through; each seed is another story.
+
+A step is whatever a run writes, commits or removes, in worker and driver; a killed run does no step after it. `make
+chaos` tells some hundred stories, the ordinary tests twenty. Processes are killed for real in `test_segment.py`.
+"""
+
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.lake import Lake
+from jobs.segmentation import segment as segmenting
+from jobs.segmentation import upkeep
+from jobs.segmentation.plans import ShardJob
+from jobs.segmentation.segment import SegmentJob, segment
+from jobs.segmentation.shards import ShardWorker
+from jobs.settings import Settings
+from jobs.store import Store
+from jobs.workers import Workers
+from tests.jobs import barcode
+from tests.jobs.test_segment import check_barcodes, read
+
+pytestmark = pytest.mark.unit
+
+STORIES = int(os.environ.get("VIS_CHAOS_STORIES", 20))
+FILMS = {f"{film}.mp4": 3 + film % 3 for film in range(12)}
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+class Here:
+    """Workers in this process."""
+
+    workers = Workers(count=1, cpus=1, device="cpu")
+
+    def play(self, shards: list[str], job: ShardJob, hear: Callable[[dict[str, Any]], None]) -> Iterator[dict]:
+        worker = ShardWorker(job, hear)
+        for shard in shards:
+            yield worker({"shard": shard})
+
+
+@contextmanager
+def here(*_: Any) -> Iterator[Here]:
+    yield Here()
+
+
+@contextmanager
+def killed_after(steps: int) -> Iterator[Counter[str]]:
+    """From its so-manieth step on a run can do nothing any more; before or after the step, as the number is odd."""
+    done: Counter[str] = Counter()
+
+    def mortal(name: str, method: Callable) -> Callable:
+        def step(*given: Any, **more: Any) -> Any:
+            done[name] += 1
+            if done.total() == steps and steps % 2:
+                method(*given, **more)
+            if done.total() >= steps:
+                raise Killed
+            return method(*given, **more)
+
+        return step
+
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in ((Store, "write_bytes"), (Lake, "_put"), (Store, "forget"), (Lake, "compact")):
+            patch.setattr(owner, name, mortal(name, getattr(owner, name)))
+        yield done
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("films")
+    for name, frames in FILMS.items():
+        barcode.write_film(folder / name, int(Path(name).stem), frames)
+    return folder
+
+
+@pytest.mark.parametrize("seed", range(STORIES))
+def test_nothing_is_lost_doubled_or_mixed_whatever_is_killed(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+):
+    chance = random.Random(seed)
+    monkeypatch.setattr(segmenting, "_pool", here)
+    monkeypatch.setattr(segmenting, "SHARD_VIDEOS", 2)
+    monkeypatch.setattr("jobs.segmentation.work.BATCH_PARTS", chance.choice([1, 2, 100]))
+    monkeypatch.setattr("jobs.segmentation.work.COMPACT_FILES", chance.choice([2, 100]))
+    model = barcode.write_model(tmp_path / "barcode")
+    settings = Settings(store=str(tmp_path / "lake"), workers=1, cpus_per_worker=1)
+    archives = [SegmentJob(archive=str(films), model=str(model)), SegmentJob(archive=f"{films}/*", model=str(model))]
+    for _ in range(chance.randint(1, 4)):
+        with killed_after(chance.randint(1, 40)):
+            try:
+                segment(chance.choice(archives), settings, load=barcode.load)
+            except Killed:
+                continue
+    summary = segment(archives[0], settings, load=barcode.load)
+    assert summary.videos == {"done": len(FILMS), "partial": 0, "failed": 0}
+    check_barcodes(read(settings), FILMS)
+    store = Store.open(settings)
+    assert upkeep.verify(store) == []
+    assert store.finished() == []
+    assert not segment(archives[1], settings, load=barcode.load).worked, "every unit was done, by whatever name"

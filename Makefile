@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -ec
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit proofs lint types bench bench-gpu clean
+.PHONY: help setup demo test unit proofs lint types bench chaos bench-gpu clean
 
 SIZE ?= full
 PIP := .venv/bin/python -m pip install --disable-pip-version-check --constraint infra/constraints.txt
@@ -18,6 +18,7 @@ help:
 	@echo 'make test   all tests          make unit   the fast ones'
 	@echo 'make lint   ruff               make types  mypy'
 	@echo 'make proofs slow proofs of what the tests show in small (an hour)'
+	@echo 'make chaos  runs that are killed at any of their steps, 300 times (ten minutes)'
 	@echo 'make bench  speed and memory, after make demo (a quarter of an hour)'
 	@echo 'make bench-gpu   training and inference on a GPU (five minutes)'
 	@echo 'make setup  .venv and vis only make clean  remove .venv and caches, keep .vis'
@@ -106,8 +107,12 @@ lint: .venv/test.stamp
 proofs: .venv/test.stamp
 	.venv/bin/python -m pytest $(filter-out %/__init__.py,$(wildcard tests/proofs/*.py))
 
+chaos: .venv/test.stamp
+	VIS_CHAOS_STORIES=300 .venv/bin/python -m pytest --numprocesses 2 tests/jobs/test_chaos.py
+
 bench: .venv/test.stamp
 	.venv/bin/python -m tests.bench
+	.venv/bin/python -m tests.bench_lake
 
 bench-gpu: .venv/test.stamp
 	.venv/bin/python -m tests.bench_gpu

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from jobs import tables
 from jobs.evaluation import evaluations, switches
+from jobs.lake import Lake
 from jobs.store import Plan, Store
 from vis_models.config import BadConfig
 
@@ -69,7 +70,7 @@ PLANS = {
     "masks": "BIGINT",
     "read": "BOOLEAN",  # its tables are those that the question sees
 }
-VIEWS = (*tables.SCHEMAS, "passed_over", "plans", "evaluations", "switches")
+VIEWS = (*tables.SCHEMAS, "passed_over", "plans", "batches", "evaluations", "switches")
 NAMES = {  # columns that are text in the tables, and so in what is joined to them
     field.name
     for schema in (*tables.SCHEMAS.values(), evaluations.EVALUATIONS)
@@ -212,6 +213,8 @@ def _make_views(connection: duckdb.DuckDBPyConnection, store: Store, scope: Scop
         _view(connection, store, "evaluations", evaluations.EVALUATIONS, scored, f"* REPLACE ({oracle})")
         _view(connection, store, "switches", switches.SWITCHES, switched)
         allowed += [*scored, *switched]
+    if "batches" in named:
+        connection.register("batches", Lake(store).batches().drop_columns(["content"]))
     read: tuple[str, ...] = ()
     if named & {"plans", "passed_over", *tables.SCHEMAS}:
         plans, replaced, read = _plans(store, scope, evaluation)
@@ -343,8 +346,11 @@ def _view(
     source = f"SELECT {empty} WHERE false"
     if keys and store.is_local:
         files = ", ".join(_file(store.path(key)) for key in keys)
-        by_name = "true" if schema is evaluations.EVALUATIONS else "false"
-        source += f" UNION ALL BY NAME SELECT * FROM read_parquet([{files}], union_by_name = {by_name})"
+        if schema in tables.SCHEMAS.values():  # all files have all columns
+            source = f"SELECT {', '.join(schema.names)} FROM read_parquet([{files}])"
+        else:
+            by_name = "true" if schema is evaluations.EVALUATIONS else "false"
+            source += f" UNION ALL BY NAME SELECT * FROM read_parquet([{files}], union_by_name = {by_name})"
     elif keys:
         connection.register(f"{name}_in_s3", tables.dataset(store, schema, keys))
         source += f" UNION ALL BY NAME SELECT * FROM {name}_in_s3"

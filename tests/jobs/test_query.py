@@ -122,6 +122,11 @@ def test_a_statement_reaches_nothing_but_the_views(labelled_lake, tmp_path, sql)
     assert secret.num_rows == 1
 
 
+def test_what_each_commit_added_can_be_asked(labelled_lake):
+    (batch,) = run("SELECT number, plan_id, units, done, failed, frames FROM batches", labelled_lake.store).to_pylist()
+    assert batch == {"number": 1, "plan_id": "plan", "units": 4, "done": 3, "failed": 1, "frames": 18}
+
+
 def test_a_store_without_tables_says_what_to_do(tmp_path):
     with pytest.raises(BadConfig, match="run `vis segment` or `vis evaluate` first"):
         run("SELECT 1", Store.open(Settings(store=str(tmp_path))))

@@ -147,8 +147,13 @@ class Lake:
         """Take all rows of these units out of the tables."""
         self.commit([Part.removing(self.root, units, run_id)], what)
 
-    def rename(self, names: Mapping[str, tuple[str, str]], run_id: str) -> None:
-        """Give videos that were moved their new names in all tables: (video id, uri) by unit."""
+    def rename(self, names: Mapping[str, tuple[str, str]], over: Sequence[str], run_id: str) -> None:
+        """Give videos that were moved their new names in all tables.
+
+        Args:
+            names: (video id, uri) by unit.
+            over: units that had these names before, whose rows go.
+        """
         import pyarrow.compute as pc
 
         files: dict[str, FileRef] = {}
@@ -163,7 +168,7 @@ class Lake:
             if len(rows):
                 with tables.create(self.store, self.new_key(name), name, {}, files) as writer:
                     writer.write(rows.sort_by([(key, "ascending") for key in tables.SORTED_BY[name]]))
-        part = Part.removing(self.root, sorted(names), run_id)
+        part = Part.removing(self.root, sorted({*names, *over}), run_id)
         self.commit([part.model_copy(update={"units": tuple(sorted(names)), "files": files})], "rename")
 
     def settle(self) -> None:

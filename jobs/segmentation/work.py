@@ -70,7 +70,8 @@ class Work:
         known = look(self.lake, self.units, self.plan_id, self.min_score, self.retry_errors)
         if known.moved:
             moved = {unit.id: (unit.source.video_id, unit.source.uri) for unit in self.units if unit.id in known.moved}
-            self.lake.rename(moved, f"rename-{now()}")
+            over = [known.before[name] for name, _ in moved.values() if name in known.before]
+            self.lake.rename(moved, over, f"rename-{now()}")
         if self.relisted:
             write_listing(self.store, self.plan_id, self.units)
         before = self.store.plan(self.plan_id)
@@ -115,17 +116,8 @@ def look(lake: Lake, units: Sequence[Unit], plan_id: str, min_score: float, retr
         return known
     names = {unit.id: unit.source.video_id for unit in units}
     videos = {*names.values()}
-    columns = [
-        "unit",
-        "plan_id",
-        "video_id",
-        "status",
-        "retryable",
-        "min_score",
-        "sampled_frames",
-        "n_tracks",
-        "n_masks",
-    ]
+    columns = ["unit", "plan_id", "video_id", "status", "retryable", "min_score"]
+    columns += ["sampled_frames", "n_tracks", "n_masks"]
     rows = tables.dataset(lake.store, tables.VIDEOS, lake.files()["videos"])
     borrowed = False
     for batch in rows.to_batches(columns=columns, use_threads=False):

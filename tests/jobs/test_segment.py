@@ -235,21 +235,29 @@ def test_a_changed_file_or_a_lower_score_replaces_what_was_there(
 
 
 def test_a_film_that_was_moved_is_found_under_its_new_name_and_a_copy_is_a_video_of_its_own(
-    model: Path, s3_settings: Settings, tmp_path: Path
+    model: Path, settings: Settings, tmp_path: Path
 ):
-    settings = s3_settings.model_copy(update={"workers": 1, "cpus_per_worker": 1, "scratch": tmp_path / "scratch"})
-    store = Store.open(settings)
-    store.fs.put(f"{many_films(tmp_path / 'films', 2)}/", f"{store.root}/films/", recursive=True)
-    job = SegmentJob(archive=store.uri("films"), model=str(model))
+    archive = many_films(tmp_path / "films", 2)
+    (archive / "deep").mkdir()
+    job = SegmentJob(archive=str(archive), model=str(model), verify=True)
     segment(job, settings, load=barcode.load)
-    store.fs.mv(store.path("films/1.mp4"), store.path("films/deep/1.mp4"))
+    (archive / "1.mp4").rename(archive / "deep/1.mp4")
+    (archive / "0.mp4").touch()
     again = segment(job, settings, load=odd_models.does_not_fit)
     assert (again.worked, again.videos["done"]) == (False, 2)
     check_barcodes(read(settings), {"0.mp4": 6, "deep/1.mp4": 6})
-    assert {row["uri"] for row in read(settings)["videos"]} == {store.uri("films/0.mp4"), store.uri("films/deep/1.mp4")}
-    store.fs.copy(store.path("films/0.mp4"), store.path("films/a/0.mp4"))
+    assert {row["uri"] for row in read(settings)["videos"]} == {f"{archive}/0.mp4", f"{archive}/deep/1.mp4"}
+    (archive / "copy").mkdir()
+    shutil.copy(archive / "0.mp4", archive / "copy/0.mp4")
     assert segment(job, settings, load=barcode.load).videos["done"] == 3
-    check_barcodes(read(settings), {"0.mp4": 6, "a/0.mp4": 6, "deep/1.mp4": 6})
+    check_barcodes(read(settings), {"0.mp4": 6, "copy/0.mp4": 6, "deep/1.mp4": 6})
+    (archive / "0.mp4").unlink()
+    (archive / "deep/1.mp4").rename(archive / "copy/0.mp4")
+    over = segment(job, settings, load=odd_models.does_not_fit)
+    assert (over.worked, over.videos["done"]) == (False, 1)
+    assert [row["area_px"] for row in read(settings)["masks"] if row["video_id"] == "copy/0.mp4"]
+    names = sorted(row["video_id"] for row in read(settings)["videos"])
+    assert names == ["0.mp4", "copy/0.mp4"], "what is no longer in the archive stays as it was"
 
 
 def test_only_what_is_asked_for_is_done(model: Path, settings: Settings, tmp_path: Path):

@@ -111,11 +111,8 @@ def migrate() -> None:
     """Bring the tables of a store of version 1 over; its own files stay."""
     from jobs.segmentation import upkeep
 
-    plans = 0
-    for sentence in upkeep.migrate(_store()):
-        plans += 1
-        print(f"brought     {sentence}")
-    print(f"migrated    {plans} plans")
+    said = list(upkeep.migrate(_store()))
+    print("\n".join(said) if said else "brought     nothing: there is no plan of version 1 that is not here yet")
 
 
 def _store() -> Any:

@@ -84,15 +84,20 @@ def delete(store: Store, where: str, dry_run: bool) -> dict[str, int]:
 
 
 def migrate(store: Store) -> Iterator[str]:
-    """Brings the tables of a store of version 1 over; says each plan that it brought. Their files stay."""
+    """Brings the tables of a store of version 1 over; says each plan that it brought or must leave. Files stay."""
     keys = [key for key in store.list(f"{LAYOUT}/_snapshots") if key.endswith(".json")]
     snapshots = [snapshot for _, snapshot in store.readable(keys, store.read_json)]
     for snapshot in sorted(snapshots, key=lambda found: (found["created_at"], found["plan_id"])):
         plan_id = snapshot["plan_id"]
         if store.plan(plan_id):
             continue
-        _bring(store, snapshot)
-        yield f"{plan_id} {snapshot['archive']}: {sum(snapshot['counts'].get(status, 0) for status in STATUSES)} videos"
+        try:
+            _bring(store, snapshot)
+        except (ValueError, KeyError, FileNotFoundError, pa.ArrowException) as error:
+            yield f"left        {plan_id} {snapshot['archive']}: {' '.join(str(error).split())[:200]}"
+        else:
+            videos = sum(snapshot["counts"].get(status, 0) for status in STATUSES)
+            yield f"brought     {plan_id} {snapshot['archive']}: {videos} videos"
 
 
 def _bring(store: Store, old: dict[str, Any]) -> None:
@@ -101,29 +106,28 @@ def _bring(store: Store, old: dict[str, Any]) -> None:
     evaluated = old.get("labels") or command.startswith("vis evaluate") or "evaluate-youtube-vis" in command
     purpose = old.get("purpose") or ("evaluation" if evaluated else "archive")
     root = f"predictions/{plan_id}" if purpose == "evaluation" or old.get("labels") else ROOT
-    card = ModelCard.model_validate(store.read_json(f"{LAYOUT}/_plans/{plan_id}/spec.json")["card"])
     config = json.loads(lineage.get("config_json", "{}"))
-    rows = store.read_table(f"{LAYOUT}/_plans/{plan_id}/plan.parquet").to_pylist()
-    sources = [_source(row) for row in rows]
-    settings = settings_id({"slot_recycling": config.get("slot_recycling", True)}, card, None)
-    units = units_of(sources, digest([settings, plan_id]) if old.get("labels") else settings, by_name=root != ROOT)
+    card, listing = _identified(store, old, config, root)
+    units = {unit.source.video_id: unit.id for unit in listing}
     old_tables = {
         name: tables.dataset(store, schema, [ref["key"] for ref in old["tables"][name] if ref["rows"]]).to_table()
         for name, schema in tables.SCHEMAS.items()
     }
-    origin = {"archive": old["archive"], "model": card.name, "min_score": config.get("min_score", 0.0)}
-    new = _with_origin(old_tables, {unit.source.video_id: unit.id for unit in units}, origin)
+    for video_id in old_tables["videos"]["video_id"].to_pylist():
+        units.setdefault(video_id, digest([plan_id, video_id]))  # what cannot be told is done again when asked for
+    origin = {"archive": old["archive"], "model": card["name"], "min_score": config.get("min_score", 0.0)}
+    new = _with_origin(old_tables, units, origin)
     lake, refs = Lake(store, root), dict[str, FileRef]()
     for name, content in new.items():
         if len(content):
             with tables.create(store, lake.new_key(name), name, lineage, refs) as writer:
                 writer.write(content.sort_by([(key, "ascending") for key in tables.SORTED_BY[name]]))
     counts = {key: int(value) for key, value in old["counts"].items()}
-    names = {"plan_id": plan_id, "archive": old["archive"], "model": card.name, "shard": "0", "attempt": "1"}
+    names = {"plan_id": plan_id, "archive": old["archive"], "model": card["name"], "shard": "0", "attempt": "1"}
     run = {"run_id": lineage.get("run_id", ""), "lake": root, "created_at": old["created_at"]}
     ids = tuple(new["videos"]["unit"].to_pylist())
+    borrowed = lake.exists and bool(lake.known(ids))
     lake.commit([Part(**names, **run, units=ids, files=refs, counts=counts, seconds=old["seconds"])], "migrate")
-    listing = [Unit(unit.id, unit.source) for unit in units]
     write_listing(store, plan_id, listing)
     store.write_plan(
         Plan(
@@ -133,15 +137,35 @@ def _bring(store: Store, old: dict[str, Any]) -> None:
             purpose=purpose,
             labels=old.get("labels"),
             model_sha256=old["model_sha256"],
-            card=card.model_dump(mode="json"),
+            card=card,
             created_at=old["created_at"],
             lineage=lineage,
             lake=root,
+            borrowed=borrowed,
             counts=counts | {name: len(content) for name, content in new.items()},
             seconds=old["seconds"],
             passed_over=tuple(old.get("passed_over", ())),
         )
     )
+
+
+def _identified(
+    store: Store, old: dict[str, Any], config: dict[str, Any], root: str
+) -> tuple[dict[str, Any], list[Unit]]:
+    """(card of the model, the videos of the archive with their units), as far as the plan still tells."""
+    folder, lineage = f"{LAYOUT}/_plans/{old['plan_id']}", old["lineage"]
+    said = dict.fromkeys(("recipe", "run_id", "commit", "data", "command"), "") | {
+        "name": lineage.get("model_name", "")
+    }
+    try:
+        card = ModelCard.model_validate(store.read_json(f"{folder}/spec.json")["card"])
+        sources = [_source(row) for row in store.read_table(f"{folder}/plan.parquet").to_pylist()]
+    except (ValueError, KeyError, FileNotFoundError):
+        return said | {"name": lineage.get("model_name", "")}, []
+    settings = settings_id({"slot_recycling": config.get("slot_recycling", True)}, card, None)
+    if old.get("labels"):
+        settings = digest([settings, old["plan_id"]])
+    return card.model_dump(mode="json"), units_of(sources, settings, by_name=root != ROOT)
 
 
 def _source(row: dict[str, Any]) -> VideoSource:
@@ -150,7 +174,9 @@ def _source(row: dict[str, Any]) -> VideoSource:
     own = ("video_id", "uri", "kind", "size_bytes", "listed", "fps", "height", "width")
     frames = None if row["frames"] is None else tuple(row["frames"])
     hashed = row["kind"] == "film" and row["uri"].startswith("s3://")
-    return VideoSource(**{key: row[key] for key in own}, frames=frames, content_id=content, content_hash=hashed)
+    return VideoSource(
+        **{key: row[key] for key in own if key in row}, frames=frames, content_id=content, content_hash=hashed
+    )
 
 
 def _with_origin(old: dict[str, pa.Table], units: dict[str, str], origin: dict[str, Any]) -> dict[str, pa.Table]:

@@ -158,7 +158,7 @@ def test_a_store_of_version_1_is_brought_over_and_gone_on_with(tmp_path: Path):
     ids = write_version_1(store, str(tmp_path / "films"), model)
     with pytest.raises(BadConfig, match="tables of version 1: bring them over with `vis tables migrate`"):
         tables.open(store)
-    assert list(upkeep.migrate(store)) == [f"old {tmp_path}/films: 3 videos"]
+    assert list(upkeep.migrate(store)) == [f"brought     old {tmp_path}/films: 3 videos"]
     assert list(upkeep.migrate(store)) == [], "once"
     assert run("SELECT video_id FROM videos ORDER BY 1", store)["video_id"].to_pylist() == ids
     answer = run("SELECT DISTINCT category, track_score, archive, model FROM masks", store).to_pylist()

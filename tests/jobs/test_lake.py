@@ -13,6 +13,7 @@ from deltalake import DeltaTable
 from jobs import tables
 from jobs.lake import ORDER, Lake
 from jobs.reporting import query
+from jobs.segmentation import upkeep
 from jobs.store import FileRef, Part, Plan, Store, now
 from tests import published
 from tests.jobs.test_tables import mask_row, video_row
@@ -124,18 +125,24 @@ def test_a_writer_that_dies_between_two_tables_leaves_a_batch_that_the_next_one_
 
 
 def test_writers_at_once_publish_every_unit_once(store: Store):
-    parts = [[part(store, f"r{n}", {f"own{n}": 1, "shared": 2 + n})] for n in range(4)]
+    """Each writer has units of its own, and all of them want the shared ones of each round."""
+    rounds = 5 if store.is_local else 1
+    parts = [[part(store, f"r{n}", {f"own{n}-{k}": 1, f"shared{k}": 2 + n}) for k in range(rounds)] for n in range(4)]
     barrier = threading.Barrier(4)
 
     def commit(mine: list[Part]) -> None:
-        barrier.wait()
-        Lake(store).commit(mine)
+        lake = Lake(store)
+        for each in mine:
+            barrier.wait()
+            lake.commit([each])
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(commit, parts))
     found = seen(store)
-    assert set(found) == {"shared", *(f"own{n}" for n in range(4))}
-    assert found["shared"] in (2, 3, 4, 5)
+    own = {f"own{n}-{k}" for n in range(4) for k in range(rounds)}
+    assert set(found) == own | {f"shared{k}" for k in range(rounds)}
+    assert all(found[f"shared{k}"] in (2, 3, 4, 5) for k in range(rounds))
+    assert upkeep.verify(store) == []
 
 
 def test_other_engines_read_the_rows_that_are_published_and_no_others(store: Store):

@@ -13,7 +13,8 @@ from vis_models.types import Masks, Sighting, Tracks, Verdict, VideoInfo
 pytestmark = pytest.mark.unit
 
 INFO = VideoInfo("film.mp4", 20, 30)
-COMMON = {"plan_id": "p", "video_id": "film.mp4", "category_id": 3}
+ORIGIN = {"plan_id": "p", "unit": "u", "archive": "a", "model": "m"}
+COMMON = ORIGIN | {"video_id": "film.mp4", "category_id": 3, "category": "dog", "track_score": 0.7}
 
 
 def square(frame: int, x: int, side: int, track_id: int = 1, score: float = 0.5) -> Tracks:
@@ -51,7 +52,7 @@ def test_a_track_is_summed_up():
     assert (row["score"], row["score_mean"], row["score_max"]) == pytest.approx((0.7, 0.6, 0.8))
     assert (row["area_mean_px"], row["area_max_px"]) == (8, 16)
     assert (row["x0_px"], row["y0_px"], row["x1_px"], row["y1_px"]) == (0, 0, 8, 4)
-    assert set(row) | {"plan_id", "video_id", "category_id", "category"} == set(tables.TRACKS.names)
+    assert set(row) | {*ORIGIN, "video_id", "category_id", "category"} == set(tables.TRACKS.names)
 
 
 def test_masks_come_back_track_by_track_though_they_waited_in_many_batches(monkeypatch: pytest.MonkeyPatch):

@@ -58,7 +58,8 @@ def play(
 def seen(outcome: Outcome) -> dict[int, list[tuple]]:
     """Track -> (frame, area) of each mask."""
     assert outcome.record
-    common = {"plan_id": "p", "video_id": "v", "category_id": 1}
+    names = dict.fromkeys(("unit", "archive", "model", "category"), "x")
+    common = names | {"plan_id": "p", "video_id": "v", "category_id": 1, "track_score": 0.5}
     return {
         track_id: [
             (row["frame_idx"], row["area_px"])

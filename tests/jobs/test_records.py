@@ -14,7 +14,7 @@ pytestmark = pytest.mark.unit
 
 INFO = VideoInfo("film.mp4", 20, 30)
 ORIGIN = {"plan_id": "p", "unit": "u", "archive": "a", "model": "m"}
-COMMON = ORIGIN | {"video_id": "film.mp4", "category_id": 3, "category": "dog", "track_score": 0.7}
+COMMON = ORIGIN | {"video_id": "film.mp4", "category_id": 3, "category": "dog", "track_score": 0.5}
 
 
 def square(frame: int, x: int, side: int, track_id: int = 1, score: float = 0.5) -> Tracks:

@@ -14,6 +14,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -136,12 +137,9 @@ class _Places:
             try:
                 self._store.check(place)
             except BadConfig:
-                try:  # what may be read need not be listed
+                with suppress(Exception):  # whatever it says: the refusal before it is what the user can mend
                     self.fs[place].info(first.removeprefix("s3://"))
-                except Exception:
-                    pass
-                else:
-                    continue
+                    continue  # what may be read need not be listed
                 raise
 
 

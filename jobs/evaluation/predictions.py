@@ -153,31 +153,31 @@ def from_plan(store: Store, plan_id: str | None, path: str, truth: Listing, give
     Raises:
         BadConfig: no such plan, of other videos, or made from other objects.
     """
-    snapshot = tables.choose(store, plan_id)[0] if plan_id else _newest_plan(store, path)
-    if given_objects != bool(snapshot.labels):
+    standing = tables.choose(store, plan_id)[0] if plan_id else _newest_plan(store, path)
+    if given_objects != bool(standing.labels):
         raise BadConfig(
-            f"plan {snapshot.plan_id} holds no predictions, its tracker was given the labelled objects: score it with "
+            f"plan {standing.plan_id} holds no predictions, its tracker was given the labelled objects: score it with "
             "`--oracle image`"
-            if snapshot.labels
-            else f"plan {snapshot.plan_id} is made of detections, the image oracle runs the tracker on the labelled "
+            if standing.labels
+            else f"plan {standing.plan_id} is made of detections, the image oracle runs the tracker on the labelled "
             "objects: name the model with --model instead"
         )
-    lineage = snapshot.lineage
+    lineage = standing.lineage
     provenance: evaluations.Provenance = {name: lineage.get(name) for name in ("run_id", "model_name", "config_hash")}
-    provenance |= {"plan_id": snapshot.plan_id, "model_sha256": snapshot.model_sha256}
+    provenance |= {"plan_id": standing.plan_id, "model_sha256": standing.model_sha256}
     provenance |= {"tables_commit": lineage.get("code_version")}
     ids = {name: id_ for id_, name in truth.categories.items()}
-    pairs = counterparts(tables.categories(snapshot).values(), ids)
+    pairs = counterparts(tables.categories(standing).values(), ids)
     names = {ours: ids[theirs] for ours, theirs in pairs.items() if theirs is not None}
-    opened = tables.open(store, snapshot.plan_id)
-    notes = (*_check_videos(truth, opened["videos"]), *_check_model(pairs, {*ids}, snapshot, path))
-    masks = tables.pages(store, snapshot, "masks", MASK_COLUMNS)
+    opened = tables.open(store, standing.plan_id)
+    notes = (*_check_videos(truth, opened["videos"]), *_check_model(pairs, {*ids}, standing, path))
+    masks = tables.pages(store, standing, "masks", MASK_COLUMNS)
     return Predictions(provenance, _read_predictions(truth, opened["tracks"], masks, names), notes)
 
 
 def _newest_plan(store: Store, path: str) -> Plan:
     here = store.address(path)
-    made = [snapshot for snapshot in store.plans() if not snapshot.labels and snapshot.archive == here]
+    made = [standing for standing in store.plans() if not standing.labels and standing.archive == here]
     if not made:
         raise BadConfig(
             f"no published plan was made from {path}: run `vis segment {path} --min-score 0` first, or name a plan"
@@ -185,7 +185,7 @@ def _newest_plan(store: Store, path: str) -> Plan:
     return made[-1]
 
 
-def _check_model(pairs: Mapping[str, str | None], labelled: set[str], snapshot: Plan, path: str) -> Iterator[str]:
+def _check_model(pairs: Mapping[str, str | None], labelled: set[str], standing: Plan, path: str) -> Iterator[str]:
     """Notes about what the model could not give. Raises BadConfig: model and labels have no category in common.
 
     Args:
@@ -194,13 +194,13 @@ def _check_model(pairs: Mapping[str, str | None], labelled: set[str], snapshot: 
     """
     if not any(pairs.values()):
         raise BadConfig(
-            f"plan {snapshot.plan_id} and {path} share no category: the model knows {sorted(pairs)[:8]}, the labels "
+            f"plan {standing.plan_id} and {path} share no category: the model knows {sorted(pairs)[:8]}, the labels "
             f"{sorted(labelled)[:8]}. Names must be equal but for case, spaces, _ and -; was the model trained on "
             "another data set?"
         )
     if missing := sorted(labelled - {*pairs.values()}):
         yield f"the model does not know {len(missing)} categories of the labels: {', '.join(missing[:5])}"
-    min_score = json.loads(snapshot.lineage.get("config_json", "{}")).get("min_score", 0)
+    min_score = json.loads(standing.lineage.get("config_json", "{}")).get("min_score", 0)
     if min_score > 0:
         yield f"tracks under a score of {min_score} were not written, AP may be lower than with `--min-score 0`"
     if unlabelled := sorted(ours for ours, theirs in pairs.items() if theirs is None):

@@ -70,17 +70,17 @@ def write_report(job: ReportJob, settings: Settings, progress: Progress | None =
         BadConfig: nothing was published or scored, or not this plan or evaluation.
     """
     store = Store.open(settings)
-    snapshot, evaluation_id = _subject(store, job)
+    standing, evaluation_id = _subject(store, job)
     scores = _scores(store, evaluation_id) if evaluation_id else None
     page: dict[str, Any] = {"scores": scores, "created_at": now(), "commit": code_version(), "job": job}
-    page["plan"] = _plan(store, snapshot) if snapshot else None
-    page["provenance"] = _provenance(scores, page["plan"]) | (_server(store, snapshot) if snapshot else {})
+    page["plan"] = _plan(store, standing) if standing else None
+    page["provenance"] = _provenance(scores, page["plan"]) | (_server(store, standing) if standing else {})
     truth = _labels(store, scores["provenance"]) if scores else None
     page["labels_drawn"] = truth is not None
-    page["groups"] = _groups(store, snapshot, scores, truth, job, progress) if snapshot else []
+    page["groups"] = _groups(store, standing, scores, truth, job, progress) if standing else []
     key = f"{FOLDER}/{evaluations.new_id(page['created_at'])}.html"
     store.write_bytes(key, _render(page).encode())
-    return Report(uri=store.uri(key), plan_id=snapshot.plan_id if snapshot else None, evaluation_id=evaluation_id)
+    return Report(uri=store.uri(key), plan_id=standing.plan_id if standing else None, evaluation_id=evaluation_id)
 
 
 def _subject(store: Store, job: ReportJob) -> tuple[Plan | None, str | None]:
@@ -93,12 +93,12 @@ def _subject(store: Store, job: ReportJob) -> tuple[Plan | None, str | None]:
         return (tables.choose(store, scored)[0] if scored else None), named
     if not job.plan and (newest := evaluations.find(store)):
         provenance = evaluations.read(store, newest)[1]
-        archives = [snapshot for snapshot in store.plans() if snapshot.purpose == "archive"]
+        archives = [standing for standing in store.plans() if standing.purpose == "archive"]
         if not archives or archives[-1].created_at < str(provenance["created_at"]):
             scored = provenance["plan_id"]
             return (tables.choose(store, scored)[0] if scored else None), newest
-    snapshot = tables.choose(store, job.plan or "latest")[0]
-    return snapshot, evaluations.find(store, plan_id=snapshot.plan_id)
+    standing = tables.choose(store, job.plan or "latest")[0]
+    return standing, evaluations.find(store, plan_id=standing.plan_id)
 
 
 # The figures
@@ -176,20 +176,20 @@ def _curves(rows: pa.Table) -> dict[str | None, str]:
 # The tables
 
 
-def _plan(store: Store, snapshot: Plan) -> dict[str, Any]:
+def _plan(store: Store, standing: Plan) -> dict[str, Any]:
     """What was segmented, by which model, how fast, and what went wrong."""
-    errors = tables.open(store, snapshot.plan_id)["errors"]
-    busy_s = {stage: snapshot.seconds.get(stage, 0.0) for stage in STAGES}
+    errors = tables.open(store, standing.plan_id)["errors"]
+    busy_s = {stage: standing.seconds.get(stage, 0.0) for stage in STAGES}
     return {
-        "snapshot": snapshot,
-        "card": snapshot.card,
-        "classes": query.run("objects-per-class", store, snapshot.plan_id).to_pylist(),
-        "error_codes": query.run("errors-by-code", store, snapshot.plan_id).to_pylist(),
+        "standing": standing,
+        "card": standing.card,
+        "classes": query.run("objects-per-class", store, standing.plan_id).to_pylist(),
+        "error_codes": query.run("errors-by-code", store, standing.plan_id).to_pylist(),
         "errors": errors.head(ERRORS_SHOWN, columns=["video_id", "code", "detail"]).to_pylist(),
         "error_count": errors.count_rows(),
         "busy_s": sum(busy_s.values()),
         "shares": {stage: seconds / (sum(busy_s.values()) or 1) for stage, seconds in busy_s.items()},
-        "videos": sum(snapshot.counts.get(status, 0) for status in ("done", "partial", "failed")),
+        "videos": sum(standing.counts.get(status, 0) for status in ("done", "partial", "failed")),
     }
 
 
@@ -199,10 +199,10 @@ def _provenance(
     """Where the numbers come from: (label, value) under headings; values that nobody recorded are None."""
     found: dict[str, list[tuple[str, str | None]]] = {}
     if plan:
-        card, snapshot, lineage = plan["card"], plan["snapshot"], plan["snapshot"].lineage
+        card, standing, lineage = plan["card"], plan["standing"], plan["standing"].lineage
         found["Model"] = [
             ("name", card["name"]),
-            ("weights, sha256", snapshot.model_sha256),
+            ("weights, sha256", standing.model_sha256),
             ("recipe", card["recipe"]),
             ("training run", card["run_id"]),
             ("training commit", card["commit"]),
@@ -210,8 +210,8 @@ def _provenance(
             ("command", card["command"]),
         ]
         found["Segmentation"] = [
-            ("archive", snapshot.archive),
-            ("plan", snapshot.plan_id),
+            ("archive", standing.archive),
+            ("plan", standing.plan_id),
             ("run", lineage.get("run_id")),
             ("config, hash", lineage.get("config_hash")),
             ("config", _settings(lineage.get("config_json"))),
@@ -234,11 +234,11 @@ def _provenance(
     return {heading: [(label, value) for label, value in rows if value] for heading, rows in found.items()}
 
 
-def _server(store: Store, snapshot: Plan) -> dict[str, list[tuple[str, str | None]]]:
+def _server(store: Store, standing: Plan) -> dict[str, list[tuple[str, str | None]]]:
     """What benchmarks' servers said about the model."""
     said: list[tuple[str, str | None]] = [
         (_words(figures), f"{origin['data']}, recorded {origin['created_at']}")
-        for origin, figures in evaluations.server_scores(store, snapshot.model_sha256)
+        for origin, figures in evaluations.server_scores(store, standing.model_sha256)
     ]
     return {"The benchmark's server": said} if said else {}
 
@@ -259,21 +259,21 @@ def _settings(config_json: str | None) -> str | None:
 
 def _groups(
     store: Store,
-    snapshot: Plan,
+    standing: Plan,
     scores: Mapping[str, Any] | None,
     truth: GroundTruth | None,
     job: ReportJob,
     progress: Progress | None,
 ) -> list[dict[str, Any]]:
     """Videos under headings, each a strip and its own figures."""
-    opened = tables.open(store, snapshot.plan_id)
+    opened = tables.open(store, standing.plan_id)
     chosen = _choose(opened["videos"], scores["videos"] if scores else None, job.videos)
     total = sum(len(videos) for videos in chosen.values())
     groups, done = [], 0
     for heading, videos in chosen.items():
         strips: list[tuple[Strip, Mapping[str, float] | None]] = []
         for strip in draw_strips(
-            store, snapshot.plan_id, opened, videos, truth, pictures=job.pictures, min_score=job.min_score
+            store, standing.plan_id, opened, videos, truth, pictures=job.pictures, min_score=job.min_score
         ):
             strips.append((strip, scores["videos"][strip.video_id] if scores else None))
             done += 1

@@ -18,8 +18,6 @@ from jobs.store import LAYOUT, FileRef, Part, Plan, Store, now
 from vis_models.cards import ModelCard
 from vis_models.config import BadConfig
 
-VACUUM_HOURS = 168.0
-
 
 def lakes(store: Store) -> list[Lake]:
     """Every set of tables of a store: that of the archives, and one for each evaluation's predictions."""

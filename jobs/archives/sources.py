@@ -144,7 +144,8 @@ class VideoSource:
 
     def identity(self) -> dict[str, Any]:
         """What changes its result, wherever it lies and whatever it is called: `content_id` says which bytes."""
-        return {name: value for name, value in self.row().items() if name not in _PLACE}
+        own = {name: getattr(self, name) for name in _IDENTITY}
+        return own | {name: getattr(self.sampling, name) for name in _SAMPLED}
 
     @classmethod
     def of_row(cls, row: dict[str, Any]) -> "VideoSource":
@@ -161,6 +162,7 @@ class VideoSource:
 
 _FIELDS = [each.name for each in fields(VideoSource) if each.name != "sampling"]
 _PLACE = frozenset({"video_id", "uri", "address", "spans", "frames", "size_bytes", "tags", "content_hash", "problem"})
+_IDENTITY = [name for name in _FIELDS if name not in _PLACE]
 _SAMPLED = [each.name for each in fields(Sampling)]
 
 

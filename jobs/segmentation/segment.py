@@ -4,6 +4,7 @@ The same command again does what is new in the archive and what may go better no
 does the rest; two runs at once over one archive may do a video twice, and one of the two is published.
 """
 
+import gc
 import json
 import threading
 import time
@@ -223,6 +224,23 @@ def segment(
 
 def work_of(store: Store, job: SegmentJob, card: ModelCard) -> Work:
     """What a job comes to: the units of its archive, and those that are to be done."""
+    with _no_collection():
+        return _work_of(store, job, card)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without the search for reference cycles, which takes a quarter of the time where millions of rows are made."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _work_of(store: Store, job: SegmentJob, card: ModelCard) -> Work:
     archive = read_archive(job.archive, store, job.frame_folder_fps, job.sampling)
     if job.verify:
         archive = Archive(tuple(verified(archive.videos, store)), archive.passed_over)

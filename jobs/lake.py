@@ -8,36 +8,26 @@ them. A commit is a batch: its files of all four tables, and the units of work w
 batch comes first and is the decision: batches are numbered, two writers cannot take one number, and a batch is never
 made of units that an earlier one published. Then the batch is added to masks, tracks, errors and, last, to videos,
 each with its number as Delta's application transaction. Whoever finds a batch that did not reach all tables, because
-its writer was killed, brings it there before anything else. So every unit has its rows once, or not at all.
-
-Delta asks the store to put an object only where there is none. On a store that does not keep this promise a commit may
-vanish under another of the same number: what was put is read back, and put again until it stands.
+its writer was killed, brings it there before anything else. So every unit has its rows once, or not at all. How a
+commit comes to stand on a store that fails or forgets is said in `delta.py`.
 """
 
-import json
-import os
-import random
-import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Transaction
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
 from jobs import tables
-from jobs.filesystems import delta_options
+from jobs.delta import DeltaTables, files, tries
 from jobs.store import FileRef, Part, Store, now
 from vis_models.config import BadConfig, Config
 
 ROOT = "tables"
-APP = "vislake"
-"""Under this name each table says which batch it holds."""
 ORDER = ("masks", "tracks", "errors", "videos")
 """In which a batch reaches the tables: a video is seen when all of it is there."""
 BATCHES = pa.schema([
@@ -48,12 +38,8 @@ BATCHES = pa.schema([
     ("decode_s", pa.float64()), ("encode_s", pa.float64()), ("step_s", pa.float64()), ("rle_s", pa.float64()),
     ("write_s", pa.float64()), ("wall_s", pa.float64()), ("content", pa.string()),
 ])  # fmt: skip
-CONFIGURATION = {"delta.checkpointInterval": "64", "delta.deletedFileRetentionDuration": "interval 7 days"}
-TRIES = 200
 TARGET_BYTES = 256 * 2**20
 """Of a file, after small ones were merged."""
-WAIT_S = 1.0
-"""Before a commit is read back from a store that may let another take its place."""
 
 
 class Batch(Config):
@@ -70,7 +56,7 @@ class Lake:
 
     def __init__(self, store: Store, root: str = ROOT) -> None:
         self.store, self.root = store, root
-        self._handles: dict[str, DeltaTable] = {}
+        self._delta = DeltaTables(store, root, {**tables.SCHEMAS, "batches": BATCHES})
         self._seen: dict[str, frozenset[str]] = {}
         """File of the table videos -> its units; files never change."""
 
@@ -78,26 +64,22 @@ class Lake:
 
     @property
     def exists(self) -> bool:
-        return self.store.exists(f"{self.root}/batches/_delta_log")
+        return self._delta.exist
 
     def files(self) -> dict[str, list[str]]:
         """Keys of the files of each table that belong together: those of all batches whose videos are seen."""
         if not self.exists:
             return {name: [] for name in ORDER}
-        opened = {"videos": self._open("videos")}
-        number = _number(opened["videos"])
-        for name in ORDER[:-1]:
-            opened[name] = self._open(name)
-            while _number(opened[name]) > number:  # of a batch that came in between
-                opened[name].load_as_version(opened[name].version() - 1)
-                self._handles.pop(name, None)
-        return {name: [f"{self.root}/{name}/{path}" for path in _paths(opened[name])] for name in ORDER}
+        videos = self._delta.open("videos")
+        number = self._delta.number("videos", videos)
+        opened = {name: self._delta.back_to(number, name) for name in ORDER[:-1]} | {"videos": videos}
+        return {name: self._keys(name, opened[name]) for name in ORDER}
 
     def known(self, units: Iterable[str]) -> set[str]:
         """Those of the units that are published."""
-        keys = {f"{self.root}/videos/{path}" for path in _paths(self._open("videos"))}
-        self._seen = {key: found for key, found in self._seen.items() if key in keys}
-        for key in sorted(keys - self._seen.keys()):
+        keys = self._keys("videos", self._delta.open("videos"))
+        self._seen = {key: self._seen[key] for key in keys if key in self._seen}
+        for key in [key for key in keys if key not in self._seen]:
             self._seen[key] = frozenset(self._column(key, "unit"))
         wanted = set(units)
         return {unit for found in self._seen.values() for unit in wanted & found}
@@ -106,7 +88,7 @@ class Lake:
         """One row per commit, as in BATCHES, oldest first."""
         if not self.exists:
             return BATCHES.empty_table()
-        keys = [f"{self.root}/batches/{path}" for path in _paths(self._open("batches"))]
+        keys = self._keys("batches", self._delta.open("batches"))
         found = pa.concat_tables([BATCHES.empty_table(), *(self.store.read_table(key).cast(BATCHES) for key in keys)])
         return found.sort_by("number")
 
@@ -125,19 +107,20 @@ class Lake:
 
         Units that are published already keep their rows, unless a part says that it replaces them.
         """
-        self._create()
-        for _ in _tries():
-            log = self._open("batches")  # of this version: what others commit from now on makes ours fail
+        self._delta.create(DESCRIPTIONS)
+        for _ in tries():
+            log = self._delta.open("batches")  # of this version: what others commit from now on makes ours fail
             self._settle(log)
             fresh = self._fresh(parts)
             if not fresh:
                 return
             replaces = tuple(sorted({unit for part in fresh for unit in part.replaces}))
             files = {name: tuple(part.files[name] for part in fresh if name in part.files) for name in ORDER}
-            batch = Batch(number=_number(log) + 1, files=files, replaces=replaces)
+            batch = Batch(number=self._delta.number("batches", log) + 1, files=files, replaces=replaces)
             ref = self._write_row(batch, fresh, what)
-            if self._put("batches", log, [self._add("batches", ref)], [], batch.number):
-                self.settle()
+            if self._delta.put("batches", log, [self._delta.add("batches", ref)], [], batch.number):
+                self._settle(self._delta.open("batches"))
+                self._seen |= {part.files["videos"].key: frozenset(part.units) for part in fresh if part.units}
                 return
             with suppress(OSError):
                 self.store.fs.rm(self.store.path(ref.key))
@@ -171,32 +154,28 @@ class Lake:
         part = Part.removing(self.root, sorted({*names, *over}), run_id)
         self.commit([part.model_copy(update={"units": tuple(sorted(names)), "files": files})], "rename")
 
-    def settle(self) -> None:
-        """Bring the newest batch to all tables, if its writer did not come to that."""
-        self._settle(self._open("batches"))
-
     def _settle(self, log: DeltaTable) -> None:
-        if not (number := _number(log)):
-            return
-        behind = [name for name in ORDER if _number(self._open(name)) < number]
+        """Bring the newest batch to all tables, if its writer did not come to that."""
+        number = self._delta.number("batches", log)
+        behind = [name for name in ORDER if not self._delta.holds(name, number)]
         if behind:
-            (path,) = [path for path in _paths(log) if path.startswith(f"{number:010d}-")]
+            (path,) = [path for path in files(log) if path.startswith(f"{number:010d}-")]
             row = self.store.read_table(f"{self.root}/batches/{path}").to_pylist()[0]
             batch = Batch.model_validate_json(row["content"])
             for name in behind:
                 self._apply(name, batch)
 
     def _apply(self, name: str, batch: Batch) -> None:
-        for _ in _tries():
-            table = self._open(name)
-            if _number(table) >= batch.number:
+        for _ in tries():
+            table = self._delta.open(name)
+            if self._delta.number(name, table) >= batch.number:
                 return
-            adds = [self._add(name, ref) for ref in batch.files[name]]
+            adds = [self._delta.add(name, ref) for ref in batch.files[name]]
             removes: list[RemoveAction] = []
             if batch.replaces:
                 rewritten, removes = self._without(name, table, set(batch.replaces))
                 adds += rewritten
-            if self._put(name, table, adds, removes, batch.number):
+            if self._delta.put(name, table, adds, removes, batch.number):
                 return
         raise BadConfig(f"{self.store.uri(self.root)}/{name}: others commit all the time; try again later")
 
@@ -221,7 +200,7 @@ class Lake:
             return {}
         import pyarrow.compute as pc
 
-        keys = [f"{self.root}/videos/{path}" for path in _paths(self._open("videos"))]
+        keys = self._keys("videos", self._delta.open("videos"))
         rows = tables.dataset(self.store, tables.VIDEOS, keys).to_table(
             columns=["unit", "run_id"], filter=pc.field("unit").isin(sorted(units)), use_threads=False
         )
@@ -238,13 +217,13 @@ class Lake:
     def _without(self, name: str, table: DeltaTable, units: set[str]) -> tuple[list[AddAction], list[RemoveAction]]:
         """Replacements for the files that hold rows of these units, and those files."""
         adds, removes = [], []
-        for path in _paths(table):
+        for path in files(table):
             key = f"{self.root}/{name}/{path}"
             if units.isdisjoint(self._column(key, "unit")):
                 continue
-            removes.append(RemoveAction(path, True, _now_ms()))
+            removes.append(self._delta.remove(path))
             if rest := self._rewrite(name, key, units, keep=False):
-                adds.append(self._add(name, rest))
+                adds.append(self._delta.add(name, rest))
         return adds, removes
 
     def _rewrite(self, name: str, key: str, units: set[str], keep: bool) -> FileRef | None:
@@ -279,19 +258,19 @@ class Lake:
         """
         done = {}
         for name in (*ORDER, "batches") if self.exists else ():
-            table = self._open(name)
-            rows = pa.table(table.get_add_actions()).select(["path", "size_bytes"]).to_pylist()
-            small = sorted(row["path"] for row in rows if row["size_bytes"] < TARGET_BYTES // 2)
-            small = small[:-1] if name == "batches" else small  # the newest one may be still on its way
+            if len(_small(name, self._delta.seen_last(name))) < least - 1:
+                continue  # it has got one commit since, while a run goes on
+            table = self._delta.open(name)
+            sizes = _small(name, table)
+            small = sorted(sizes)
             if len(small) < least:
                 continue
-            sizes = {row["path"]: row["size_bytes"] for row in rows}
             if dry_run:
                 done[name] = (len(small), max(1, sum(sizes[path] for path in small) // TARGET_BYTES))
                 continue
             merged = [ref for group in _groups(small, sizes) for ref in self._merge(name, group)]
-            removes = [RemoveAction(path, False, _now_ms()) for path in small]
-            if self._put(name, table, [self._add(name, ref, False) for ref in merged], removes, None):
+            adds = [self._delta.add(name, ref, change=False) for ref in merged]
+            if self._delta.put(name, table, adds, [self._delta.remove(path, change=False) for path in small], None):
                 done[name] = (len(small), len(merged))
             else:
                 self.store.fs.rm([self.store.path(ref.key) for ref in merged])
@@ -323,28 +302,24 @@ class Lake:
         """
         gone = []
         for name in (*ORDER, "batches") if self.exists else ():
-            table = self._open(name)
-            paths = table.vacuum(
-                retention_hours=int(hours), enforce_retention_duration=False, dry_run=dry_run, full=True
-            )
-            gone += [f"{self.root}/{name}/{path}" for path in paths]
-        self._handles.clear()
+            gone += [f"{self.root}/{name}/{path}" for path in self._delta.vacuum(name, hours, dry_run)]
         return gone
 
     def verify(self) -> list[str]:
         """What is wrong with the tables, a sentence each; none: every promise is kept."""
         wrong = []
         keys = self.files()
-        newest = _number(self._open("batches"))
+        newest = self._delta.number("batches", self._delta.open("batches"))
         for name in ORDER:
-            if _number(self._open(name)) < newest:
+            table = self._delta.open(name)
+            if self._delta.number(name, table) < newest:
                 wrong.append(f"{name} has not got batch {newest} yet: the next run or `vis tables compact` brings it")
-            for row in pa.table(self._open(name).get_add_actions()).to_pylist():
-                path = self.store.path(f"{self.root}/{name}/{row['path']}")
+            for file, size_bytes in files(table).items():
+                path = self.store.path(f"{self.root}/{name}/{file}")
                 size = self.store.fs.size(path) if self.store.fs.exists(path) else None
-                if size != row["size_bytes"]:
+                if size != size_bytes:
                     found = "is not there" if size is None else f"has {size} bytes"
-                    wrong.append(f"{name}/{row['path']} {found}, the log says {row['size_bytes']}: bring it back")
+                    wrong.append(f"{name}/{file} {found}, the log says {size_bytes}: bring it back")
         if wrong:
             return wrong
         units: dict[str, list[str]] = {
@@ -359,81 +334,14 @@ class Lake:
                 wrong.append(f"{name} has rows of {len(strangers)} units that videos has not: {sorted(strangers)[:3]}")
         return wrong
 
-    # Delta
+    # Files
 
     def new_key(self, name: str) -> str:
         """Of a file that nobody else writes."""
         return f"{self.root}/{name}/part-{uuid.uuid4().hex}.parquet"
 
-    @cached_property
-    def _options(self) -> dict[str, str]:
-        return {} if self.store.is_local else delta_options(self.store.settings)
-
-    def _open(self, name: str) -> DeltaTable:
-        """The table as it is now."""
-        with self.store.guard(self.store.uri(f"{self.root}/{name}")):
-            if name in self._handles:
-                self._handles[name].update_incremental()
-            else:
-                uri = self.store.uri(f"{self.root}/{name}")
-                self._handles[name] = DeltaTable(uri, storage_options=self._options)
-            return self._handles[name]
-
-    def _create(self) -> None:
-        if self._handles or self.exists:
-            return
-        schemas = {**tables.SCHEMAS, "batches": BATCHES}
-        for name in (*ORDER, "batches"):  # whose last says that all are there
-            uri = self.store.uri(f"{self.root}/{name}")
-            try:
-                DeltaTable(uri, storage_options=self._options, without_files=True)
-            except TableNotFoundError:
-                if self.store.is_local:
-                    os.makedirs(uri, exist_ok=True)
-                with suppress(CommitFailedError, DeltaError):  # another writer was first
-                    DeltaTable.create(
-                        uri,
-                        schemas[name],
-                        name=name,
-                        description=DESCRIPTIONS[name],
-                        configuration=CONFIGURATION,
-                        storage_options=self._options,
-                    )
-
-    def _add(self, name: str, ref: FileRef, change: bool = True) -> AddAction:
-        """`change`: rows come, and are not only moved to another file."""
-        path = ref.key.removeprefix(f"{self.root}/{name}/")
-        stats = ref.stats or json.dumps({"numRecords": ref.rows})
-        return AddAction(path, ref.size_bytes, {}, _now_ms(), change, stats)
-
-    def _put(
-        self,
-        name: str,
-        table: DeltaTable,
-        adds: Sequence[AddAction],
-        removes: Sequence[RemoveAction],
-        number: int | None,
-    ) -> bool:
-        """Commit on top of the version that was opened; False: another commit took its place."""
-        version = table.version() + 1
-        properties = CommitProperties(
-            custom_metadata={"vislake": json.dumps({"batch": number})},
-            max_commit_retries=0,
-            app_transactions=[Transaction(APP, number)] if number is not None else None,
-        )
-        try:
-            table.create_write_transaction(
-                [*removes, *adds], mode="append", schema=table.schema(), commit_properties=properties
-            )
-        except CommitFailedError:
-            return False
-        if self.store.is_local:
-            return True
-        if not self.store.puts_once:
-            time.sleep(WAIT_S)
-        back = DeltaTable(self.store.uri(f"{self.root}/{name}"), version=version, storage_options=self._options)
-        there = set(_paths(back))
-        return (number is None or _number(back) == number) and all(add.path in there for add in adds)
+    def _keys(self, name: str, table: DeltaTable) -> list[str]:
+        return [f"{self.root}/{name}/{path}" for path in files(table)]
 
     def _write_row(self, batch: Batch, parts: Sequence[Part], what: str) -> FileRef:
         count = {key: sum(part.counts.get(key, 0) for part in parts) for key in ("done", "partial", "failed", "frames")}
@@ -488,21 +396,9 @@ def _groups(paths: Sequence[str], sizes: Mapping[str, int]) -> Iterator[list[str
         yield group
 
 
-def _number(table: DeltaTable) -> int:
-    """Of the newest batch that the table holds."""
-    return table.transaction_version(APP) or 0
-
-
-def _paths(table: DeltaTable) -> list[str]:
-    return sorted(pa.table(table.get_add_actions())["path"].to_pylist())
-
-
-def _now_ms() -> int:
-    return round(time.time() * 1000)
-
-
-def _tries() -> Iterator[int]:
-    """A while between tries, longer and longer, so that writers do not meet again."""
-    for attempt in range(TRIES):
-        yield attempt
-        time.sleep(random.uniform(0, min(2.0, 0.01 * 2 ** min(attempt, 8))))
+def _small(name: str, table: DeltaTable) -> dict[str, int]:
+    """Bytes of the files that are worth merging."""
+    small = {path: size for path, size in files(table).items() if size < TARGET_BYTES // 2}
+    if name == "batches" and small:
+        del small[max(small)]  # the newest batch may be still on its way
+    return small

@@ -205,6 +205,7 @@ class Publisher:
         """`plan`: what stands before."""
         self._work, self._plan = work, plan
         self._stands = Counter(plan.counts)
+        self._lakes = {work.lake.root: work.lake}
         self._waiting: list[Part] = []
         self._sure: list[Part] = []
         """Published; what says that they were finished stays until the next batch is."""
@@ -235,7 +236,7 @@ class Publisher:
 
     def _publish(self) -> None:
         parts = [*self._sure, *self._waiting]
-        publish(self._work.store, parts)
+        publish(self._work.store, parts, self._lakes)
         for part in self._waiting:
             rows = {name: ref.rows for name, ref in part.files.items()}
             self._stands.update({key: part.counts.get(key, 0) for key in (*STATUSES, "frames")} | rows)
@@ -247,15 +248,19 @@ class Publisher:
         self._last_s = time.monotonic()
 
 
-def publish(store: Store, parts: Sequence[Part]) -> None:
-    """Every unit of these parts once; those that are published already stay."""
+def publish(store: Store, parts: Sequence[Part], lakes: dict[str, Lake]) -> None:
+    """Every unit of these parts once; those that are published already stay.
+
+    Args:
+        lakes: by root; those that are missing are added.
+    """
     by_run = sorted(parts, key=lambda part: (part.lake, part.run_id, part.shard))
     for (root, _), of_run in groupby(by_run, key=lambda part: (part.lake, part.run_id)):
-        Lake(store, root).commit(list(of_run))
+        lakes.setdefault(root, Lake(store, root)).commit(list(of_run))
 
 
 def publish_left(store: Store) -> None:
     """What runs finished that ended before they could publish it."""
     if parts := store.finished():
-        publish(store, parts)
+        publish(store, parts, {})
         store.forget(parts)

@@ -11,6 +11,7 @@ import pytest
 from deltalake import DeltaTable
 
 from jobs import tables
+from jobs.filesystems import delta_options
 from jobs.lake import ORDER, Lake
 from jobs.reporting import query
 from jobs.segmentation import upkeep
@@ -105,7 +106,7 @@ def test_a_writer_that_dies_between_two_tables_leaves_a_batch_that_the_next_one_
     Lake(store).commit([part(store, "r0", {"z": 1})])
     dying = Lake(store)
     calls = 0
-    put = dying._put
+    put = dying._delta.put
 
     def dies(*given: Any) -> bool:
         nonlocal calls
@@ -114,7 +115,7 @@ def test_a_writer_that_dies_between_two_tables_leaves_a_batch_that_the_next_one_
             raise KeyboardInterrupt
         return put(*given)
 
-    dying._put = dies  # type: ignore[method-assign]
+    dying._delta.put = dies  # type: ignore[method-assign]
     lost = part(store, "r1", {"a": 2}, replaces=("z",))
     with pytest.raises(KeyboardInterrupt):
         dying.commit([lost])
@@ -157,17 +158,18 @@ def test_other_engines_read_the_rows_that_are_published_and_no_others(store: Sto
     assert list(zip(asked["video_id"].to_pylist(), asked["n"].to_pylist(), strict=True)) == wanted
     by_arrow = tables.open(store)["masks"].to_table(columns=["video_id"])["video_id"].value_counts().to_pylist()
     assert sorted((row["values"], row["counts"]) for row in by_arrow) == wanted
-    masks = polars.scan_delta(store.uri("tables/masks"), storage_options=lake._options or None)
+    access = {} if store.is_local else delta_options(store.settings)
+    masks = polars.scan_delta(store.uri("tables/masks"), storage_options=access or None)
     by_polars = masks.group_by("video_id").len().sort("video_id").collect()
     assert by_polars.rows() == wanted
-    table = DeltaTable(store.uri("tables/masks"), storage_options=lake._options)
+    table = DeltaTable(store.uri("tables/masks"), storage_options=access)
     if store.is_local:
         files = duckdb.read_parquet(table.file_uris())
         assert files.aggregate("video_id, count(*)").order("video_id").fetchall() == wanted
-    older = DeltaTable(store.uri("tables/masks"), version=1, storage_options=lake._options)
+    older = DeltaTable(store.uri("tables/masks"), version=1, storage_options=access)
     assert sum(pa.table(older.get_add_actions())["num_records"].to_pylist()) == 5, "as it was after the first commit"
     for name in ORDER:
-        fields = DeltaTable(store.uri(f"tables/{name}"), storage_options=lake._options).schema().fields
+        fields = DeltaTable(store.uri(f"tables/{name}"), storage_options=access).schema().fields
         assert all(field.metadata.get("comment") for field in fields), "every column says what it means"
 
 

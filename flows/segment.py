@@ -36,6 +36,7 @@ def segment_archive(
     retry_errors: bool = False,
     name: str = "",
     only: Literal["new", "errors", "missing"] | None = None,
+    max_failed: Annotated[float, Field(ge=0, le=1)] = 0.5,
 ) -> dict[str, Any] | State:
     """Segment and track every video of an archive and publish the tables videos, tracks, masks, errors.
 
@@ -57,6 +58,7 @@ def segment_archive(
         retry_errors: Try every video with an error again; those whose reason lies outside of the file always are.
         name: What the tables call the archive; empty: its address.
         only: What was never done (new), what may go better (errors), or what was not there (missing); empty: all.
+        max_failed: Share of the videos that may fail before the run ends, after the first 64; 1 never ends it.
     """
     job = SegmentJob(
         archive=archive,
@@ -75,6 +77,7 @@ def segment_archive(
         retry_errors=retry_errors,
         name=name,
         only=only,
+        max_failed=max_failed,
         command=command(),
     )
     summary = launch(segment, job)

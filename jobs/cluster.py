@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.settings import Settings
 from jobs.workers import LISTEN_S, Say, Workers, cores, own_ray_folder, ray_to_join, share
@@ -153,7 +154,8 @@ PATIENCE_S = 30
 @contextmanager
 def listening(hear: Callable[[dict[str, Any]], None]) -> Iterator[Any]:
     """A board; its notes are passed to `hear`, in a thread, for as long as the block lasts."""
-    board = Board.remote()  # type: ignore[attr-defined]
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    board = Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # no other node's end is its
     over = threading.Event()
 
     def take() -> None:

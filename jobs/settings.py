@@ -84,6 +84,8 @@ class Settings(BaseSettings):
     """Workers of a job; 0: as many as GPUs, or one."""
     cpus_per_worker: int = Field(0, ge=0)
     """CPU cores of a worker; 0: the machine's cores shared evenly between the workers."""
+    worker_hour_price: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """What an hour of one worker costs, in any currency: summaries and `vis plan` say then what the work costs."""
     decode_timeout_s: float = Field(120, gt=0)
     """Seconds that opening a video, or decoding one more frame of it, may take; then the video ends with the code
     `timeout`. A network gives up after 60."""

@@ -10,6 +10,23 @@ from flows.cli.verbs import ModelOption, app
 from flows.cli.words import given_by_user, rate, seconds
 from flows.terminal import typed
 
+# What `vis segment` and `vis plan` both take
+
+FrameFolderFps = Annotated[float | None, typer.Option(help="Frames per second of frame folders.", callback=rate)]
+Start = Annotated[float | None, typer.Option(help="Seconds of each video before which nothing is read.", min=0)]
+End = Annotated[float | None, typer.Option(help="Seconds of each video where it ends.", min=0)]
+EveryS = Annotated[float | None, typer.Option(help="One frame in so many seconds.", callback=seconds)]
+Stride = Annotated[int, typer.Option(help="One of so many frames.", min=1)]
+Keyframes = Annotated[bool, typer.Option("--keyframes", help="Key frames of films only.")]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Read every byte first: videos are known by content, wherever they lie.")
+]
+Name = Annotated[str, typer.Option(help="What the tables call the archive; default: its address.")]
+Choice = Annotated[
+    Literal["new", "errors", "missing"] | None,
+    typer.Option(help="What was never done, what may go better, or what was not there; default: all."),
+]
+
 
 @app.command()
 def world(
@@ -49,28 +66,23 @@ def segment(
     ],
     model: ModelOption = None,
     min_score: Annotated[float, typer.Option(help="Tracks under this score are counted only.", min=0, max=1)] = 0.05,
-    frame_folder_fps: Annotated[
-        float | None, typer.Option(help="Frames per second of frame folders.", callback=rate)
-    ] = None,
-    start: Annotated[
-        float | None, typer.Option(help="Seconds of each video before which nothing is read.", min=0)
-    ] = None,
-    end: Annotated[float | None, typer.Option(help="Seconds of each video where it ends.", min=0)] = None,
-    every_s: Annotated[float | None, typer.Option(help="One frame in so many seconds.", callback=seconds)] = None,
-    stride: Annotated[int, typer.Option(help="One of so many frames.", min=1)] = 1,
-    keyframes: Annotated[bool, typer.Option("--keyframes", help="Key frames of films only.")] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Read every byte first: videos are known by content, wherever they lie.")
-    ] = False,
+    frame_folder_fps: FrameFolderFps = None,
+    start: Start = None,
+    end: End = None,
+    every_s: EveryS = None,
+    stride: Stride = 1,
+    keyframes: Keyframes = False,
+    verify: Verify = False,
     overlay: Annotated[bool, typer.Option("--overlay", help="Draw films with the masks on them.")] = False,
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="Try every video with an error again, not only those worth it.")
     ] = False,
-    name: Annotated[str, typer.Option(help="What the tables call the archive; default: its address.")] = "",
-    only: Annotated[
-        Literal["new", "errors", "missing"] | None,
-        typer.Option(help="What was never done, what may go better, or what was not there; default: all."),
-    ] = None,
+    name: Name = "",
+    only: Choice = None,
+    max_failed: Annotated[
+        float,
+        typer.Option(help="Share of the videos that may fail before the run ends, after the first 64.", min=0, max=1),
+    ] = 0.5,
 ) -> None:
     """Segment and track every video of an archive; publish the tables videos, tracks, masks, errors."""
     from jobs import models
@@ -100,6 +112,7 @@ def segment(
         retry_errors=retry_errors,
         name=name,
         only=only,
+        max_failed=max_failed,
     )
     print(done["text"])
     if not done["videos"]["done"] + done["videos"]["partial"]:

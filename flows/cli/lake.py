@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.cli.archives import Choice, End, EveryS, FrameFolderFps, Keyframes, Name, Start, Stride, Verify
 from flows.cli.verbs import ModelOption, Verbs, app
 from flows.terminal import print_table
 
@@ -19,7 +20,18 @@ def plan(
     model: ModelOption = None,
     min_score: Annotated[float, typer.Option(help="As for `vis segment`.", min=0, max=1)] = 0.05,
     retry_errors: Annotated[bool, typer.Option("--retry-errors", help="As for `vis segment`.")] = False,
-    price: Annotated[float | None, typer.Option(help="Of an hour of one worker, for the forecast.", min=0)] = None,
+    frame_folder_fps: FrameFolderFps = None,
+    start: Start = None,
+    end: End = None,
+    every_s: EveryS = None,
+    stride: Stride = 1,
+    keyframes: Keyframes = False,
+    verify: Verify = False,
+    name: Name = "",
+    only: Choice = None,
+    price: Annotated[
+        float | None, typer.Option(help="Of an hour of one worker; or VIS_WORKER_HOUR_PRICE.", min=0)
+    ] = None,
 ) -> None:
     """Say what `vis segment` would do: videos found, done before, to do, and how long it takes; nothing is decoded."""
     from jobs.segmentation.forecast import forecast
@@ -27,9 +39,24 @@ def plan(
     from jobs.settings import Settings
     from jobs.store import Store
 
-    job = SegmentJob(archive=archive, model=model, min_score=min_score, retry_errors=retry_errors)
-    for name, value in forecast(Store.open(Settings()), job, price).items():
-        print(f"{name:<12}{value}")
+    job = SegmentJob(
+        archive=archive,
+        model=model,
+        min_score=min_score,
+        retry_errors=retry_errors,
+        frame_folder_fps=frame_folder_fps,
+        start_s=start,
+        end_s=end,
+        every_s=every_s,
+        stride=stride,
+        keyframes=keyframes,
+        verify=verify,
+        name=name,
+        only=only,
+    )
+    settings = Settings() if price is None else Settings(worker_hour_price=price)
+    for heading, value in forecast(Store.open(settings), job).items():
+        print(f"{heading:<12}{value}")
 
 
 @tables_app.command()

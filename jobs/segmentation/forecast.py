@@ -9,11 +9,8 @@ from jobs.store import Store
 from vis_models.cards import read_card
 
 
-def forecast(store: Store, job: SegmentJob, price: float | None = None) -> dict[str, str]:
+def forecast(store: Store, job: SegmentJob) -> dict[str, str]:
     """Words by heading. No byte of a video is read, and nothing is written but what other runs left unpublished.
-
-    Args:
-        price: of an hour of one worker.
 
     Raises:
         BadConfig: as `segment` does.
@@ -47,6 +44,6 @@ def forecast(store: Store, job: SegmentJob, price: float | None = None) -> dict[
     sure = "" if done else ", guessed from the bytes of its files"
     spent = f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(hours * 60))} min"
     said["time"] = f"{spent} of one worker, at {frames / seconds:.1f} frames/s as measured here{sure}"
-    if price is not None:
+    if (price := store.settings.worker_hour_price) is not None:
         said["cost"] = f"{hours * price:,.2f} at {price:g} an hour"
     return said

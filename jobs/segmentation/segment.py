@@ -9,6 +9,7 @@ import json
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -44,6 +45,8 @@ VIDEO_FRAMES = 16
 """What opening a video costs, in frames."""
 CRASHES = 8
 """Videos that end their worker and, where they are more than those that were played, the run."""
+JUDGED = 64
+"""Videos after which `max_failed` is asked."""
 
 
 class SegmentJob(Config):
@@ -89,6 +92,9 @@ class SegmentJob(Config):
     """What the tables call the archive; empty: its address."""
     only: Only | None = None
     """`new`: what was never done; `errors`: what was done and may go better; `missing`: what was not there."""
+    max_failed: float = Field(0.5, ge=0, le=1)
+    """Share of the videos that may fail before the run ends, after the first 64: one reason lies behind them then, such
+    as a disk that is not mounted, and a million rows would say nothing else. 1 never ends it."""
     command: str = ""
     """What was typed, for the record."""
 
@@ -135,6 +141,12 @@ class SegmentSummary(Config):
     """Of this call."""
     worker_frames_per_s: float
     """Of one worker, while it plays."""
+    footage_s: float
+    """Seconds of video that this call has played."""
+    worker_s: float
+    """Seconds that workers played, all together."""
+    price: float | None
+    """Of an hour of one worker."""
     shares: dict[str, float]
     """Share of each stage in the busy time of the workers, which may overlap: decode, encode, step, rle, write."""
 
@@ -142,6 +154,14 @@ class SegmentSummary(Config):
     def exit_code(self) -> int:
         """0: at least one video gave frames; 1: every video failed."""
         return 0 if self.videos["done"] + self.videos["partial"] else 1
+
+    @property
+    def effort(self) -> str:
+        """What this call has played, by how much work, at which cost."""
+        played, hours = self.footage_s / 3600, self.worker_s / 3600
+        rate = f" ({played / hours:.2g} per worker-hour)" if hours else ""
+        cost = f", {hours * self.price:.2f} at {self.price:g} an hour" if self.price is not None else ""
+        return f"{played:.3g} hours of video in {hours:.3g} worker-hours{rate}{cost}"
 
     def __str__(self) -> str:
         videos = ", ".join(f"{count} {status}" for status, count in self.videos.items())
@@ -159,7 +179,7 @@ class SegmentSummary(Config):
         if self.worked:
             shares = "  ".join(f"{stage} {share:.0%}" for stage, share in self.shares.items())
             speed = f"{self.frames_per_s:.1f} frames/s, {self.worker_frames_per_s:.1f} per worker while it plays"
-            lines.append(f"{self.wall_s:.1f} s, {speed}; {shares}")
+            lines += [f"{self.wall_s:.1f} s, {speed}; {shares}", self.effort]
         else:
             lines.append(f"nothing to do: all {self.found} videos were segmented with this model and settings before")
         return "\n".join([*lines, f"plan {self.plan_id} is published in {self.tables}"])
@@ -196,7 +216,7 @@ def segment(
     publisher = Publisher(work, work.stand(lineage))
     shards = split(work.todo)
     write_shards(store, run_id, shards)
-    how_far = _HowFar(shards, progress)
+    how_far = _HowFar(shards, progress, job.max_failed)
     with how_far.stopped(), _pool(settings, how_far.say) as pool:
         shard_job = ShardJob(
             settings=settings,
@@ -294,7 +314,9 @@ class _HowFar:
     of the open ones, and for the others the same share of the guess by which they were split.
     """
 
-    def __init__(self, shards: Mapping[str, Sequence[Unit]], progress: Progress | None) -> None:
+    def __init__(
+        self, shards: Mapping[str, Sequence[Unit]], progress: Progress | None, max_failed: float = 1.0
+    ) -> None:
         self._guess = {shard: sum(footage(unit.source) for unit in units) for shard, units in shards.items()}
         self._size = {shard: len(units) for shard, units in shards.items()}
         self._videos, self._progress = sum(self._size.values()), progress
@@ -302,7 +324,9 @@ class _HowFar:
         """The newest note of each shard that is being played."""
         self._committed: set[str] = set()
         self.done = self._frames = self._known_guess = self._before = 0
-        self._crashed = self._played = 0
+        self._crashed = self._played = self._failed = 0
+        self._reasons: Counter[str] = Counter()
+        self._max_failed = max_failed
         self._lock = threading.Lock()
         self._started = time.perf_counter()
 
@@ -317,7 +341,12 @@ class _HowFar:
                 self._tell()
 
     def committed(self, part: Part) -> None:
-        """Raises RuntimeError: the videos that end their worker are too many for damage."""
+        """A shard is finished.
+
+        Raises:
+            RuntimeError: the videos that end their worker are too many for damage.
+            BadConfig: so are those that fail.
+        """
         with self._lock:
             self._before += self._open.pop(part.shard, {}).get("known", 0)
             self._add(part)
@@ -325,7 +354,15 @@ class _HowFar:
         if self._crashed >= CRASHES and self._crashed > self._played:
             raise RuntimeError(
                 f"{self._crashed} videos ended their worker and {self._played} did not: that is not the fault of the "
-                'videos. `vis query "SELECT detail FROM errors"` cannot tell yet; try one alone: vis segment FILM'
+                "videos. See `vis query errors-by-code`, and try one alone: vis segment FILM"
+            )
+        if self.done >= JUDGED and self._failed > self._max_failed * self.done and self.done < self._videos:
+            reasons = ", ".join(f"{code} {count}" for code, count in self._reasons.most_common(5))
+            raise BadConfig(
+                f"{self._failed} of the first {self.done} videos failed ({reasons}), more than a share of "
+                f"{self._max_failed:g}: that looks like one cause, not like damage. See `vis query "
+                '"SELECT video_id, code, detail FROM errors"`; the same command goes on after them, --max-failed 1 to '
+                "its end"
             )
 
     def kept(self) -> str:
@@ -349,6 +386,8 @@ class _HowFar:
         self._frames += part.counts.get("frames", 0)
         self._known_guess += self._guess[part.shard]
         self._crashed += part.counts.get("crashed", 0)
+        self._failed += part.counts.get("failed", 0)
+        self._reasons.update(part.errors)
         self._played += part.counts.get("done", 0) + part.counts.get("partial", 0)
 
     def _tell(self) -> None:
@@ -427,13 +466,18 @@ def _summary(
         wall_s=wall_s,
         frames_per_s=frames / wall_s if publisher else 0.0,
         worker_frames_per_s=frames / (seconds.get("wall", 0) or 1),
+        footage_s=seconds.get("footage", 0) if publisher else 0,
+        worker_s=seconds.get("wall", 0) if publisher else 0,
+        price=store.settings.worker_hour_price,
         shares={stage: seconds.get(stage, 0) / busy_s for stage in STAGES},
     )
 
 
 def _lineage(job: SegmentJob, address: str, card: ModelCard) -> dict[str, str]:
     """The key-values that say where a file comes from."""
-    config = job.model_dump(exclude={"command", "purpose", "retry_errors", "only"}) | {"slot_recycling": job.recycles}
+    config = job.model_dump(exclude={"command", "purpose", "retry_errors", "only", "max_failed"}) | {
+        "slot_recycling": job.recycles
+    }
     return {
         "dataset": address,
         "model_name": card.name,

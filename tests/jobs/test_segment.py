@@ -19,6 +19,7 @@ from pycocotools import mask as coco
 from jobs import tables
 from jobs.archives.archive import VideoSource, list_videos
 from jobs.lake import Lake
+from jobs.segmentation import segment as segmenting
 from jobs.segmentation.plans import Unit
 from jobs.segmentation.segment import CRASHES, SHARD_VIDEOS, SegmentJob, _HowFar, segment, split
 from jobs.segmentation.work import Publisher
@@ -475,6 +476,32 @@ def test_where_most_videos_end_their_worker_the_run_stops():
     play([played] * CRASHES + [ended] * CRASHES)
     with pytest.raises(RuntimeError, match=f"{CRASHES} videos ended their worker and 2 did not"):
         play([played] * 2 + [ended] * CRASHES)
+
+
+def test_where_most_videos_fail_the_run_ends_with_the_reasons_and_what_was_done_stays(
+    model: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(segmenting, "JUDGED", 6)
+    monkeypatch.setattr(segmenting, "SHARD_VIDEOS", 1)
+    films = barcode.write_film(tmp_path / "films/12.mp4", 12, 6).parent
+    for film in range(12):
+        (films / f"{film}.mp4").write_bytes(b"\0" * 2000)
+    job = SegmentJob(archive=str(films), model=str(model))
+    one_worker = settings.model_copy(update={"workers": 1})
+    with pytest.raises(BadConfig, match=r"5 of the first 6 videos failed \(\w+ 5\).*errors.*--max-failed 1"):
+        segment(job, one_worker, load=barcode.load)
+    done = len(read(one_worker)["videos"])
+    assert 6 <= done < 13
+    summary = segment(job.model_copy(update={"max_failed": 1}), one_worker, load=barcode.load)
+    assert summary.videos == {"done": 1, "partial": 0, "failed": 12}
+    assert summary.known == done, "what the first run did"
+
+
+def test_a_summary_says_what_the_work_was_and_cost(films: Path, model: Path, settings: Settings):
+    priced = settings.model_copy(update={"worker_hour_price": 3600.0})
+    summary = segment(SegmentJob(archive=str(films), model=str(model)), priced, load=barcode.load)
+    assert summary.footage_s == pytest.approx(sum(row["duration_s"] or 0 for row in read(settings)["videos"]), abs=0.3)
+    assert f"{summary.worker_s:.2f} at 3600 an hour" in str(summary)
 
 
 def test_a_video_that_was_not_there_for_a_while_is_tried_again_by_the_same_command(

@@ -17,6 +17,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -43,6 +44,7 @@ from jobs.settings import Settings
 from vis_models.config import BadConfig, Config
 
 LAYOUT = "vis/v1"
+OVERLAYS = f"{LAYOUT}/overlays"
 PROBES = 8
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -195,6 +197,15 @@ class Store:
             found = without_folders(self.fs.find(self.path(prefix.rstrip("/")) + "/"))
         keys = (path.removeprefix(self.root + "/") for path in found)
         return sorted(key for key in keys if not key.rsplit("/", 1)[-1].startswith("."))
+
+    def times(self, prefix: str) -> dict[str, float]:
+        """Key of each file under `prefix/` -> when it was written, in seconds of Unix time."""
+        with self.guard(self.uri(prefix)):
+            found = without_folders(self.fs.find(self.path(prefix.rstrip("/")) + "/", detail=True))
+        changed = {
+            path: info["mtime"] if self.is_local else info["LastModified"].timestamp() for path, info in found.items()
+        }
+        return {path.removeprefix(self.root + "/"): at for path, at in changed.items()}
 
     def read_bytes(self, key: str) -> bytes:
         with self.guard(self.uri(key)):
@@ -427,6 +438,13 @@ def work_key(run_id: str, *names: str) -> str:
 
 def part_key(run_id: str, shard: str) -> str:
     return f"{LAYOUT}/_parts/{run_key(run_id)}/{shard}.json"
+
+
+def overlay_key(plan_id: str, video_id: str, unit: str) -> str:
+    """Of the film that is drawn of a video. Tells the video to a person; one that has changed gets another film."""
+    plain = re.sub(r"[^A-Za-z0-9.-]+", "_", video_id).strip("._")[-60:]  # ids may hold anything
+    name = hashlib.sha256(video_id.encode()).hexdigest()[:8]
+    return f"{OVERLAYS}/{plan_id}/{plain}-{name}-{unit[:12]}.mp4"
 
 
 class Output:

@@ -1,7 +1,5 @@
 """Published tables and their videos -> H.264 films with the masks drawn in, one colour per identity."""
 
-import hashlib
-import re
 import shutil
 import tempfile
 from collections import defaultdict
@@ -21,7 +19,7 @@ from jobs.archives.archive import VideoSource
 from jobs.archives.frames import frames_in_time
 from jobs.reporting.painting import Colour, colour_of, paint
 from jobs.segmentation.plans import find_sources
-from jobs.store import LAYOUT, Store
+from jobs.store import Store, overlay_key
 from vis_models import masks
 from vis_models.config import BadVideo
 from vis_models.progress import Progress
@@ -56,12 +54,12 @@ def draw_overlays(store: Store, plan_id: str, progress: Progress | None = None) 
         BadConfig: no such plan is published.
     """
     opened = tables.open(store, plan_id)
-    columns = ["video_id", "height", "width", "sampled_frames"]
+    columns = ["video_id", "unit", "height", "width", "sampled_frames"]
     videos = opened["videos"].to_table(columns=columns, filter=pc.field("sampled_frames") > 0).to_pylist()
     sources = find_sources(store, plan_id, [video["video_id"] for video in videos])
     overlays = Overlays([], {})
     for done, video in enumerate(videos, start=1):
-        key = f"{LAYOUT}/overlays/{plan_id}/{_file_name(video['video_id'])}.mp4"
+        key = overlay_key(plan_id, video["video_id"], video["unit"])
         trouble = "" if store.exists(key) else _draw_one(store, opened, sources[video["video_id"]], video, key)
         if trouble:
             overlays.not_drawn[video["video_id"]] = trouble
@@ -156,9 +154,3 @@ def _picture(pixels: np.ndarray, seen: Sequence[tuple[str, Colour, np.ndarray]],
 @cache
 def _font() -> Any:
     return ImageFont.load_default(TEXT_PX)
-
-
-def _file_name(video_id: str) -> str:
-    """A plain file name that tells the video to a person and is unique: ids may hold anything."""
-    plain = re.sub(r"[^A-Za-z0-9.-]+", "_", video_id).strip("._")[-60:]
-    return f"{plain}-{hashlib.sha256(video_id.encode()).hexdigest()[:8]}"

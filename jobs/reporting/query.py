@@ -84,6 +84,7 @@ READERS = {
     ".ndjson": "read_json({file}, format = 'newline_delimited')",
     ".parquet": "read_parquet({file})",
 }
+DESCRIBES = re.compile(r"(?is)\s*(?:DESCRIBE|DESC|SHOW)\s+(?:TABLE\s+)?(\w+)\s*;?\s*")
 READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}  # MULTI: a PIVOT
 DUCKDB_TYPES = {
     pa.string(): "VARCHAR",
@@ -133,6 +134,9 @@ def ask(question: str, store: Store, scope: Scope = EVERYTHING) -> Answer:
             nothing was published, or not the plan or evaluation in `scope`; own data that cannot be read.
     """
     sql = NAMED_QUERIES[question].sql if question in NAMED_QUERIES else question
+    described = DESCRIBES.fullmatch(sql)
+    if described and described[1].lower() in tables.SCHEMAS:
+        return _described(tables.SCHEMAS[described[1].lower()])
     named = {word.lower() for word in re.findall(r"\w+", sql)} & {*VIEWS}
     with _explained(), duckdb.connect(config=CONFIG) as connection:
         _refuse_writing(connection, sql)
@@ -142,6 +146,14 @@ def ask(question: str, store: Store, scope: Scope = EVERYTHING) -> Answer:
         columns, notes = _columns(relation := connection.sql(sql))
         answer = relation.project(columns).to_arrow_table()
     return Answer(answer, notes, read if named & {"passed_over", *tables.SCHEMAS} else (), whole="errors" in named)
+
+
+def _described(schema: pa.Schema) -> Answer:
+    """What the columns mean, which DuckDB's own DESCRIBE does not tell."""
+    comments = [(field.metadata or {}).get(b"comment", b"").decode() for field in schema]
+    types = [DUCKDB_TYPES[field.type] for field in schema]
+    columns = {"column_name": schema.names, "column_type": types, "comment": comments}
+    return Answer(pa.table(columns), (), (), whole=True)
 
 
 def run(question: str, store: Store, plan: str | None = None) -> pa.Table:

@@ -6,7 +6,7 @@ No Ray and no torch.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -102,6 +102,19 @@ def read_listing(store: Store, plan_id: str) -> dict[str, str]:
     with store.arrow.open_input_file(store.path(key)) as file:
         rows = pq.ParquetFile(file).read(["video_id", "unit"], use_threads=False)
     return dict(zip(rows["video_id"].to_pylist(), rows["unit"].to_pylist(), strict=True))
+
+
+def drop_from_listing(store: Store, plan_id: str, units: Container[str]) -> int:
+    """Forget these units of an archive, and where they were; how many there were."""
+    key = plan_key(plan_id, "listing.parquet")
+    if not store.exists(key):
+        return 0
+    rows = store.read_table(key)
+    kept = rows.filter(pa.array([unit not in units for unit in rows["unit"].to_pylist()], pa.bool_()))
+    if len(kept) < len(rows):
+        with store.create(key) as output:
+            pq.write_table(kept, output, compression="zstd")
+    return len(rows) - len(kept)
 
 
 def find_sources(store: Store, plan_id: str, video_ids: Sequence[str]) -> dict[str, VideoSource]:

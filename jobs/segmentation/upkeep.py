@@ -2,8 +2,10 @@
 
 import json
 import re
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -12,9 +14,9 @@ import pyarrow.compute as pc
 from jobs import tables
 from jobs.archives.sources import VideoSource
 from jobs.lake import ROOT, Lake
-from jobs.segmentation.plans import Unit, digest, settings_id, units_of, write_listing
+from jobs.segmentation.plans import HALFWAY, Unit, digest, drop_from_listing, settings_id, units_of, write_listing
 from jobs.segmentation.work import STATUSES, publish_left
-from jobs.store import LAYOUT, FileRef, Part, Plan, Store, now
+from jobs.store import LAYOUT, OVERLAYS, FileRef, Part, Plan, Store, now, overlay_key
 from vis_models.cards import ModelCard
 from vis_models.config import BadConfig
 
@@ -40,7 +42,31 @@ def compact(store: Store, dry_run: bool) -> dict[str, tuple[int, int]]:
 def vacuum(store: Store, hours: float, dry_run: bool) -> list[str]:
     """Keys of files that nothing needs; removed, unless it is a dry run."""
     publish_left(store)
-    return [key for lake in lakes(store) for key in lake.vacuum(hours, dry_run)]
+    notes = _old_notes(store, hours)
+    if not dry_run:
+        remove(store, notes)
+    return [*notes, *(key for lake in lakes(store) for key in lake.vacuum(hours, dry_run))]
+
+
+def _old_notes(store: Store, hours: float) -> list[str]:
+    """Keys of what runs noted for themselves that wrote nothing for so long."""
+    found = store.times(f"{LAYOUT}/_work")
+    last: dict[str, float] = {}
+    for key, at in found.items():
+        last[_run_of(key)] = max(at, last.get(_run_of(key), 0))
+    long_ago = time.time() - hours * 3600
+    return [key for key in found if last[_run_of(key)] <= long_ago]
+
+
+def _run_of(key: str) -> str:
+    return key.removeprefix(f"{LAYOUT}/_work/").partition("/")[0]
+
+
+def remove(store: Store, keys: Sequence[str]) -> None:
+    """Files that may be gone already."""
+    for key in keys:
+        with suppress(FileNotFoundError):
+            store.fs.rm(store.path(key))
 
 
 def verify(store: Store) -> list[str]:
@@ -49,7 +75,10 @@ def verify(store: Store) -> list[str]:
 
 
 def delete(store: Store, where: str, dry_run: bool) -> dict[str, int]:
-    """Take the videos out of all tables for which a condition holds. Returns rows by table.
+    """Take the videos out of all tables for which a condition holds, and the films and notes that were made of them.
+
+    Returns rows by table, and how many `films` and `listed` videos of archives. A video that still lies in its archive
+    comes back with the next `vis segment`.
 
     Args:
         where: SQL over the columns of the table videos.
@@ -61,6 +90,7 @@ def delete(store: Store, where: str, dry_run: bool) -> dict[str, int]:
 
     publish_left(store)
     gone: Counter[str] = Counter()
+    chosen = set[str]()
     for lake in lakes(store):
         keys = lake.files()
         with duckdb.connect() as connection:
@@ -71,10 +101,17 @@ def delete(store: Store, where: str, dry_run: bool) -> dict[str, int]:
                 raise BadConfig(f"--where {where}: {error}; expected a condition on columns of videos") from error
         if units := [unit for (unit,) in found]:
             for name, schema in tables.SCHEMAS.items():
-                chosen = pc.field("unit").isin(units)
-                gone[name] += tables.dataset(store, schema, keys[name]).count_rows(filter=chosen)
+                gone[name] += tables.dataset(store, schema, keys[name]).count_rows(filter=pc.field("unit").isin(units))
             if not dry_run:
                 lake.remove(units, f"delete-{now()}", f"delete where {where}")
+            chosen |= {*units}
+    marks = {overlay_key("", "", unit).rpartition("-")[2] for unit in chosen}
+    films = [key for key in store.list(OVERLAYS) if key.rpartition("-")[2] in marks]
+    gone["films"] = len(films)
+    if not dry_run:
+        notes = [key for unit in sorted(chosen) for key in store.list(f"{HALFWAY}/{unit}")]
+        remove(store, [*films, *notes])
+        gone["listed"] = sum(drop_from_listing(store, plan.plan_id, chosen) for plan in store.plans())
     return dict(gone)
 
 

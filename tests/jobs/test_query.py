@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs import tables
 from jobs.evaluation.evaluate import EvaluateJob, evaluate
 from jobs.evaluation.evaluations import FOLDER, find, read
 from jobs.reporting.query import NAMED_QUERIES, Scope, ask, run
@@ -245,7 +246,15 @@ def test_columns_of_one_name_get_names_of_their_own_and_it_is_said(labelled_lake
 
 @pytest.mark.parametrize(
     "sql",
-    ["FROM masks", "DESCRIBE masks", "SUMMARIZE videos", "SHOW TABLES", "EXPLAIN SELECT 1", "SELECT 1;", "VALUES (1)"],
+    [
+        "FROM masks",
+        "DESCRIBE SELECT * FROM masks",
+        "SUMMARIZE videos",
+        "SHOW TABLES",
+        "EXPLAIN SELECT 1",
+        "SELECT 1;",
+        "VALUES (1)",
+    ],
 )
 def test_every_statement_that_reads_is_answered(labelled_lake, sql):
     assert run(sql, labelled_lake.store).num_rows > 0
@@ -313,3 +322,13 @@ def test_what_an_archive_holds_and_is_not_read_is_a_view(labelled_lake):
     labelled_lake.store.write_plan(snapshot.model_copy(update={"passed_over": rows}))
     answer = run("SELECT archive, why, kind, files, first FROM passed_over", labelled_lake.store).to_pylist()
     assert answer == [{"archive": snapshot.archive} | rows[0]]
+
+
+@pytest.mark.parametrize("sql", ["DESCRIBE masks", "desc MASKS;", "show table masks"])
+def test_describe_says_what_columns_mean(store: Store, sql: str):
+    answer = ask(sql, store).table.to_pylist()
+    assert [row["column_name"] for row in answer] == tables.MASKS.names
+    meaning = {row["column_name"]: (row["column_type"], row["comment"]) for row in answer}
+    assert meaning["rle"][0] == "BLOB"
+    assert "px" in meaning["area_px"][1] or "pixel" in meaning["area_px"][1]
+    assert all(comment for _, comment in meaning.values())

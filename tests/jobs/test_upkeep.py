@@ -12,11 +12,13 @@ import pytest
 from jobs import tables
 from jobs.archives.archive import list_videos
 from jobs.lake import ORDER, Lake
+from jobs.reporting.overlay import draw_overlays
 from jobs.reporting.query import run
 from jobs.segmentation import upkeep
+from jobs.segmentation.plans import HALFWAY, read_listing
 from jobs.segmentation.segment import SegmentJob, segment
 from jobs.settings import Settings
-from jobs.store import Store
+from jobs.store import OVERLAYS, Store
 from tests.jobs import barcode, odd_models
 from tests.jobs.test_lake import part, seen
 from tests.jobs.test_tables import mask_row, video_row
@@ -108,6 +110,43 @@ def test_videos_are_taken_out_of_all_tables(labelled_lake):
     assert upkeep.verify(store) == []
     with pytest.raises(BadConfig, match="expected a condition on columns of videos"):
         upkeep.delete(store, "colour = 'red'", dry_run=True)
+
+
+def test_with_a_video_go_the_film_drawn_of_it_its_notes_and_its_place_in_the_listing(tmp_path: Path):
+    settings = Settings(store=str(tmp_path / "lake"))
+    for film in range(2):
+        barcode.write_film(tmp_path / f"films/{film}.mp4", film, 4)
+    model = barcode.write_model(tmp_path / "barcode")
+    job = SegmentJob(archive=str(tmp_path / "films"), model=str(model))
+    plan_id = segment(job, settings, load=barcode.load).plan_id
+    store = Store.open(settings)
+    films = draw_overlays(store, plan_id).films
+    assert len(films) == 2
+    units = read_listing(store, plan_id)
+    store.write_bytes(f"{HALFWAY}/{units['0.mp4']}/1/note.json", b"{}")
+    would = upkeep.delete(store, "video_id = '0.mp4'", dry_run=True)
+    assert (would["videos"], would["films"]) == (1, 1)
+    assert set(read_listing(store, plan_id)) == {"0.mp4", "1.mp4"}
+    gone = upkeep.delete(store, "video_id = '0.mp4'", dry_run=False)
+    assert (gone["videos"], gone["films"], gone["listed"]) == (1, 1, 1)
+    assert set(read_listing(store, plan_id)) == {"1.mp4"}
+    assert store.list(HALFWAY) == []
+    assert [store.uri(key) for key in store.list(OVERLAYS)] == [films[1]]
+    upkeep.vacuum(store, hours=0, dry_run=False)
+    traces = [key for key in store.list("") if b"0.mp4" in store.read_bytes(key) and "/films/" not in key]
+    assert [key for key in traces if "_delta_log" not in key and "/batches/" not in key] == []
+    (tmp_path / "films/0.mp4").unlink()
+    assert segment(job, settings, load=barcode.load).worked is False
+
+
+def test_what_runs_noted_goes_with_the_files_of_their_time(store: Store):
+    notes = [f"vis/v1/_work/{name}/0/started.json" for name in ("new", "old")]
+    for note in notes:
+        store.write_bytes(note, b"{}")
+    assert upkeep.vacuum(store, hours=1, dry_run=False) == []
+    assert sorted(upkeep.vacuum(store, hours=0, dry_run=True)) == store.list("vis/v1/_work") == notes
+    upkeep.vacuum(store, hours=0, dry_run=False)
+    assert store.list("vis/v1/_work") == []
 
 
 def write_version_1(store: Store, archive: str, model: Path) -> list[str]:

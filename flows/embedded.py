@@ -56,7 +56,7 @@ def prefect_api() -> Iterator[Callable[[], None]]:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     # our own imports what this imports, beside it
-    server = None if "prefect" in sys.modules or _named_elsewhere() else _Server()
+    server = None if "prefect" in sys.modules or named_elsewhere() else _Server()
     try:
         load_prefect()
         from prefect.events.worker import EventsWorker
@@ -131,7 +131,7 @@ def _check_room() -> None:
         )
 
 
-def _named_elsewhere() -> bool:
+def named_elsewhere() -> bool:
     """Whether an API may be named by the user. Prefect knows, but takes its time to import."""
     home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
     profiles = Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml"))

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.cli.running import run_flow
+from flows.cli.running import run_segment
 from flows.cli.verbs import ModelOption, app
 from flows.cli.words import given_by_user, rate, seconds
 from flows.terminal import typed
@@ -96,9 +96,7 @@ def segment(
     check_archive(archive, place)
     models.find(place, model)
     place.check_writable()
-    done = run_flow(
-        "flows.segment",
-        "segment_archive",
+    done = run_segment(
         archive=archive,
         model=model,
         min_score=min_score,

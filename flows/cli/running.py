@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
-from flows.terminal import as_interrupt, held_signals
+from flows.terminal import as_interrupt, held_signals, typed
 
 SEGMENTING = frozenset({"flows.segment", "flows.evaluate"})
 """Flows in which a model runs."""
@@ -15,6 +15,31 @@ SEGMENTING = frozenset({"flows.segment", "flows.evaluate"})
 def _interruptible(flow: Any, run: Any, state: Any) -> None:
     """As a flow begins: Prefect has taken SIGTERM for itself, to crash the run without a word."""
     signal.signal(signal.SIGTERM, as_interrupt)
+
+
+def run_segment(**parameters: Any) -> dict[str, Any]:
+    """The flow `segment-archive`, here and now; its job alone where Prefect has nothing to do.
+
+    Its API would be gone with the command, so nobody would see the run, and one worker on this machine is watched by
+    the job itself: it is there in half the time.
+
+    Raises:
+        BadConfig: as the job says.
+    """
+    from flows.embedded import named_elsewhere
+    from jobs.segmentation.child import may_be_alone, started_early
+    from jobs.settings import Settings
+
+    settings = Settings()
+    if named_elsewhere() or not may_be_alone(settings):
+        return run_flow("flows.segment", "segment_archive", **parameters)
+    with started_early(settings):
+        with held_signals():
+            from flows.progress import at_terminal
+            from jobs.segmentation.segment import SegmentJob, segment
+        with at_terminal() as progress:
+            summary = segment(SegmentJob(**parameters, command=typed()), settings, progress)
+    return summary.model_dump(mode="json") | {"text": str(summary)}
 
 
 def run_flow(module: str, flow: str, **parameters: Any) -> dict[str, Any]:

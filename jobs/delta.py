@@ -222,8 +222,9 @@ def _pauses(count: int) -> Iterable[float]:
 
 def files(table: DeltaTable) -> dict[str, int]:
     """Bytes of each file of a table, in the order of their names."""
-    rows = pa.table(table.get_add_actions()).select(["path", "size_bytes"]).to_pylist()
-    return {row["path"]: row["size_bytes"] for row in sorted(rows, key=lambda row: row["path"])}
+    actions = table.get_add_actions()  # not by `pa.table`, which imports pandas to see whether it is of it
+    paths, sizes = (actions.column(name).to_pylist() for name in ("path", "size_bytes"))
+    return dict(sorted(zip(paths, sizes, strict=True)))
 
 
 def _now_ms() -> int:

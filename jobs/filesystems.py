@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, unquote
 
-import aiohttp
 import fsspec
 import pyarrow as pa
 import pyarrow.fs
@@ -62,6 +61,8 @@ def is_web(fs: fsspec.AbstractFileSystem) -> bool:
 
 
 def _web(scheme: str) -> fsspec.AbstractFileSystem:
+    import aiohttp  # takes a while, and few need it
+
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
     return fsspec.filesystem(
         scheme,
@@ -132,6 +133,8 @@ def delta_options(settings: Settings) -> dict[str, str]:
 def refusals(uri: str, settings: Settings) -> Iterator[None]:
     """Server answers that a user can mend become BadConfig; its text never repeats what the server was sent."""
     if uri.startswith(tuple(f"{scheme}://" for scheme in WEB)):
+        import aiohttp
+
         uri = without_signature(uri)
         try:
             yield

@@ -367,7 +367,7 @@ def replaced(store: Store, plans: Sequence[Plan]) -> dict[str, set[str]]:
     if len(plans) < 2:
         return {}
     columns = ["plan_id", "video_id", "uri", "content_id"]
-    rows = dataset(store, VIDEOS, files(store, plans)["videos"]).to_table(columns=columns, use_threads=False)
+    rows = columns_of(store, files(store, plans)["videos"], columns)
     by_plan: dict[str, dict[str, set[str | tuple[str, str]]]] = {}
     for plan_id, video_id, uri, content_id in zip(*(rows[name].to_pylist() for name in columns), strict=True):
         marks = {uri} | ({(content_id, uri.rsplit("/", 1)[-1])} if content_id != UNKNOWN else set())
@@ -404,6 +404,15 @@ def passed_over(plans: Sequence[Plan]) -> list[tuple[Any, ...]]:
 def categories(plan: Plan) -> dict[int, str]:
     """Category id -> name of the model that made these tables."""
     return {int(key): name for key, name in json.loads(plan.lineage["class_map_json"]).items()}
+
+
+def columns_of(store: Store, keys: Sequence[str], columns: Sequence[str]) -> pa.Table:
+    """Some columns of all rows of Parquet files, at once and without threads."""
+    found = []
+    for key in keys:
+        with store.arrow.open_input_file(store.path(key)) as file:
+            found.append(pq.ParquetFile(file).read(list(columns), use_threads=False))
+    return pa.concat_tables(found) if found else pa.table({name: [] for name in columns})
 
 
 def dataset(store: Store, schema: pa.Schema, keys: Sequence[str]) -> "ds.Dataset":

@@ -120,7 +120,9 @@ class Lake:
             ref = self._write_row(batch, fresh, what)
             if self._delta.put("batches", log, [self._delta.add("batches", ref)], [], batch.number):
                 self._settle(self._delta.open("batches"))
-                self._seen |= {part.files["videos"].key: frozenset(part.units) for part in fresh if part.units}
+                self._seen |= {
+                    part.files["videos"].key: frozenset(part.units) for part in fresh if "videos" in part.files
+                }
                 return
             with suppress(OSError):
                 self.store.fs.rm(self.store.path(ref.key))

@@ -412,7 +412,7 @@ def columns_of(store: Store, keys: Sequence[str], columns: Sequence[str]) -> pa.
     for key in keys:
         with store.arrow.open_input_file(store.path(key)) as file:
             found.append(pq.ParquetFile(file).read(list(columns), use_threads=False))
-    return pa.concat_tables(found) if found else pa.table({name: [] for name in columns})
+    return pa.concat_tables(found) if found else pa.Table.from_pydict({name: [] for name in columns})
 
 
 def dataset(store: Store, schema: pa.Schema, keys: Sequence[str]) -> "ds.Dataset":

@@ -154,7 +154,7 @@ def _described(schema: pa.Schema) -> Answer:
     comments = [(field.metadata or {}).get(b"comment", b"").decode() for field in schema]
     types = [DUCKDB_TYPES[field.type] for field in schema]
     columns = {"column_name": schema.names, "column_type": types, "comment": comments}
-    return Answer(pa.table(columns), (), (), whole=True)
+    return Answer(pa.Table.from_pydict(columns), (), (), whole=True)
 
 
 def run(question: str, store: Store, plan: str | None = None) -> pa.Table:

@@ -155,8 +155,12 @@ def test_a_store_without_tables_says_what_to_do(store: Store):
 
 def test_files_are_written_for_pruning(tmp_path: Path):
     store = Store.open(Settings(store=str(tmp_path)))
-    rows = [mask_row("a", track, frame) for track in range(3) for frame in range(50_000)]
-    ref = publish(store, "p", rows)
+    one = tables.from_rows("masks", [published.filled(mask_row("a", 1, 0), "p", "a")])
+    rows = one.take(pa.array([0] * 150_000))
+    refs: dict[str, FileRef] = {}
+    with tables.create(store, "pruned.parquet", "masks", {"plan_id": "p"}, refs) as writer:
+        writer.write(rows)
+    ref = refs["masks"]
     file = pq.ParquetFile(store.path(ref.key))
     assert ref.rows == len(rows)
     assert ref.size_bytes == Path(store.path(ref.key)).stat().st_size

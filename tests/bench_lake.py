@@ -36,7 +36,7 @@ from jobs.segmentation import segment as segmenting
 from jobs.segmentation.segment import SegmentJob, segment
 from jobs.settings import Settings
 from tests.jobs import barcode
-from tests.jobs.test_chaos import here
+from tests.jobs.here import here
 
 segmenting._pool = here
 archive, model, lake = sys.argv[1:]

@@ -15,10 +15,12 @@ from PIL import Image
 from jobs import tables
 from jobs.archives.archive import list_videos
 from jobs.cluster import cluster
+from jobs.segmentation import segment as segmenting
 from jobs.segmentation.plans import Unit, write_listing
 from jobs.settings import Settings
 from jobs.store import Store
 from tests import published
+from tests.jobs.here import here
 from vis_models import masks
 
 
@@ -43,6 +45,12 @@ def s3_settings(s3_server: str, request: pytest.FixtureRequest) -> Settings:
     return Settings(
         store=f"s3://{bucket}/lake", s3_endpoint=s3_server, s3_access_key="key", s3_secret_key="a-secret-value"
     )
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`segment` plays videos in the process of the test."""
+    monkeypatch.setattr(segmenting, "_pool", here)
 
 
 @pytest.fixture(params=["folder", "s3"])

@@ -21,14 +21,12 @@ from jobs.delta import DeltaTables
 from jobs.lake import Lake
 from jobs.segmentation import segment as segmenting
 from jobs.segmentation import upkeep
-from jobs.segmentation.plans import ShardJob
 from jobs.segmentation.segment import SegmentJob, segment
-from jobs.segmentation.shards import ShardWorker
 from jobs.settings import Settings
 from jobs.store import Store
-from jobs.workers import Workers
 from tests.faulty_s3 import faulty
 from tests.jobs import barcode
+from tests.jobs.here import here
 from tests.jobs.test_segment import check_barcodes, read
 from vis_models.config import BadConfig
 
@@ -41,22 +39,6 @@ FILMS = {f"{film}.mp4": 3 + film % 3 for film in range(12)}
 
 class Killed(BaseException):
     """The process is gone."""
-
-
-class Here:
-    """Workers in this process."""
-
-    workers = Workers(count=1, cpus=1, device="cpu")
-
-    def play(self, shards: list[str], job: ShardJob, hear: Callable[[dict[str, Any]], None]) -> Iterator[dict]:
-        worker = ShardWorker(job, hear)
-        for shard in shards:
-            yield worker({"shard": shard})
-
-
-@contextmanager
-def here(*_: Any) -> Iterator[Here]:
-    yield Here()
 
 
 @contextmanager

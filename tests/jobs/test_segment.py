@@ -159,6 +159,7 @@ def test_an_archive_becomes_four_tables(films: Path, model: Path, settings: Sett
     assert summary.tables in str(summary)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_every_file_says_where_it_comes_from(films: Path, model: Path, settings: Settings):
     summary = segment(SegmentJob(archive=str(films), model=str(model), name="street"), settings, load=barcode.load)
     store = Store.open(settings)
@@ -180,6 +181,7 @@ def test_every_file_says_where_it_comes_from(films: Path, model: Path, settings:
         assert mask["track_score"] == scores[mask["unit"], mask["track_id"]]
 
 
+@pytest.mark.usefixtures("in_process")
 def test_the_same_command_again_does_no_work(films: Path, model: Path, settings: Settings):
     job = SegmentJob(archive=str(films), model=str(model))
     first = segment(job, settings, load=barcode.load)
@@ -195,6 +197,7 @@ def test_the_same_command_again_does_no_work(films: Path, model: Path, settings:
     assert (again.plan_id, again.rows, again.videos) == (first.plan_id, first.rows, first.videos)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_what_is_new_in_an_archive_is_done_and_nothing_else(
     films: Path, model: Path, settings: Settings, tmp_path: Path
 ):
@@ -215,6 +218,7 @@ def test_what_is_new_in_an_archive_is_done_and_nothing_else(
     assert len(read(settings)["videos"]) == 4
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_changed_file_or_a_lower_score_replaces_what_was_there(
     films: Path, model: Path, settings: Settings, tmp_path: Path
 ):
@@ -235,6 +239,7 @@ def test_a_changed_file_or_a_lower_score_replaces_what_was_there(
     assert len(read(settings)["videos"]) == 1
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_film_that_was_moved_is_found_under_its_new_name_and_a_copy_is_a_video_of_its_own(
     model: Path, settings: Settings, tmp_path: Path
 ):
@@ -261,6 +266,7 @@ def test_a_film_that_was_moved_is_found_under_its_new_name_and_a_copy_is_a_video
     assert names == ["0.mp4", "copy/0.mp4"], "what is no longer in the archive stays as it was"
 
 
+@pytest.mark.usefixtures("in_process")
 def test_only_what_is_asked_for_is_done(model: Path, settings: Settings, tmp_path: Path):
     archive = many_films(tmp_path / "films", 2)
     (archive / "broken.mp4").touch()
@@ -281,6 +287,7 @@ def test_only_what_is_asked_for_is_done(model: Path, settings: Settings, tmp_pat
     assert len(read(settings)["videos"]) == 3
 
 
+@pytest.mark.usefixtures("in_process")
 def test_another_model_or_setting_is_other_work_and_the_newest_is_seen(
     films: Path, model: Path, settings: Settings, tmp_path: Path
 ):
@@ -425,6 +432,7 @@ def test_a_model_that_ends_its_process_does_not_do_so_for_ever(films: Path, mode
         segment(SegmentJob(archive=str(films), model=str(model)), settings, load=odd_models.ends_the_process)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_when_every_video_fails_there_are_tables_and_a_bad_exit_code(model: Path, settings: Settings, tmp_path: Path):
     (tmp_path / "a.mp4").touch()
     (tmp_path / "b.mp4").write_text("no film")
@@ -478,6 +486,7 @@ def test_where_most_videos_end_their_worker_the_run_stops():
         play([played] * 2 + [ended] * CRASHES)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_where_most_videos_fail_the_run_ends_with_the_reasons_and_what_was_done_stays(
     model: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -497,6 +506,7 @@ def test_where_most_videos_fail_the_run_ends_with_the_reasons_and_what_was_done_
     assert summary.known == done, "what the first run did"
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_summary_says_what_the_work_was_and_cost(films: Path, model: Path, settings: Settings):
     priced = settings.model_copy(update={"worker_hour_price": 3600.0})
     summary = segment(SegmentJob(archive=str(films), model=str(model)), priced, load=barcode.load)
@@ -504,6 +514,7 @@ def test_a_summary_says_what_the_work_was_and_cost(films: Path, model: Path, set
     assert f"{summary.worker_s:.2f} at 3600 an hour" in str(summary)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_video_that_was_not_there_for_a_while_is_tried_again_by_the_same_command(
     model: Path, settings: Settings, tmp_path: Path
 ):
@@ -580,6 +591,7 @@ def gone(pid: int) -> bool:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("in_process")
 def test_real_films_have_one_row_each_with_the_counts_of_the_index(shared_data: Path, model: Path, settings: Settings):
     archive = str(shared_data / "data/real/videos")
     blind = functools.partial(barcode.load, blind=True)

@@ -112,6 +112,7 @@ def test_videos_are_taken_out_of_all_tables(labelled_lake):
         upkeep.delete(store, "colour = 'red'", dry_run=True)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_with_a_video_go_the_film_drawn_of_it_its_notes_and_its_place_in_the_listing(tmp_path: Path):
     settings = Settings(store=str(tmp_path / "lake"))
     for film in range(2):

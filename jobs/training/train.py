@@ -76,6 +76,8 @@ def train(
     metrics: dict[str, float] = {}
     weights = None
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # how long a checkpoint waits for its answer
+    if not ray_to_join(settings)[0]:
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
     report("start Ray", 0, 1, {})
     with cluster(settings) as workers:
         report("start Ray", 1, 1, {})

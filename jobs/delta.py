@@ -11,6 +11,7 @@ import os
 import random
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
@@ -46,6 +47,8 @@ class DeltaTables:
         self._handles: dict[str, DeltaTable] = {}
         self._numbers: dict[tuple[str, int], int] = {}
         """Table and version -> the newest batch that it holds."""
+        self._added: Counter[str] = Counter()
+        """Files that were put into a table since it was opened."""
 
     # Reading
 
@@ -75,6 +78,7 @@ class DeltaTables:
         Raises:
             BadConfig: the store refuses, or fails again and again.
         """
+        self._added[name] = 0
         if name in self._handles:
             self._asked(name, self._handles[name].update_incremental)
         else:
@@ -82,9 +86,9 @@ class DeltaTables:
             self._handles[name] = self._asked(name, lambda: DeltaTable(uri, storage_options=self._options))
         return self._handles[name]
 
-    def seen_last(self, name: str) -> DeltaTable:
-        """The table as it was when somebody looked, if anybody did."""
-        return self._handles[name] if name in self._handles else self.open(name)
+    def seen_last(self, name: str) -> tuple[DeltaTable, int]:
+        """The table as it was when somebody looked, if anybody did, and how many files were put into it since."""
+        return (self._handles[name] if name in self._handles else self.open(name)), self._added[name]
 
     def back_to(self, number: int, name: str) -> DeltaTable:
         """The table as it was before any batch came after the one of this number."""
@@ -168,6 +172,7 @@ class DeltaTables:
             self._handles.pop(name, None)  # some of what it holds may be another's now
         else:
             self._numbers[name, version] = self.number(name, table) if number is None else number
+            self._added[name] += len(adds)
         return stands
 
     def _stands(self, name: str, version: int, mark: str) -> bool:

@@ -260,8 +260,9 @@ class Lake:
         """
         done = {}
         for name in (*ORDER, "batches") if self.exists else ():
-            if len(_small(name, self._delta.seen_last(name))) < least - 1:
-                continue  # it has got one commit since, while a run goes on
+            seen, more = self._delta.seen_last(name)
+            if len(_small(name, seen)) + more < least:
+                continue
             table = self._delta.open(name)
             sizes = _small(name, table)
             small = sorted(sizes)

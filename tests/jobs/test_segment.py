@@ -634,6 +634,18 @@ def part_of(shard: str, counts: dict[str, int]) -> Part:
 
 
 @pytest.mark.unit
+@pytest.mark.usefixtures("in_process")
+def test_small_files_of_a_run_are_merged_at_its_end(
+    model: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(segmenting, "SHARD_VIDEOS", 1)
+    archive = many_films(tmp_path / "films", 12, frames=3)
+    segment(SegmentJob(archive=str(archive), model=str(model)), settings, load=barcode.load)
+    assert {name: len(keys) for name, keys in Lake(Store.open(settings)).files().items()} == {
+        "masks": 1, "tracks": 1, "errors": 0, "videos": 1,
+    }  # fmt: skip
+
+
 def test_shards_hold_every_video_once_in_the_order_of_the_tables_and_cost_about_the_same():
     units = [frames(n, 1 + 100 * (n % 7)) for n in range(100)]
     shards = split(units)

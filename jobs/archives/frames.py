@@ -208,7 +208,7 @@ def frames_in_time(source: VideoSource, store: Store, size: tuple[int, int]) -> 
 def _open(source: VideoSource, store: Store, closing: ExitStack) -> Video:
     if source.problem:
         code, _, why = source.problem.partition(": ")
-        raise BadVideo(f"{why}. {AGAIN}", code=code)
+        raise BadVideo(f"{why}. {REMEDIES.get(code, AGAIN)}", code=code)
     fs, path = store.open_source(source.place)
     if source.spans:
         archive = closing.enter_context(open_seekable(fs, path))
@@ -218,7 +218,7 @@ def _open(source: VideoSource, store: Store, closing: ExitStack) -> Video:
         try:
             film = open_member(archive, source.spans[0], store.settings.scratch, closing)
         except BadVideo as bad:
-            raise BadVideo(f"{source.uri} {bad}. {AGAIN}", code=bad.code) from bad
+            raise BadVideo(f"{source.uri} {bad}. {REMEDIES.get(bad.code, AGAIN)}", code=bad.code) from bad
         return _film(source, lambda: closing.enter_context(_opened(source, film, None)))
     if source.kind == "frames":
         return FrameFolder(source, _reader(source, fs, path))
@@ -496,6 +496,12 @@ class FrameFolder(Video):
 
 
 AGAIN = "If many rows carry this reason, copy the archive again"
+REMEDIES = {
+    "link_member": "Pack the file itself in its place",
+    "unsafe_member": "Pack it again under a name below the archive",
+    "bomb": "If it is meant, unpack it beside the archive",
+}
+"""Of members of tar and zip files that are whole and not read."""
 
 
 def _kept(frames: int) -> str:

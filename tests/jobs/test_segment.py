@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from jobs.segmentation.segment import CRASHES, SHARD_VIDEOS, SegmentJob, _HowFar
 from jobs.segmentation.work import Publisher
 from jobs.settings import Settings
 from jobs.store import Part, Store
-from tests.jobs import barcode, odd_models
+from tests.jobs import barcode, mutated, odd_models
 from vis_models.config import BadConfig
 
 ray.cloudpickle.register_pickle_by_value(barcode)  # workers cannot import the tests
@@ -644,6 +645,29 @@ def test_small_files_of_a_run_are_merged_at_its_end(
     assert {name: len(keys) for name, keys in Lake(Store.open(settings)).files().items()} == {
         "masks": 1, "tracks": 1, "errors": 0, "videos": 1,
     }  # fmt: skip
+
+
+def one_row_each(store: Store, films: int) -> Counter[str]:
+    """Errors by code, of an archive in which every film is one row of `videos`, and has one of `errors` if not done."""
+    opened = {name: dataset.to_table().to_pylist() for name, dataset in tables.open(store).items()}
+    assert len({row["video_id"] for row in opened["videos"]}) == len(opened["videos"]) == films
+    damaged = {row["video_id"] for row in opened["videos"] if row["status"] != "done"}
+    assert sorted(damaged) == sorted(row["video_id"] for row in opened["errors"])
+    assert {row["video_id"] for row in opened["masks"]} <= {row["video_id"] for row in opened["videos"]}
+    return Counter(row["code"] for row in opened["errors"])
+
+
+@pytest.mark.usefixtures("in_process")
+def test_damaged_films_are_one_row_each(model: Path, settings: Settings, tmp_path: Path):
+    whole = mutated.write(tmp_path / "whole", "mp4").read_bytes()
+    (tmp_path / "films").mkdir()
+    for seed in range(100):
+        (tmp_path / f"films/{seed}.mp4").write_bytes(mutated.mutate(whole, seed))
+    job = SegmentJob(archive=str(tmp_path / "films"), model=str(model), max_failed=1)
+    summary = segment(job, settings, load=functools.partial(barcode.load, blind=True))
+    codes = one_row_each(Store.open(settings), 100)
+    assert set(codes) <= mutated.ANSWERS
+    assert codes == Counter(summary.errors)
 
 
 def test_shards_hold_every_video_once_in_the_order_of_the_tables_and_cost_about_the_same():

@@ -1,8 +1,8 @@
 """Golden parity: our models and operators against numbers of published implementations.
 
 Every case of the small set, which lies in `parity/`, is one test, and so is every `golden/parity/*.npz` and
-`golden/maskrcnn/*.npz` of the test data, the large set. The longest matching prefix of its name chooses the check, in `parity/`. The files alone say which
-seeds and sizes: another folder of the same form is checked by `VIS_TEST_DATA`.
+`golden/maskrcnn/*.npz` of the test data, the large set. The longest matching prefix of its name chooses the check, in
+`parity/`. The files alone say which seeds and sizes: another folder of the same form is checked by `VIS_TEST_DATA`.
 """
 
 import os

@@ -151,8 +151,9 @@ class LoadReport:
 def initialise(model: nn.Module, path: Path, classes: tuple[Category, ...] = ()) -> LoadReport:
     """Start a model from a published file, a model folder, or a folder's weights.
 
-    A model with a method `from_published` says itself which layouts it knows. To `Yolact` and `Rgnn` known are torchvision's ResNet, YOLACT, and RGNN, its detector alone or all of it. A `Yolact` takes the detector
-    out of any of them; an `Rgnn` takes all that there is. A graph network is taken whole or not at all.
+    A model with a method `from_published` says itself which layouts it knows. To `Yolact` and `Rgnn` known are
+    torchvision's ResNet, YOLACT, and RGNN, its detector alone or all of it. A `Yolact` takes the detector out of any of
+    them; an `Rgnn` takes all that there is. A graph network is taken whole or not at all.
 
     Args:
         classes: of the model, in the order of its outputs; a model folder must have the same ones by name.

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from vis_models.layers import rpn
 from vis_models.layers.roi_align import align_own, roi_align

@@ -84,7 +84,7 @@ def masktrack(**changes: Any) -> MaskTrackRcnn:
         detections=5,
         proposals_per_level=30,
         proposals=20,
-        frozen_stages=0,
+        frozen_stages=2,
         region_samples=10_000,  # all: what is drawn from few differs between one worker and two
         region_positive_share=1.0,
         box_samples=10_000,
@@ -92,8 +92,8 @@ def masktrack(**changes: Any) -> MaskTrackRcnn:
     )
     config = MaskTrackConfig(detector=detector, embedding=32, tracks=10, slot_recycling=True, **changes)
     model = MaskTrackRcnn(config)
-    nn.init.normal_(model.detector.rpn.cls_logits.weight)  # far apart, so that rounding changes no decision
-    nn.init.normal_(model.detector.box_predictor.cls_score.weight)
+    nn.init.normal_(model.detector.rpn.cls_logits.weight, std=0.1)  # far apart, so that rounding changes no decision
+    nn.init.normal_(model.detector.box_predictor.cls_score.weight, std=0.1)
     return model
 
 

@@ -24,7 +24,6 @@ NOT_YET = {
     "idol_": "IDOL",
     "msda_": "deformable attention, of IDOL",
     "dice_losses": "the mask loss of IDOL",
-    "masktrack_": "MaskTrack R-CNN",
     "centernet_": "CenterNet, of VisSTG",
     "deform_conv_": "deformable convolution, of VisSTG and MaskProp",
 }

@@ -5,13 +5,21 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
+from vis_models import boxes as box_ops
 from vis_models.layers import rpn
+from vis_models.layers.backbone_config import ResNetConfig
 from vis_models.layers.roi_align import align_own, roi_align
 from vis_models.mask_rcnn import losses
 from vis_models.mask_rcnn.config import MaskRcnnConfig
 from vis_models.mask_rcnn.losses import Truth
 from vis_models.mask_rcnn.model import MaskRcnn, masks_of
+from vis_models.masktrack_rcnn import association
+from vis_models.masktrack_rcnn.config import MaskTrackConfig
+from vis_models.masktrack_rcnn.model import MaskTrackEncoded, MaskTrackRcnn, MaskTrackState, TrackHead, track_loss
+from vis_models.types import VideoInfo
 
 from .case import NETWORK, OPERATOR, SEQUENCE_GRADIENT, Case
 from .layers import load_published
@@ -154,8 +162,167 @@ def _truth(case: Case, number: int, size: tuple[int, int]) -> Truth:
     return Truth(boxes, labels, torch.from_numpy(masks), torch.arange(len(boxes)), torch.zeros(0, 4))
 
 
+TRACK_SHAPES = {
+    "track_head.fcs.0.weight": (1024, 256 * 7 * 7),
+    "track_head.fcs.0.bias": (1024,),
+    "track_head.fcs.1.weight": (1024, 1024),
+    "track_head.fcs.1.bias": (1024,),
+}
+
+
+def track_head(case: Case, final_relu: bool) -> TrackHead:
+    head = TrackHead(256, 1024, final_relu)
+    state = checkpoint(TRACK_SHAPES, case.overrides)
+    head.load_state_dict({key.removeprefix("track_head."): value for key, value in state.items()})
+    return head.eval()
+
+
+def tracking_head(case: Case) -> None:
+    counts, references = case["in.num_x"].tolist(), case["in.num_ref"].tolist()
+    x = noise(case["in.seed_x"], (sum(counts), 256, 7, 7), 0.25).requires_grad_()
+    reference = noise(case["in.seed_ref"], (sum(references), 256, 7, 7), 0.25)
+    targets, weights = case["in.targets"].split(counts), case["in.weights"].split(counts)
+    for suffix, final_relu in (("", False), ("_final_relu", True)):
+        head = track_head(case, final_relu)
+        pairs = zip(head(x).split(counts), head(reference).split(references), strict=True)
+        logits = [association.similarity(own, memory) for own, memory in pairs]
+        for number, values in enumerate(logits):
+            case.close(f"out.logits{suffix}_{number}", values, NETWORK)
+        if not final_relu:
+            loss = track_loss(logits, targets, "positives", weights)
+            case.close("out.loss_original", loss, OPERATOR)
+            case.close("out.loss_mmtracking", track_loss(logits, targets, "known", weights), OPERATOR)
+            (gradient,) = torch.autograd.grad(loss, x, retain_graph=True)
+            case.close("out.grad_x_norm", gradient.norm(), SEQUENCE_GRADIENT)
+
+
+def tracker(classes: int, **changes: Any) -> MaskTrackRcnn:
+    """The tracking head of the published size over a detector that is not asked."""
+    backbone = ResNetConfig(depth=18, width=8, blocks=(1, 1, 1, 1))
+    plus_one = changes.pop("plus_one", False)
+    detector = MaskRcnnConfig(
+        num_classes=classes, backbone=backbone, box_width=8, mask_convs=1, image_size=(SIDE_PX, SIDE_PX), detections=16,
+        plus_one=plus_one,
+    )  # fmt: skip
+    return MaskTrackRcnn(MaskTrackConfig(detector=detector, **changes)).eval()
+
+
+SIDE_PX = 4096
+
+
+def detections(boxes: Tensor, labels: Tensor, classes: int, embedding: Tensor) -> MaskTrackEncoded:
+    """One frame of given detections: (x0, y0, x1, y1, score) each."""
+    scores = F.one_hot(labels, classes) * boxes[:, 4:]
+    return MaskTrackEncoded(
+        boxes_px=boxes[None, :, :4],
+        scores=boxes[None, :, 4],
+        labels=labels[None],
+        class_scores=scores[None],
+        mask_logits=torch.ones(1, len(boxes), 28, 28),
+        valid=torch.ones(1, len(boxes), dtype=torch.bool),
+        frame_px=torch.tensor([[SIDE_PX, SIDE_PX]]),
+        embedding=embedding[None],
+    )
+
+
+def sequence(case: Case) -> None:
+    counts = case["in.num_det"].tolist()
+    classes = int(case["in.labels"].max()) + 1
+    head = track_head(case, final_relu=False)
+    model, faulty = tracker(classes), tracker(classes, plus_one=True, duplicate_ids=True)
+    state, released = (each.start([VideoInfo("golden", SIDE_PX, SIDE_PX)]) for each in (model, faulty))
+    for t, count in enumerate(counts):
+        shapes = [(256, 7, 7)] * count
+        seeds = zip(case["in.roi_object_seed"][t], case["in.roi_noise_seed"][t], shapes, strict=False)
+        pooled = [noise(one, shape, 0.25) + noise(other, shape, 0.08) for one, other, shape in seeds]
+        with torch.no_grad():
+            embedding = head(torch.stack(pooled)) if pooled else torch.zeros(0, 1024)
+        boxes, labels = case["in.boxes"][t, :count], case["in.labels"][t, :count]
+        encoded, out = detections(boxes, labels, classes, embedding), f"out.f{t}."
+        if f"{out}embedding" in case:
+            case.close(f"{out}embedding", embedding[:, ::16], NETWORK)
+        live, released_live = model.live(state), faulty.live(released)
+        if f"{out}logits" in case:
+            _cues(case, out, model, faulty, encoded, state, released)
+        own = association.assign(model.config, model.scores(encoded, state, live))
+        other = association.assign(faulty.config, faulty.scores(encoded, released, released_live))
+        for name, track, before, of in (("ids", own, state, live), ("released_ids", other, released, released_live)):
+            if f"{out}{name}" in case:
+                case.same(f"{out}{name}", _ids(track, before, of))
+        (said,), state = model.step(encoded, state)
+        _, released = faulty.step(encoded, released)
+        shown = sorted(int(id_) for id_ in _ids(own, state, live, int(state.births)) if id_ >= 0) if count else []
+        assert len(said.sightings[0].track_ids) == len(shown)
+
+
+def _ids(track: Tensor, state: MaskTrackState, live: list[int], births: int | None = None) -> Tensor:
+    """Ids of detections before the frame's births; new ones count on from there, in the detections' order."""
+    births = int(state.births) if births is None else births
+    ids = []
+    for column in track.tolist():
+        if column == association.NEW:
+            ids.append(births)
+            births += 1
+        else:
+            ids.append(int(state.track_id[0, live[column]]) if column >= 0 else -1)
+    return torch.tensor(ids, dtype=torch.long)
+
+
+def _cues(
+    case: Case,
+    out: str,
+    model: MaskTrackRcnn,
+    faulty: MaskTrackRcnn,
+    encoded: MaskTrackEncoded,
+    state: MaskTrackState,
+    released: MaskTrackState,
+) -> None:
+    """Each cue alone, and every set of them that the case has."""
+    live = model.live(state)
+    logits = association.similarity(encoded.embedding[0], state.embedding[0, live])
+    case.close(f"{out}logits", logits, NETWORK)
+    case.close(f"{out}log_prob", logits.log_softmax(1), NETWORK)
+    case.close(f"{out}iou", model.overlap(encoded, state, live), OPERATOR)
+    case.close(f"{out}iou_legacy", faulty.overlap(encoded, released, faulty.live(released)), OPERATOR)
+    case.close(f"{out}same_label", (encoded.labels[0][:, None] == state.label[0, live]).float(), OPERATOR)
+    score = model.scores(encoded, state, live)
+    case.close(f"{out}score", score, NETWORK)
+    legacy = faulty.scores(encoded, released, faulty.live(released))
+    case.close(f"{out}score_legacy_iou", legacy, NETWORK)
+    best = legacy.topk(2, dim=1).values
+    case.close(f"{out}margin", best[:, 0] - best[:, 1], NETWORK)
+    for key in (key for key in case.outputs if key.startswith(f"{out}score_cues_")):
+        cues = key.removeprefix(f"{out}score_cues_").split("_")
+        switches = {f"{cue}_cue": word in cues for cue, word in (("det", "det"), ("iou", "iou"), ("category", "cat"))}
+        config = model.config.model_copy(update=switches)
+        same = encoded.labels[0][:, None] == state.label[0, live]
+        overlap = model.overlap(encoded, state, live)
+        case.close(key, association.score(config, logits, encoded.scores[0], overlap, same), NETWORK)
+
+
+def match_score(case: Case) -> None:
+    boxes, before = case["in.boxes"], case["in.prev_boxes"]
+    same = case["in.labels"][:, None] == case["in.prev_labels"]
+    score = association.score(
+        MaskTrackConfig(), case["in.logits"], boxes[:, 4], box_ops.iou(boxes[:, :4], before[:, :4]), same
+    )
+    case.close("out.score", score, OPERATOR)
+    case.same("out.argmax", score.argmax(1))
+    for name, config in (("ids", MaskTrackConfig()), ("released_ids", MaskTrackConfig(duplicate_ids=True))):
+        births, ids = int(case["in.num_tracks"]), []
+        for column in association.assign(config, score).tolist():
+            ids.append(
+                births if column == association.NEW else int(case["in.track_ids"][column]) if column >= 0 else -1
+            )
+            births += column == association.NEW
+        case.same(f"out.{name}", torch.tensor(ids))
+
+
 CHECKS: dict[str, Callable[[Case], None]] = {
     "roi_align": align,
+    "masktrack_track_head": tracking_head,
+    "masktrack_sequence": sequence,
+    "masktrack_match_score": match_score,
     "maskrcnn_v1_forward": forward,
     "maskrcnn_v2_forward": forward,
     "maskrcnn_v1_losses": five_losses,

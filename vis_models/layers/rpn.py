@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from vis_models import boxes as box_ops
 from vis_models.layers import anchors as box_coding
-from vis_models.layers.box_nms import nms_in_groups
 from vis_models.layers.fpn import conv_block
 from vis_models.losses import mean_over_workers
 
@@ -81,23 +80,21 @@ def propose(
         per_level: how many of a level enter.
         most: how many of all levels are left.
     """
-    boxes, scores, groups = [], [], []
-    for level, (logits, told, own) in enumerate(zip(found.logits, found.told, found.anchors, strict=True)):
+    edges = cut_at(sizes_px, plus_one)[:, None]
+    boxes, scores = [], []
+    for logits, told, own in zip(found.logits, found.told, found.anchors, strict=True):
         score, index = logits.detach().topk(min(per_level, logits.shape[1]), 1)
         rows = torch.arange(len(logits), device=logits.device)[:, None]
-        boxes.append(box_coding.decode(told.detach()[rows, index], own[index], WEIGHTS, plus_one))
-        scores.append(score)
-        groups.append(torch.full_like(index, level))
-    edges = cut_at(sizes_px, plus_one)
-    kept = []
-    for box, score, group, edge in zip(
-        torch.cat(boxes, 1), torch.cat(scores, 1).sigmoid(), torch.cat(groups, 1), edges, strict=True
-    ):
-        box = box.clamp(min=0).minimum(edge)
-        large = ((box[:, 2:] - box[:, :2] + plus_one) >= LEAST_SIDE_PX).all(1)
-        box, score, group = box[large], score[large], group[large]
-        kept.append(box[nms_in_groups(box, score, group, nms_iou, plus_one)[:most]])
-    return kept
+        box = box_coding.decode(told.detach()[rows, index], own[index], WEIGHTS, plus_one)
+        box = box.clamp(min=0).minimum(edges)
+        large = ((box[..., 2:] - box[..., :2] + plus_one) >= LEAST_SIDE_PX).all(-1)
+        inclusive = box + box.new_tensor([0, 0, plus_one, plus_one])
+        alive = large & box_ops.greedy_nms(inclusive * large[..., None], nms_iou)  # a box without area covers nothing
+        boxes.append(box)
+        scores.append(score.sigmoid().masked_fill(~alive, -1.0))
+    score, box = torch.cat(scores, 1), torch.cat(boxes, 1)
+    order = score.argsort(dim=1, descending=True, stable=True)[:, :most]
+    return [own[index[rank[index] >= 0]] for own, rank, index in zip(box, score, order, strict=True)]
 
 
 def cut_at(sizes_px: Int[Tensor, "F 2"], plus_one: bool) -> Float[Tensor, "F 4"]:

@@ -237,10 +237,11 @@ class MaskRcnn(nn.Module):
     def in_slots(
         self, found: Boxes, mask_logits: Float[Tensor, "R m m"], sizes_px: Int[Tensor, "F 2"]
     ) -> MaskRcnnEncoded:
-        valid, columns = slots(found.frame, len(sizes_px), self.config.detections, (
-            found.boxes_px, found.scores, found.labels, found.class_scores, mask_logits,
-        ))  # fmt: skip
-        return MaskRcnnEncoded(*columns, valid, sizes_px.clone())
+        columns = (found.boxes_px, found.scores, found.labels, found.class_scores, mask_logits)
+        valid, (boxes, scores, labels, class_scores, logits) = slots(
+            found.frame, len(sizes_px), self.config.detections, columns
+        )
+        return MaskRcnnEncoded(boxes, scores, labels, class_scores, logits, valid, sizes_px.clone())
 
     def masks_of(self, encoded: MaskRcnnEncoded, row: int, which: Sequence[int], size_px: tuple[int, int]) -> Masks:
         """The masks of some detections of one frame at the video's own size; they may share pixels."""

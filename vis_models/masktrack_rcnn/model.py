@@ -115,11 +115,11 @@ class MaskTrackRcnn(nn.Module):
         frame, slot = found.valid.nonzero(as_tuple=True)
         features = self.track_head(self.detector.pooled(levels, found.boxes_px[frame, slot], frame))
         _, (embedding,) = slots(frame, len(found), found.valid.shape[1], (features,))
-        return MaskTrackEncoded(*(getattr(found, name) for name in MaskRcnnEncoded.__dataclass_fields__), embedding)
+        return MaskTrackEncoded(**vars(found), embedding=embedding)
 
     @torch.no_grad()
     def start(self, videos: list[VideoInfo]) -> MaskTrackState:
-        config, like = self.config, self.track_head.fcs[0].weight
+        config, like = self.config, self.detector.mean
         shape = (len(videos), config.tracks)
         whole = torch.zeros(shape, dtype=torch.long, device=like.device)
         return MaskTrackState(
@@ -127,11 +127,11 @@ class MaskTrackRcnn(nn.Module):
             frame=whole[:, 0].clone(),
             births=whole[:, 0].clone(),
             track_id=whole - 1,
-            boxes_px=like.new_zeros(*shape, 4),  # type: ignore[operator]
-            embedding=like.new_zeros(*shape, config.embedding),  # type: ignore[operator]
+            boxes_px=like.new_zeros(*shape, 4),
+            embedding=like.new_zeros(*shape, config.embedding),
             label=whole.clone(),
             votes=whole[..., None].expand(*shape, config.classes).clone(),
-            score_sum=like.new_zeros(*shape),  # type: ignore[operator]
+            score_sum=like.new_zeros(*shape),
             last_frame=whole.clone(),
         )
 
@@ -157,7 +157,7 @@ class MaskTrackRcnn(nn.Module):
         state = MaskTrackState(*(getattr(state, name).clone() for name in MaskTrackState.__dataclass_fields__))
         frame, found = int(state.frame[0]), int(encoded.valid[0].sum())
         verdicts = self._forget(state, frame)
-        live = self._live(state)
+        live = self.live(state)
         track = association.assign(self.config, self.scores(encoded, state, live))
         taken = [live[int(column)] if column >= 0 else int(column) for column in track]
         wanted = [n for n in range(found) if taken[n] == association.NEW]
@@ -182,13 +182,18 @@ class MaskTrackRcnn(nn.Module):
     def scores(self, encoded: MaskTrackEncoded, state: MaskTrackState, live: Sequence[int]) -> Float[Tensor, "N _"]:
         """Eq. (4) of the detections of one frame and the tracks in these slots, after "a new object"."""
         valid = encoded.valid[0]
-        inclusive = encoded.boxes_px.new_tensor([0, 0, 1, 1]) * self.config.detector.plus_one
-        overlap = box_ops.iou(encoded.boxes_px[0, valid] + inclusive, state.boxes_px[0, live] + inclusive)
         same = encoded.labels[0, valid][:, None] == state.label[0, live]
         logits = association.similarity(encoded.embedding[0, valid], state.embedding[0, live])
+        overlap = self.overlap(encoded, state, live)
         return association.score(self.config, logits, encoded.scores[0, valid], overlap, same)
 
-    def _live(self, state: MaskTrackState) -> list[int]:
+    def overlap(self, encoded: MaskTrackEncoded, state: MaskTrackState, live: Sequence[int]) -> Float[Tensor, "N _"]:
+        """IoU of the same, a track at its last box."""
+        inclusive = encoded.boxes_px.new_tensor([0, 0, 1, 1]) * self.config.detector.plus_one
+        own = encoded.boxes_px[0, encoded.valid[0]]
+        return box_ops.iou(own + inclusive, state.boxes_px[0, live] + inclusive)
+
+    def live(self, state: MaskTrackState) -> list[int]:
         """Slots with a track, in the order in which these began."""
         ids = state.track_id[0].tolist()
         return sorted((slot for slot, id_ in enumerate(ids) if id_ >= 0), key=ids.__getitem__)
@@ -198,7 +203,7 @@ class MaskTrackRcnn(nn.Module):
         keep = self.config.keep_frames
         if keep is None:
             return []
-        over = [slot for slot in self._live(state) if frame - int(state.last_frame[0, slot]) > keep]
+        over = [slot for slot in self.live(state) if frame - int(state.last_frame[0, slot]) > keep]
         verdicts = [_verdict(state, 0, slot) for slot in over]
         state.track_id[0, over] = -1
         return verdicts
@@ -209,7 +214,7 @@ class MaskTrackRcnn(nn.Module):
         empty = [slot for slot, id_ in enumerate(ids) if id_ < 0]
         if not self.config.slot_recycling:
             return empty
-        lost = [slot for slot in self._live(state) if slot not in taken and last[slot] < frame - 1]
+        lost = [slot for slot in self.live(state) if slot not in taken and last[slot] < frame - 1]
         return empty + sorted(lost, key=last.__getitem__)
 
     def _begin(self, state: MaskTrackState, slot: int, label: int) -> None:

@@ -72,8 +72,7 @@ def masktrack_r50_ovis() -> TrainJob:
     vis train --recipe masktrack_r50_ovis --data /data/ovis --init maskrcnn_resnet50_fpn_coco.pth
     """
     job = _videos("masktrack_r50_ovis", 50, frames=42_149, hold_out=HoldOut(rule="rgnn"))
-    detector = job.config.detector.model_copy(update={"num_classes": 25})
-    return job.model_copy(update={"config": job.config.model_copy(update={"detector": detector})})
+    return job.model_copy(update={"config": job.config.with_classes(25)})
 
 
 def _world(name: str, level: Literal["easy", "hard"], iterations: int, train_videos: int, val_videos: int) -> TrainJob:

@@ -21,9 +21,14 @@ SIDE_PX, CLASSES, D = 100, 3, 4
 
 def model(**changes) -> MaskTrackRcnn:
     detector = MaskRcnnConfig(
-        num_classes=CLASSES, image_size=(SIDE_PX, SIDE_PX), backbone=ResNetConfig(depth=18, width=8, blocks=(1, 1, 1, 1)),
-        channels=8, box_width=8, mask_convs=1, detections=4,
-    )  # fmt: skip
+        num_classes=CLASSES,
+        image_size=(SIDE_PX, SIDE_PX),
+        backbone=ResNetConfig(depth=18, width=8, blocks=(1, 1, 1, 1)),
+        channels=8,
+        box_width=8,
+        mask_convs=1,
+        detections=4,
+    )
     return MaskTrackRcnn(MaskTrackConfig(detector=detector, embedding=D, **changes)).eval()
 
 

@@ -24,6 +24,8 @@ RECIPES |= {recipe.__name__: recipe for recipe in rgnn.ROW_RECIPES}
 _ROWS = {recipe.__name__ for recipe in rgnn.ROW_RECIPES}
 DEFAULT = rgnn.rgnn_r18_world_easy.__name__
 """What is trained when nothing is said."""
+DEFAULTS = (DEFAULT, masktrack_rcnn.masktrack_r18_world_easy.__name__)
+"""What each deployment trains when nothing is said to it (infra/prefect.yaml)."""
 PUBLISHED = {
     "masktrack_r50_ytvis2019": 30.3,
     "masktrack_r101_ytvis2019": 31.8,

@@ -112,17 +112,24 @@ def small_masktrack() -> MaskTrackRcnn:
     return MaskTrackRcnn(MaskTrackConfig(detector=detector, embedding=32, learn_reference=True))
 
 
-def test_masktrack_rcnn_learns_one_clip_by_heart_from_pairs():
+def masktrack_by_heart(iterations: int) -> dict[str, float]:
+    """Its score on the clip of which it learned random pairs."""
     torch.manual_seed(0)
     clip, model = one_clip(), small_masktrack()
     part: Any = model.part("whole")
 
     def loss() -> dict:
         pairs = [torch.randperm(LENGTH)[:2] for _ in range(2)]
-        parts = [replace(clip.objects, **{name: getattr(clip.objects, name)[:, pair]
-                                          for name in ("masks", "boxes_px", "visible")}) for pair in pairs]  # fmt: skip
+        names = ("masks", "boxes_px", "visible")
+        parts = [replace(clip.objects, **{n: getattr(clip.objects, n)[:, pair] for n in names}) for pair in pairs]
         return part.loss(Clips(torch.cat([clip.frames[:, pair] for pair in pairs]), Objects.join(parts)))
 
-    descend([p for p in part.parameters() if p.requires_grad], loss, iterations=250, learning_rate=4e-3)
-    score = average_precision(labels_of(clip), tracks_of(model.eval(), clip)).summary()
-    assert score["AP"] >= 0.95
+    descend([p for p in part.parameters() if p.requires_grad], loss, iterations, learning_rate=3e-3)
+    return average_precision(labels_of(clip), tracks_of(model.eval(), clip)).summary()
+
+
+def test_masktrack_rcnn_begins_to_learn_a_clip_from_pairs():
+    """By heart in `tests/proofs/masktrack_by_heart.py`."""
+    score = masktrack_by_heart(iterations=150)
+    assert score["AP50"] >= 0.9
+    assert score["AP"] >= 0.3

@@ -1,9 +1,9 @@
 """The small set of published numbers: a table beside this file, so that a clone proves parity with nothing beside it.
 
 `python -m tests.parity.published FOLDER` makes it from the large set, FOLDER with `parity/`, `maskrcnn/` and
-`vis_eval/`: all inputs of the cases below, and of the numbers that the published implementations gave for them the short
-arrays whole and samples of the long ones, by the rule of `case.places`. The column `origin` names the implementation and
-its commit.
+`vis_eval/`: all inputs of the cases below, and of the numbers that the published implementations gave for them the
+short arrays whole and samples of the long ones, by the rule of `case.places`. The column `origin` names the
+implementation and its commit.
 """
 
 import gzip

@@ -17,7 +17,7 @@ from jobs.models import registered
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
 from jobs.training.forks import take_over
-from jobs.training.recipes.catalogue import DEFAULT
+from jobs.training.recipes.catalogue import DEFAULT, DEFAULTS
 from jobs.training.runs import asked_for, has_begun, resumable, says_why_it_ends
 from jobs.training.train import train as train_recipe
 
@@ -53,7 +53,7 @@ def train(
     """
     store = Store.open(Settings())
     given: dict[str, Any] = {"data": data, "init": init, "detector": detector, "changes": changes, "name": name}
-    given["recipe"] = None if (resume or origin) and recipe == DEFAULT else recipe
+    given["recipe"] = None if (resume or origin) and recipe in DEFAULTS else recipe
     job = asked_for(store, resume=resume, origin=origin, **given)
     run_id = training_run(flow_run.parameters)
     before = registered(store)

@@ -1,8 +1,8 @@
 """Golden parity: our models and operators against numbers of published implementations.
 
-Every case of the small set, which lies in `parity/`, is one test, and so is every `golden/parity/*.npz` of the test
-data, the large set. The longest matching prefix of its name chooses the check, in `parity/`. The files alone say which
-seeds and sizes: another folder of the same form is checked by `VIS_TEST_DATA`.
+Every case of the small set, which lies in `parity/`, is one test, and so is every `golden/parity/*.npz` and
+`golden/maskrcnn/*.npz` of the test data, the large set. The longest matching prefix of its name chooses the check, in
+`parity/`. The files alone say which seeds and sizes: another folder of the same form is checked by `VIS_TEST_DATA`.
 """
 
 import os
@@ -15,27 +15,23 @@ import pytest
 import torch
 
 from .conftest import REPOSITORY
-from .parity import layers, published, rgnn, yolact
+from .parity import layers, mask_rcnn, published, rgnn, yolact
 from .parity.case import Case, places
 
-MODULES = (layers, rgnn, yolact)
+MODULES = (layers, mask_rcnn, rgnn, yolact)
 """Each offers CHECKS, prefix -> check, and SLOW, prefixes of what takes longer than a unit test may."""
 NOT_YET = {
     "idol_": "IDOL",
     "msda_": "deformable attention, of IDOL",
     "dice_losses": "the mask loss of IDOL",
-    "masktrack_": "MaskTrack R-CNN",
-    "roi_align": "RoIAlign, of MaskTrack R-CNN",
     "centernet_": "CenterNet, of VisSTG",
     "deform_conv_": "deformable convolution, of VisSTG and MaskProp",
 }
 """Prefix -> what the house does not have yet."""
 
 CHECKS: dict[str, Callable[[Case], None]] = {prefix: check for m in MODULES for prefix, check in m.CHECKS.items()}
-FOLDER = (REPOSITORY / os.environ.get("VIS_TEST_DATA", "../shared")).resolve() / "golden" / "parity"
-
-
-LARGE = sorted(FOLDER.glob("*.npz"))
+FOLDER = (REPOSITORY / os.environ.get("VIS_TEST_DATA", "../shared")).resolve() / "golden"
+LARGE = sorted(path for part in ("parity", "maskrcnn") for path in (FOLDER / part).glob("*.npz"))
 
 
 def _cases() -> list:

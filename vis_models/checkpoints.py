@@ -24,6 +24,12 @@ from vis_models.zoo import config_class, model_class
 
 OURS = "vislake"
 """Layout of our own files."""
+COUNTER = "num_batches_tracked"
+"""Of batch norms: counts that nothing reads, and that older files do not have."""
+KNOWN = (
+    "torchvision ResNet (layer1.0.conv1.weight), YOLACT (backbone.layers.0...), "
+    "RGNN (backbone.layer1... and detector...), ours (detector.backbone...)"
+)
 
 
 # The authors' RGNN, beginnings of their keys -> of ours; "bkg" is tau_0, "eta" the trust in a new appearance
@@ -143,10 +149,11 @@ class LoadReport:
 
 
 def initialise(model: nn.Module, path: Path, classes: tuple[Category, ...] = ()) -> LoadReport:
-    """Start a `Yolact` or a whole `Rgnn` from a published file, a model folder, or a folder's weights.
+    """Start a model from a published file, a model folder, or a folder's weights.
 
-    Known are torchvision's ResNet, YOLACT, and RGNN, its detector alone or all of it. A `Yolact` takes the detector
-    out of any of them; an `Rgnn` takes all that there is. A graph network is taken whole or not at all.
+    A model with a method `from_published` says itself which layouts it knows. To `Yolact` and `Rgnn` known are
+    torchvision's ResNet, YOLACT, and RGNN, its detector alone or all of it. A `Yolact` takes the detector out of any of
+    them; an `Rgnn` takes all that there is. A graph network is taken whole or not at all.
 
     Args:
         classes: of the model, in the order of its outputs; a model folder must have the same ones by name.
@@ -157,23 +164,21 @@ def initialise(model: nn.Module, path: Path, classes: tuple[Category, ...] = ())
     """
     path = weights_of(path)
     state = read_tensors(path)
-    layout, renamed = _rename(state)
+    layout, renamed = _of_this_model(model, state) if hasattr(model, "from_published") else _rename(state)
     if layout is None:
-        raise BadConfig(
-            f"{path}: unknown layout, keys such as {', '.join(sorted(state)[:3])}. "
-            "Known: torchvision ResNet (layer1.0.conv1.weight), YOLACT (backbone.layers.0...), "
-            "RGNN (backbone.layer1... and detector...), ours (detector.backbone...)."
-        )
+        known = getattr(model, "published", KNOWN)
+        raise BadConfig(f"{path}: unknown layout, keys such as {', '.join(sorted(state)[:3])}. Known: {known}.")
     if layout == OURS and (path.parent / CARD).is_file():
         _refuse_other_card(path.parent, model, classes)
-    if hasattr(model, "detector"):
+    is_rgnn = hasattr(model, "detector") and not hasattr(model, "from_published")
+    if is_rgnn:
         _refuse_other_switches(path, renamed, model)
-    else:
+    elif not hasattr(model, "detector"):
         renamed = {
             key.removeprefix("detector."): tensor for key, tensor in renamed.items() if key.startswith("detector.")
         }
     ours = model.state_dict()
-    report = LoadReport(layout, missing=[key for key in ours if key not in renamed])
+    report = LoadReport(layout, missing=[key for key in ours if key not in renamed and not key.endswith(COUNTER)])
     fitting = {}
     for key, tensor in renamed.items():
         if key not in ours:
@@ -184,7 +189,7 @@ def initialise(model: nn.Module, path: Path, classes: tuple[Category, ...] = ())
             fitting[key] = tensor
     if not any("conv" in key or "weight" in key for key in fitting):
         raise BadConfig(f"{path}: no tensor fits this model. {report}")
-    if hasattr(model, "detector"):
+    if is_rgnn:
         _refuse_a_part(path, renamed, report)
     model.load_state_dict(fitting, strict=False)
     report.loaded = len(fitting)
@@ -321,6 +326,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         keys = ", ".join(str(key) for key in list(content)[:3]) or "nothing"
         raise BadConfig(f"{path} holds no tensors, only {keys}: save the model's state_dict()")
     return tensors
+
+
+def _of_this_model(model: Any, state: dict[str, Tensor]) -> tuple[str | None, dict[str, Tensor]]:
+    """As `_rename`, by what the model itself says of a file. All of them say `detector.` of what finds objects."""
+    if (
+        any(key.startswith("detector.backbone.conv1") for key in state)
+        and "detector.fpn.inner_blocks.0.0.weight" in state
+    ):
+        return OURS, state
+    layout, renamed = model.from_published(state) or (None, {})
+    own = ("detector.", "track_head.")
+    return layout, {key if key.startswith(own) else f"detector.{key}": tensor for key, tensor in renamed.items()}
 
 
 def _rename(state: dict[str, Tensor]) -> tuple[str | None, dict[str, Tensor]]:

@@ -20,6 +20,9 @@ class Entry(NamedTuple):
 
 MODELS = {
     "rgnn": Entry("vis_models.rgnn.config:RgnnConfig", "vis_models.rgnn.model:Rgnn"),
+    "masktrack_rcnn": Entry(
+        "vis_models.masktrack_rcnn.config:MaskTrackConfig", "vis_models.masktrack_rcnn.model:MaskTrackRcnn"
+    ),
     "greedy": Entry("vis_models.greedy:GreedyConfig", "vis_models.greedy:Greedy"),
 }
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import count, islice
 from typing import Any, Protocol
 
@@ -64,7 +65,9 @@ def optimizer_of(stage: Stage, part: nn.Module) -> torch.optim.Optimizer:
     Raises:
         BadConfig: a group of parameters that the part does not have.
     """
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[stage.optimizer]
+    kind: Any = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": partial(torch.optim.SGD, momentum=0.9)}[
+        stage.optimizer
+    ]
     rest: dict[str, Any] = {"params": [], "rate": 1.0, "weight_decay": stage.weight_decay}
     groups: list[dict[str, Any]] = [
         {
@@ -91,12 +94,13 @@ def optimizer_of(stage: Stage, part: nn.Module) -> torch.optim.Optimizer:
 def learning_rate(stage: Stage, iteration: int) -> float:
     """Of one iteration: warm-up, then constant, in drops, or along a cosine."""
     if iteration < stage.warm_up:
-        return stage.learning_rate * (iteration + 1) / stage.warm_up
+        rise = (iteration + 1) / stage.warm_up
+        return stage.learning_rate * (stage.warm_up_from + (1 - stage.warm_up_from) * rise)
     share = iteration / stage.iterations
     if stage.cosine:
         past = (iteration - stage.warm_up) / max(stage.iterations - stage.warm_up, 1)
         return stage.learning_rate * (1 + math.cos(math.pi * past)) / 2
-    return stage.learning_rate / 5 ** sum(share >= drop for drop in stage.drops)
+    return stage.learning_rate / stage.drop_factor ** sum(share >= drop for drop in stage.drops)
 
 
 class Losses(nn.Module):

@@ -100,14 +100,16 @@ def play(
     frames_of: Callable[[list[AnnotatedVideo]], Encode],
     side_by_side: int = SIDE_BY_SIDE,
 ) -> Iterator[dict[str, Any]]:
-    """The model's tracks as entries of a results file; videos of equal length are played side by side."""
-    order = sorted(videos, key=lambda video: len(video.file_names))
+    """The model's tracks as entries of a results file; videos of equal length and input size are played side by
+    side."""
+    kinds = {id(video): (len(video.file_names), model.frame_size(_info(video))) for video in videos}
+    order = sorted(videos, key=lambda video: kinds[id(video)])
     while order:
-        length = len(order[0].file_names)
-        batch = [video for video in order[:side_by_side] if len(video.file_names) == length]
+        length, _ = kind = kinds[id(order[0])]
+        batch = [video for video in order[:side_by_side] if kinds[id(video)] == kind]
         order = order[len(batch) :]
         encoded = frames_of(batch)
-        state = model.start([VideoInfo(str(video.video_id), video.height, video.width) for video in batch])
+        state = model.start([_info(video) for video in batch])
         tracks: dict[tuple[int, int], list[dict[str, Any] | None]] = {}  # by place in the batch and track id
         for frame in range(length + 1):
             if frame < length:
@@ -130,13 +132,17 @@ def play(
                         yield entry | {"segmentations": segments}
 
 
+def _info(video: AnnotatedVideo) -> VideoInfo:
+    return VideoInfo(str(video.video_id), video.height, video.width)
+
+
 def _from_files(model: Any, batch: list[AnnotatedVideo]) -> Encode:
     device = next(model.parameters()).device
 
     def encode(frame: int) -> Any:
         pixels = []
         for video in batch:
-            height, width = model.frame_size(VideoInfo(str(video.video_id), video.height, video.width))
+            height, width = model.frame_size(_info(video))
             picture = Image.fromarray(video.read_frame(frame)).resize((width, height), Image.Resampling.BILINEAR)
             pixels.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
         return model.encode(Frames(torch.stack(pixels)).to(device))

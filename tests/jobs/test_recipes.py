@@ -5,6 +5,7 @@ from jobs.training.recipes.base import ExtraData
 from jobs.training.recipes.catalogue import RECIPES, build, with_row
 from vis_models.config import BadConfig
 from vis_models.data.holdout import HoldOut
+from vis_models.data.sampling import Pair
 
 pytestmark = pytest.mark.unit
 
@@ -65,6 +66,34 @@ def test_the_paper_is_one_model_on_two_backbones():
     small, large = (build(recipe).model_dump(exclude={"recipe"}) for recipe in PAPER)
     large["config"]["detector"]["backbone"]["depth"] = 50
     assert small == large
+
+
+@pytest.mark.parametrize(
+    ("recipe", "depth", "classes", "frames"),
+    [
+        ("masktrack_r50_ytvis2019", 50, 40, 61_341),
+        ("masktrack_r101_ytvis2019", 101, 40, 61_341),
+        ("masktrack_r50_ytvis2021", 50, 40, 90_160),
+        ("masktrack_r50_ovis", 50, 25, 42_149),
+    ],
+)
+def test_masktrack_rcnn_is_trained_as_its_authors_did(recipe: str, depth: int, classes: int, frames: int):
+    job = build(recipe)
+    (stage,) = job.stages
+    assert (job.model, stage.part, stage.batch_size, stage.batch_norm) == ("masktrack_rcnn", "whole", 8, "frozen")
+    assert (stage.optimizer, stage.weight_decay, stage.clip_gradient) == ("sgd", 1e-4, 35.0)
+    assert stage.iterations == 12 * (frames // 8)
+    epoch = frames // 8
+    rates = {0: 5e-3 * (1 / 3 + 2 / 3 / 500), 499: 5e-3, 8 * epoch - 1: 5e-3, 8 * epoch: 5e-4, 11 * epoch: 5e-5}
+    assert {at: learning_rate(stage, at) for at in rates} == pytest.approx(rates)
+    assert stage.sampling == Pair(window=None, reference_shows=True)
+    assert (stage.augmentation.shorter_px, stage.augmentation.longer_most_px) == ((360,), 640)
+    detector = job.config.detector
+    assert (detector.backbone.depth, job.config.classes, detector.frozen_stages) == (depth, classes, 1)
+    assert (detector.region_samples, detector.proposals, detector.box_samples, detector.positive_share) == (
+        64, 200, 128, 0.25,
+    )  # fmt: skip
+    assert (detector.positive_iou, detector.detections, job.config.keep_frames) == (0.7, 10, None)
 
 
 def test_extra_data_is_given_from_outside():

@@ -1,5 +1,6 @@
 """Keys and shapes of published checkpoints, written out from their descriptions and not from our models."""
 
+import re
 from itertools import pairwise
 
 Shapes = dict[str, tuple[int, ...]]
@@ -110,3 +111,69 @@ def _biased(key: str, out: int, inside: int, kernel: int) -> Shapes:
 def _norm(key: str, channels: int) -> Shapes:
     vectors: Shapes = {f"{key}.{leaf}": (channels,) for leaf in ("weight", "bias", "running_mean", "running_var")}
     return vectors | {f"{key}.num_batches_tracked": ()}
+
+
+def mask_rcnn_shapes(version: int, old_names: bool = False) -> Shapes:
+    """torchvision's maskrcnn_resnet50_fpn (1) and _v2 (2); `old_names`: as the file of 2019 has those of 1."""
+    shapes = {f"backbone.body.{key}": shape for key, shape in resnet_shapes(50).items() if not key.startswith("fc.")}
+
+    def conv(name: str, out: int, inside: int, kernel: int, norm: bool) -> Shapes:
+        if not norm:
+            return _biased(f"{name}.0", out, inside, kernel)
+        return _conv(f"{name}.0", out, inside, kernel) | _norm(f"{name}.1", out)
+
+    new = version == 2
+    for index, inside in enumerate((256, 512, 1024, 2048)):
+        shapes |= conv(f"backbone.fpn.inner_blocks.{index}", 256, inside, 1, new)
+        shapes |= conv(f"backbone.fpn.layer_blocks.{index}", 256, 256, 3, new)
+    for index in range(version):
+        shapes |= _biased(f"rpn.head.conv.{index}.0", 256, 256, 3)
+    shapes |= _biased("rpn.head.cls_logits", 3, 256, 1) | _biased("rpn.head.bbox_pred", 12, 256, 1)
+    linears = {"fc6": (1024, 12544), "fc7": (1024, 1024)} if version == 1 else {"5": (1024, 12544)}
+    for index in range(4):
+        shapes |= conv(f"roi_heads.box_head.{index}", 256, 256, 3, True) if new else {}
+        shapes |= conv(f"roi_heads.mask_head.{index}", 256, 256, 3, new)
+    for name, shape in linears.items():
+        shapes |= {f"roi_heads.box_head.{name}.weight": shape, f"roi_heads.box_head.{name}.bias": shape[:1]}
+    for name, out in (("cls_score", 91), ("bbox_pred", 364)):
+        shapes |= {
+            f"roi_heads.box_predictor.{name}.weight": (out, 1024),
+            f"roi_heads.box_predictor.{name}.bias": (out,),
+        }
+    shapes |= _biased("roi_heads.mask_predictor.conv5_mask", 256, 256, 2)
+    shapes |= _biased("roi_heads.mask_predictor.mask_fcn_logits", 91, 256, 1)
+    return {_name_of_2019(key): shape for key, shape in shapes.items()} if old_names else shapes
+
+
+def _name_of_2019(key: str) -> str:
+    """torchvision's key, before its convolutions were blocks."""
+    key = re.sub(r"(_blocks\.\d)\.0\.", r"\1.", key).replace("rpn.head.conv.0.0.", "rpn.head.conv.")
+    return re.sub(r"mask_head\.(\d)\.0\.", lambda found: f"mask_head.mask_fcn{int(found[1]) + 1}.", key)
+
+
+def masktrack_shapes(mmtracking: bool, classes: int = 40) -> Shapes:
+    """MaskTrack R-CNN on ResNet-50, the original's names or mmtracking's."""
+    before, roi = ("detector.", "detector.roi_head.") if mmtracking else ("", "")
+    shapes = {f"{before}backbone.{key}": v for key, v in resnet_shapes(50).items() if not key.startswith("fc.")}
+    for index, inside in enumerate((256, 512, 1024, 2048)):
+        shapes |= _biased(f"{before}neck.lateral_convs.{index}.conv", 256, inside, 1)
+        shapes |= _biased(f"{before}neck.fpn_convs.{index}.conv", 256, 256, 3)
+    shapes |= _biased(f"{before}rpn_head.rpn_conv", 256, 256, 3)
+    shapes |= _biased(f"{before}rpn_head.rpn_cls", 3, 256, 1) | _biased(f"{before}rpn_head.rpn_reg", 12, 256, 1)
+    own = classes + (not mmtracking)
+    track = "track_head.embed_head.fcs" if mmtracking else "track_head.fcs"
+    linears = {
+        f"{roi}bbox_head.shared_fcs.0": (1024, 12544),
+        f"{roi}bbox_head.shared_fcs.1": (1024, 1024),
+        f"{roi}bbox_head.fc_cls": (classes + 1, 1024),
+        f"{roi}bbox_head.fc_reg": (4 * own, 1024),
+        f"{track}.0": (1024, 12544),
+        f"{track}.1": (1024, 1024),
+    }
+    for name, shape in linears.items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    for index in range(4):
+        shapes |= _biased(f"{roi}mask_head.convs.{index}.conv", 256, 256, 3)
+    return (
+        shapes | _biased(f"{roi}mask_head.upsample", 256, 256, 2) | _biased(f"{roi}mask_head.conv_logits", own, 256, 1)
+    )

@@ -1,8 +1,9 @@
 """The small set of published numbers: a table beside this file, so that a clone proves parity with nothing beside it.
 
-`python -m tests.parity.published FOLDER` makes it from the large set, FOLDER with `parity/` and `vis_eval/`: all inputs
-of the cases below, and of the numbers that the published implementations gave for them the short arrays whole and
-samples of the long ones, by the rule of `case.places`. The column `origin` names the implementation and its commit.
+`python -m tests.parity.published FOLDER` makes it from the large set, FOLDER with `parity/`, `maskrcnn/` and
+`vis_eval/`: all inputs of the cases below, and of the numbers that the published implementations gave for them the
+short arrays whole and samples of the long ones, by the rule of `case.places`. The column `origin` names the
+implementation and its commit.
 """
 
 import gzip
@@ -29,6 +30,9 @@ ORIGINS = {
     "lovasz": "bermanmaxim/LovaszSoftmax 7d48792d",
     "resnet50": "torchvision 0.28",
     "box_nms": "torchvision 0.28",
+    "roi_align": "torchvision 0.28",
+    "maskrcnn": "torchvision 0.28",
+    "masktrack": "youtubevos/MaskTrackRCNN 10e5d7de",
     "fill_rule": "numpy, the rule of weights.py",
     "expected": "youtubevos/cocoapi f3f9948a",
     "tracking": "JonathonLuiten/TrackEval 12c8791b",
@@ -40,6 +44,7 @@ CASES = (
     *("lovasz_all_ignored", "lovasz_class_absent", "lovasz_confident_correct", "lovasz_gradient_vector"),
     *("lovasz_hinge", "lovasz_one_pixel", "lovasz_one_pixel_object", "lovasz_single_class", "lovasz_some_ignored"),
     *("box_nms", "fill_rule_samples", "resnet50_features"),
+    *("roi_align", "masktrack_match_score", "masktrack_sequence", "masktrack_track_head", "maskrcnn_v1_losses"),
 )
 EVALUATIONS = ("basic_a", "nulls_a", "quirks_a")
 SAMPLED_INPUTS = {"in.priors_full"}
@@ -96,7 +101,8 @@ def evaluations(kind: str = "") -> list[str]:
 
 
 def make(folder: Path) -> None:
-    rows = [row for name in CASES for row in _of_arrays(name, folder / "parity" / f"{name}.npz")]
+    of = {name: "maskrcnn" if name.startswith("maskrcnn") else "parity" for name in CASES}
+    rows = [row for name, part in of.items() for row in _of_arrays(name, folder / part / f"{name}.npz")]
     rows += [row for name in EVALUATIONS for row in _of_evaluation(name, folder / "vis_eval")]
     schema = {"case": pa.string(), "key": pa.string(), "origin": pa.string(), "dtype": pa.string()}
     schema |= {"shape": pa.list_(pa.int32()), "values": pa.binary()}

@@ -24,6 +24,10 @@ from vis_models.checkpoints import load_model, save_model
 from vis_models.config import BadConfig
 from vis_models.data.annotations import Category
 from vis_models.greedy import Greedy, GreedyConfig
+from vis_models.layers.backbone_config import ResNetConfig
+from vis_models.mask_rcnn.config import MaskRcnnConfig
+from vis_models.masktrack_rcnn.config import MaskTrackConfig
+from vis_models.masktrack_rcnn.model import MaskTrackRcnn
 from vis_models.rgnn.model import Rgnn
 from vis_models.types import Clips, Frames, Tracks, VideoInfo
 
@@ -64,7 +68,45 @@ def tiny() -> Tiny:
     return Tiny(TinyConfig(num_classes=3, image_size=(HEIGHT, WIDTH)))
 
 
+def masktrack(**changes: Any) -> MaskTrackRcnn:
+    detector = MaskRcnnConfig(
+        num_classes=3,
+        image_size=(HEIGHT, WIDTH),
+        backbone=ResNetConfig(depth=18, width=16, blocks=(1, 1, 1, 1), stem_pool=False),
+        finest=3,
+        channels=16,
+        extra_levels=0,
+        anchor_px=(12.0, 24.0, 48.0),
+        unit_px=12.0,
+        box_width=32,
+        mask_convs=1,
+        min_score=0.0,
+        detections=5,
+        proposals_per_level=30,
+        proposals=20,
+        frozen_stages=2,
+        region_samples=10_000,  # all: what is drawn from few differs between one worker and two
+        region_positive_share=1.0,
+        box_samples=10_000,
+        positive_share=1.0,
+    )
+    config = MaskTrackConfig(detector=detector, embedding=32, tracks=10, slot_recycling=True, **changes)
+    model = MaskTrackRcnn(config)
+    nn.init.normal_(model.detector.rpn.cls_logits.weight, std=0.1)  # far apart, so that rounding changes no decision
+    nn.init.normal_(model.detector.box_predictor.cls_score.weight, std=0.1)
+    return model
+
+
+def forgetful() -> MaskTrackRcnn:
+    """Whose detections all look alike, so that each is new."""
+    model = masktrack(iou_cue=False, category_cue=False)
+    for parameter in model.track_head.parameters():
+        nn.init.zeros_(parameter)
+    return model
+
+
 MODELS = (
+    Entrant("masktrack_rcnn", masktrack, clip_length=2, slots=10, restless=forgetful),
     Entrant("rgnn", rgnn, slots=5, restless=lambda: rgnn(keep_active_logit=9.0)),
     Entrant("greedy", greedy, trained=False, slots=5),
     Entrant("tiny", tiny, clip_length=2),

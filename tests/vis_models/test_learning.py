@@ -1,9 +1,16 @@
-"""The losses teach what they should: both stages together learn one clip by heart."""
+"""The losses teach what they should: a model learns one clip by heart."""
+
+from dataclasses import replace
+from typing import Any
 
 import torch
 
 from vis_models import boxes
 from vis_models import masks as mask_ops
+from vis_models.layers.backbone_config import ResNetConfig
+from vis_models.mask_rcnn.config import MaskRcnnConfig
+from vis_models.masktrack_rcnn.config import MaskTrackConfig
+from vis_models.masktrack_rcnn.model import MaskTrackRcnn
 from vis_models.metrics.average_precision import average_precision
 from vis_models.rgnn.model import Rgnn
 from vis_models.types import Clips, Frames, Objects, VideoInfo
@@ -54,7 +61,7 @@ def labels_of(clip: Clips) -> dict:
     return {"videos": [video], "annotations": annotations, "categories": categories}
 
 
-def tracks_of(model: Rgnn, clip: Clips) -> list[dict]:
+def tracks_of(model: Any, clip: Clips) -> list[dict]:
     state, segments, results = model.start([VideoInfo("1", HEIGHT, WIDTH)]), {}, []
     for t in range(LENGTH):
         said, state = model.step(model.encode(Frames(clip.frames[0, t : t + 1])), state)
@@ -82,3 +89,47 @@ def test_one_clip_is_learned_by_heart():
     descend(trained, lambda: model.encoded_loss(encoded, objects), iterations=120, learning_rate=5e-3)
     score = average_precision(labels_of(clip), tracks_of(model.eval(), clip)).summary()
     assert score["AP"] >= 0.95
+
+
+def small_masktrack() -> MaskTrackRcnn:
+    detector = MaskRcnnConfig(
+        num_classes=3,
+        image_size=(HEIGHT, WIDTH),
+        backbone=ResNetConfig(depth=18, width=16, blocks=(1, 1, 1, 1), stem_pool=False),
+        finest=3,
+        channels=32,
+        extra_levels=0,
+        anchor_px=(16.0, 32.0, 64.0),
+        unit_px=16.0,
+        box_width=64,
+        mask_convs=1,
+        proposals_per_level=40,
+        proposals=40,
+        box_samples=24,
+        positive_share=0.5,
+        frozen_stages=0,
+    )
+    return MaskTrackRcnn(MaskTrackConfig(detector=detector, embedding=32, learn_reference=True))
+
+
+def masktrack_by_heart(iterations: int) -> dict[str, float]:
+    """Its score on the clip of which it learned random pairs."""
+    torch.manual_seed(0)
+    clip, model = one_clip(), small_masktrack()
+    part: Any = model.part("whole")
+
+    def loss() -> dict:
+        pairs = [torch.randperm(LENGTH)[:2] for _ in range(2)]
+        names = ("masks", "boxes_px", "visible")
+        parts = [replace(clip.objects, **{n: getattr(clip.objects, n)[:, pair] for n in names}) for pair in pairs]
+        return part.loss(Clips(torch.cat([clip.frames[:, pair] for pair in pairs]), Objects.join(parts)))
+
+    descend([p for p in part.parameters() if p.requires_grad], loss, iterations, learning_rate=3e-3)
+    return average_precision(labels_of(clip), tracks_of(model.eval(), clip)).summary()
+
+
+def test_masktrack_rcnn_begins_to_learn_a_clip_from_pairs():
+    """By heart in `tests/proofs/masktrack_by_heart.py`."""
+    score = masktrack_by_heart(iterations=150)
+    assert score["AP50"] >= 0.9
+    assert score["AP"] >= 0.3

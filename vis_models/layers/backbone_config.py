@@ -18,6 +18,10 @@ class ResNetConfig(Config):
     """Residual blocks of each stage; None: as published for the depth."""
     stem_pool: bool = True
     """Max-pool after the first convolution; without it every stride is halved, for small objects in small frames."""
+    groups: PositiveInt = 1
+    """Of the 3x3 convolutions of bottlenecks; 32 or 64 in ResNeXt (Xie et al., CVPR 2017)."""
+    group_width: PositiveInt = 64
+    """Channels of a group in the first stage, of a net of `width` 64: 4 in ResNeXt-101 32x4d and 64x4d."""
 
     @property
     def stride(self) -> int:

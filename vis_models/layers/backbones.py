@@ -20,7 +20,7 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, config: ResNetConfig) -> None:
         super().__init__()
         self.conv1 = _conv(in_channels, channels, 3, stride)
         self.bn1 = BatchNorm(channels)
@@ -40,13 +40,14 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, config: ResNetConfig) -> None:
         super().__init__()
-        self.conv1 = _conv(in_channels, channels, 1)
-        self.bn1 = BatchNorm(channels)
-        self.conv2 = _conv(channels, channels, 3, stride)
-        self.bn2 = BatchNorm(channels)
-        self.conv3 = _conv(channels, 4 * channels, 1)
+        inner = channels * config.group_width // 64 * config.groups
+        self.conv1 = _conv(in_channels, inner, 1)
+        self.bn1 = BatchNorm(inner)
+        self.conv2 = _conv(inner, inner, 3, stride, config.groups)
+        self.bn2 = BatchNorm(inner)
+        self.conv3 = _conv(inner, 4 * channels, 1)
         self.bn3 = BatchNorm(4 * channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(in_channels, 4 * channels, stride)
@@ -79,10 +80,12 @@ class ResNet(nn.Module):
             out = width * 2**stage
             layers = []
             for index in range(count):
-                layers.append(block(in_channels, out, stride=2 if stage and not index else 1))
+                layers.append(block(in_channels, out, stride=2 if stage and not index else 1, config=config))
                 in_channels = out * block.expansion
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
-        self.channels = tuple(width * 2**stage * block.expansion for stage in (1, 2, 3))
+        self.stage_channels = tuple(width * 2**stage * block.expansion for stage in range(4))
+        """Of C2, C3, C4, C5."""
+        self.channels = self.stage_channels[1:]
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -90,10 +93,17 @@ class ResNet(nn.Module):
     def forward(
         self, x: Float[Tensor, "F 3 H W"]
     ) -> tuple[Float[Tensor, "F _ _ _"], Float[Tensor, "F _ _ _"], Float[Tensor, "F _ _ _"]]:
+        _, c3, c4, c5 = self.stages(x)
+        return c3, c4, c5
+
+    def stages(self, x: Float[Tensor, "F 3 H W"]) -> list[Float[Tensor, "F _ _ _"]]:
+        """C2, C3, C4, C5: the map after each stage."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        c3 = self._stage(self.layer2, self._stage(self.layer1, x))
-        c4 = self._stage(self.layer3, c3)
-        return c3, c4, self._stage(self.layer4, c4)
+        maps = []
+        for layers in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = self._stage(layers, x)
+            maps.append(x)
+        return maps
 
     def _stage(self, layers: nn.Sequential, x: Float[Tensor, "F _ _ _"]) -> Float[Tensor, "F _ _ _"]:
         if not (self.recomputes and torch.is_grad_enabled()):
@@ -110,8 +120,8 @@ def recompute(module: nn.Module) -> None:
             backbone.recomputes = True
 
 
-def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:

@@ -95,14 +95,18 @@ class Stage(Config):
     mixture_epoch: PositiveInt | None = None
     """Mix the job's `extra` sets in, drawing so many samples without replacement before all can be drawn again. None
     takes the main set alone, every video once before any comes again."""
-    optimizer: Literal["adam", "adamw"] = "adam"
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """sgd has a momentum of 0.9."""
     learning_rate: PositiveFloat
     drops: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
-    """Shares of the iterations after which the learning rate is divided by 5, rising."""
+    """Shares of the iterations after which the learning rate is divided by `drop_factor`, rising."""
+    drop_factor: float = Field(5.0, gt=1)
     cosine: bool = False
     """Let the learning rate fall to zero along a cosine instead."""
     warm_up: NonNegativeInt = 0
-    """Iterations in which it rises from zero."""
+    """Iterations in which it rises."""
+    warm_up_from: float = Field(0.0, ge=0, lt=1)
+    """Share of the learning rate from which it does."""
     weight_decay: float = Field(1e-4, ge=0)
     groups: tuple[ParameterGroup, ...] = ()
     """Parameters with a rate or decay of their own; of several that fit the first one counts."""

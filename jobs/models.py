@@ -1,5 +1,7 @@
 """The registered models of a store: which there are, and where the folder of one lies."""
 
+from pathlib import Path
+
 from pydantic import ValidationError
 
 from jobs.store import LAYOUT, Store
@@ -56,6 +58,12 @@ def find(store: Store, model: str | None = None) -> str:
         raise BadConfig(f"no model {model!r}, did you mean {meant}; `vis models` lists all")
     names = ", ".join(list(known)[-5:]) or "none"
     raise BadConfig(f"{model} is neither a registered model (newest last: {names}) nor a folder with {CARD}")
+
+
+def put(store: Store, name: str, folder: Path) -> None:
+    """Register the model of a folder; the card last: a folder without one is no model."""
+    for file in (WEIGHTS, CARD):
+        store.write_bytes(f"{LAYOUT}/models/{name}/{file}", (folder / file).read_bytes())
 
 
 def find_to_score(store: Store, model: str | None) -> str:

@@ -25,8 +25,9 @@ from jobs.store import LAYOUT, Store
 from jobs.training.data_sets import prepare_data
 from jobs.training.runs import resumable
 from tests import bench_evaluation
-from vis_models.checkpoints import build, load_model, save_model
+from vis_models.checkpoints import load_model
 from vis_models.data.world import WorldConfig, draw_video, write_archive, write_youtube_vis
+from vis_models.trackers.linking import link
 
 
 def drawing() -> None:
@@ -49,11 +50,8 @@ def drawing() -> None:
 def association(store: Store) -> None:
     """The learned tracker and the greedy one, on the same detections of the same labelled videos."""
     name = list(registered(store))[-1]
-    model, card = load_model(store.local_copy(find(store, name)))
-    greedy = build("greedy", card.config)
-    greedy.load_state_dict(model.state_dict())
     folder = Path(tempfile.mkdtemp()) / "greedy"
-    save_model(folder, greedy, card.model_copy(update={"model": "greedy", "name": f"{name}-greedy"}))
+    card = link(store.local_copy(find(store, name)), folder, {"name": "greedy"})
     job = resumable(store, card.run_id)
     data = str(Path(prepare_data(job, store.settings, lambda *_: None).uri) / "val.json")
     scored, per_video = {}, {}

@@ -36,6 +36,13 @@ class ModelCard(Config):
     sha256: str = ""
     """Of `model.safetensors`; filled in when saved."""
 
+    @property
+    def kind(self) -> str:
+        """In words: of a detector and a tracker that were put together both names."""
+        parts = [self.config.get(part) for part in ("detector", "tracker")]
+        names = [part["name"] for part in parts if isinstance(part, dict) and "name" in part]
+        return " + ".join(names) if len(names) == len(parts) else self.model
+
 
 def read_card(folder: Path) -> ModelCard:
     """The card of a model folder. Raises BadConfig when the folder is not one."""

@@ -104,6 +104,16 @@ def load_model(
             f"{folder / CARD}: the config has {expected} classes, the class list {len(card.classes)}. "
             "They must come from one training run: copy the folder again."
         )
+    fill(model, folder, card)
+    return model.to(device).eval(), card
+
+
+def fill(model: nn.Module, folder: Path, card: ModelCard, begins: str = "") -> None:
+    """Give a model the weights of a model folder whose names begin so, all that it has.
+
+    Raises:
+        BadConfig: weights that are damaged, of another model than the card, or of another shape than the model.
+    """
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     if card.sha256 and digest != card.sha256:
         raise BadConfig(
@@ -111,11 +121,11 @@ def load_model(
             "weights and card are not from the same model. Copy the folder again."
         )
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        weights = load_file(folder / WEIGHTS)
+        model.load_state_dict({key: value for key, value in weights.items() if key.startswith(begins)})
     except (SafetensorError, RuntimeError) as error:
         why = str(error)[:300]
         raise BadConfig(f"{folder / WEIGHTS} does not fit its card: {why}. Copy the folder again.") from None
-    return model.to(device).eval(), card
 
 
 def build(name: str, config: dict[str, Any]) -> nn.Module:
@@ -235,7 +245,7 @@ def _refuse_other_card(folder: Path, model: nn.Module, classes: tuple[Category, 
         pairs.append(("", found.switches, whole.switches))
     for prefix, got, expected in pairs:
         for name, value in expected.items():
-            if got[name] != value:
+            if name in got and got[name] != value:  # a model without a graph network has no switches of one
                 raise BadConfig(
                     f"{folder}: its config has {prefix}{name} {got[name]}, this run {value}. Weights mean the same "
                     f"under the same config only: change it (--set config.{prefix}{name}=...), or take another model."

@@ -158,6 +158,36 @@ class Masks:
 
 
 @dataclass(frozen=True)
+class CodedMasks(Masks):
+    """Masks of one frame as run-length codes of the whole frame, in which they waited: for models that answer late."""
+
+    codes: list[bytes]
+
+    @classmethod
+    def of_codes(cls, codes: Sequence[bytes], size_px: tuple[int, int]) -> "CodedMasks":
+        """Each pixel goes to the first of the masks that have it."""
+        free, own = np.ones(size_px, dtype=bool), list[bytes]()
+        for code in codes:
+            mask = mask_ops.decode(code, *size_px)
+            own += mask_ops.encode((mask & free)[None])
+            free &= ~mask
+        return cls(size_px, [], [], own)
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def whole(self) -> Bool[Tensor, "T H W"]:
+        bitmaps = [torch.from_numpy(mask_ops.decode(code, *self.size_px)) for code in self.codes]
+        return torch.stack(bitmaps) if bitmaps else torch.zeros(0, *self.size_px, dtype=torch.bool)
+
+    def areas_px(self) -> list[int]:
+        return mask_ops.measure_px(self.codes)[0].tolist()
+
+    def rles(self) -> list[bytes]:
+        return self.codes
+
+
+@dataclass(frozen=True)
 class Sighting:
     """The tracks that are visible in one frame of one video."""
 

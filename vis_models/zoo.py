@@ -23,8 +23,12 @@ MODELS = {
     "masktrack_rcnn": Entry(
         "vis_models.masktrack_rcnn.config:MaskTrackConfig", "vis_models.masktrack_rcnn.model:MaskTrackRcnn"
     ),
-    "greedy": Entry("vis_models.greedy:GreedyConfig", "vis_models.greedy:Greedy"),
+    "linked": Entry("vis_models.trackers.config:LinkedConfig", "vis_models.trackers.linked:Linked"),
 }
+FORMER = {
+    "greedy": "now a tracker of `linked` models, `vis models link FOLDER --tracker greedy` makes one of its folder",
+}
+"""Models that there are no more, and what to do with their folders."""
 
 
 def config_class(name: str) -> type[ModelConfig]:
@@ -43,6 +47,8 @@ def _entry(name: str) -> Entry:
     installed = {entry.name: entry for entry in entry_points(group="vislake.models")}
     if name in installed:
         return installed[name].load()
+    if name in FORMER:
+        raise BadConfig(f"there is no model {name!r} any more: {FORMER[name]}")
     known = sorted({*MODELS, *installed})
     meant = nearest(name, known)
     hint = f"did you mean {meant}" if meant else f"expected one of {', '.join(known)}"

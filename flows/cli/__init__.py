@@ -15,7 +15,7 @@ MENDABLE_EXIT = 2
 GROUPS = (archives, training, scores, questions, house, lake)
 ORDER = (
     "world", "train", "ablate", "plan", "segment", "evaluate", "compare", "submission", "report", "check", "query",
-    "models", "settings", "up",
+    "settings", "up",
 )  # fmt: skip
 """In which `vis --help` lists the verbs."""
 

@@ -5,34 +5,83 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.verbs import TYPED, app
-from flows.cli.words import in_words, short
-from flows.terminal import print_table
+from flows.cli.verbs import (
+    TYPED,
+    DeviceOption,
+    StoreOption,
+    Verbs,
+    WorkersOption,
+    app,
+    set_for_all,
+    with_settings,
+)
+from flows.cli.words import changes_of, in_words, short
+from flows.terminal import print_table, typed
+
+models_app = Verbs()
 
 
-@app.command()
-def models(recipes: Annotated[bool, typer.Option("--recipes", help="List what can be trained.")] = False) -> None:
-    """List the registered models with their figures, oldest first."""
-    if recipes:
-        from jobs.training.recipes.catalogue import every_recipe, measured, published_ap
+app.add_typer(models_app, name="models")
 
-        print(f"{'recipe':42}{'published':>10}{'measured':>10}   AP x 100; published on YouTube-VIS 2019 valid")
-        for name, recipe in every_recipe().items():
-            published, ours = published_ap(name), measured(name)
-            figures = f"{'' if published is None else published:>10}{'' if ours is None else f'{100 * ours:.1f}':>10}"
-            print(f"{name:42}{figures}   {(recipe.__doc__ or '').splitlines()[0]}")
-        return
+
+@models_app.callback(invoke_without_command=True)
+def models(
+    context: typer.Context,
+    recipes: Annotated[bool, typer.Option("--recipes", help="List what can be trained.")] = False,
+    store: StoreOption = None,
+    device: DeviceOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """List the registered models with their figures, oldest first; link a model's detector with another tracker."""
+    if context.invoked_subcommand:
+        set_for_all(store=store, device=device, workers=workers)
+    else:
+        with_settings(_list_recipes if recipes else _list_models)(store=store, device=device, workers=workers)
+
+
+def _list_recipes() -> None:
+    from jobs.training.recipes.catalogue import every_recipe, measured, published_ap
+
+    print(f"{'recipe':42}{'published':>10}{'measured':>10}   AP x 100; published on YouTube-VIS 2019 valid")
+    for name, recipe in every_recipe().items():
+        published, ours = published_ap(name), measured(name)
+        figures = f"{'' if published is None else published:>10}{'' if ours is None else f'{100 * ours:.1f}':>10}"
+        print(f"{name:42}{figures}   {(recipe.__doc__ or '').splitlines()[0]}")
+
+
+def _list_models() -> None:
     from jobs.models import damaged, registered
     from jobs.settings import Settings
     from jobs.store import LAYOUT, Store
 
     store = Store.open(Settings())
-    rows = [("model", "registered", "state", "data", "figures")]
+    rows = [("model", "kind", "registered", "state", "data", "figures")]
     for name, card in registered(store).items():
-        rows.append((name, f"{card.created_at:%Y-%m-%d %H:%M}", "whole", short(card.data), in_words(card.metrics)))
-    rows += [(name, "", "damaged", "", why) for name, why in damaged(store).items()]
+        when = f"{card.created_at:%Y-%m-%d %H:%M}"
+        rows.append((name, card.kind, when, "whole", short(card.data), in_words(card.metrics)))
+    rows += [(name, "", "", "damaged", "", why) for name, why in damaged(store).items()]
     print_table(rows)
     print(f"models      {store.uri(f'{LAYOUT}/models')}")
+
+
+@models_app.command()
+def link(
+    model: Annotated[str, typer.Argument(help="Model whose detector is taken: registered name, folder or s3://...")],
+    tracker: Annotated[str, typer.Option(help="greedy, iou, propagation, deepsort or seq.")] = "iou",
+    name: Annotated[str | None, typer.Option(help="Of the new model; default: MODEL-TRACKER.")] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a field of the tracker: match_iou=0.5", metavar="KEY=VALUE"),
+    ] = None,
+) -> None:
+    """Register the detector of a model with a tracker that needs no training."""
+    from jobs.settings import Settings
+    from jobs.store import LAYOUT, Store
+    from jobs.training.linking import link
+
+    store = Store.open(Settings())
+    card = link(store, model, tracker, name, changes_of(change or []), typed())
+    print(f"model       {store.uri(f'{LAYOUT}/models/{card.name}')}, {card.kind}")
 
 
 @app.command()

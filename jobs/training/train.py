@@ -26,9 +26,9 @@ from safetensors.torch import load_file
 
 from jobs.cluster import Workers, cluster
 from jobs.launch import LostWorker
-from jobs.models import registered
+from jobs.models import put, registered
 from jobs.settings import Settings
-from jobs.store import LAYOUT, Store, code_version
+from jobs.store import Store, code_version
 from jobs.training import preflight
 from jobs.training.data_sets import Data, prepare_data, read_data, read_sets, require_same_data
 from jobs.training.recipes.base import Stage, TrainJob
@@ -310,6 +310,5 @@ def register(
                 metrics=metrics,
             ),
         )
-        for name in ("model.safetensors", "card.json"):  # the card last: a folder without one is no model
-            store.write_bytes(f"{LAYOUT}/models/{run_id}/{name}", (folder / run_id / name).read_bytes())
+        put(store, run_id, folder / run_id)
     return card

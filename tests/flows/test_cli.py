@@ -55,6 +55,8 @@ BEFORE_AN_ENGINE = [
     (["ablate", "--detector", "m", "--row", "simpel"], "did you mean simple"),
     (["ablate", "--detector", "m", "--row", "resnet101"], "'resnet101' changes the detector itself"),
     (["runs", "show", "nothing"], "no run 'nothing'"),
+    (["models", "link", "nobody"], "nobody is neither a registered model"),
+    (["models", "link", "m", "--tracker", "iuo"], "unknown tracker 'iuo', did you mean iou"),
     (["models", "--device", "tpu"], "'auto', 'cpu', 'cuda'"),
     (["--workers", "-1", "models"], "greater than or equal to 0"),
     (["settings", "--store", "s3://ME:hunter2@lake"], "an address must not hold keys"),
@@ -163,7 +165,7 @@ def test_settings_say_where_they_come_from_and_hide_keys(monkeypatch, capsys, tm
 def test_the_options_of_vis_stand_before_and_behind_every_verb_and_runs_has_them_too(monkeypatch, capsys, tmp_path):
     for typed in (["--store", tmp_path / "s", "runs"], ["runs", "--store", tmp_path / "s"]):
         assert type_in(monkeypatch, capsys, tmp_path, *typed) == f"runs        {tmp_path / 's/vis/v1/runs'}\n"
-    for verb in [*VERBS, "runs show", "runs compare", "runs delete"]:
+    for verb in [*VERBS, "runs show", "runs compare", "runs delete", "models link"]:
         said = type_in(monkeypatch, capsys, tmp_path, *verb.split(), "--help")
         assert all(option in said for option in ("--store", "--device", "--workers")), verb
 

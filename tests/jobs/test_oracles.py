@@ -15,7 +15,8 @@ from vis_models.checkpoints import ModelCard, save_model
 from vis_models.config import BadConfig
 from vis_models.data.annotations import Category, read_youtube_vis
 from vis_models.data.world import WorldConfig, write_youtube_vis
-from vis_models.greedy import Greedy, GreedyConfig
+from vis_models.trackers.config import LinkedConfig
+from vis_models.trackers.linked import Linked
 
 
 @pytest.fixture
@@ -30,14 +31,13 @@ def world(tmp_path: Path) -> Path:
     return path
 
 
-def untrained(folder: Path, classes: tuple[Category, ...]) -> str:
+def untrained(folder: Path, classes: tuple[Category, ...], tracker: str = "greedy") -> str:
     """A tracker of rules behind a detector that finds nothing of use."""
-    config = small_config()
-    detector = config.detector.model_copy(update={"num_classes": len(classes)})
-    greedy = GreedyConfig.model_validate(config.model_dump() | {"detector": detector.model_dump(), "tracks": 12})
-    config_json = greedy.model_dump(mode="json")
-    card = ModelCard(name="untrained", model="greedy", config=config_json, classes=classes, created_at=now())
-    save_model(folder, Greedy(greedy), card)
+    detector = small_config().as_detector.model_copy(update={"num_classes": len(classes)})
+    config = LinkedConfig.model_validate({"detector": detector.model_dump(), "tracker": {"name": tracker}})
+    config_json = config.model_dump(mode="json")
+    card = ModelCard(name="untrained", model="linked", config=config_json, classes=classes, created_at=now())
+    save_model(folder, Linked(config), card)
     return str(folder)
 
 

@@ -6,6 +6,7 @@ Weights are random, with a push where they would find nothing; no test here know
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ from vis_models.cards import ModelCard
 from vis_models.checkpoints import load_model, save_model
 from vis_models.config import BadConfig
 from vis_models.data.annotations import Category
-from vis_models.greedy import Greedy, GreedyConfig
 from vis_models.layers.backbone_config import ResNetConfig
 from vis_models.mask_rcnn.config import MaskRcnnConfig
 from vis_models.masktrack_rcnn.config import MaskTrackConfig
 from vis_models.masktrack_rcnn.model import MaskTrackRcnn
 from vis_models.rgnn.model import Rgnn
+from vis_models.trackers.config import LinkedConfig
+from vis_models.trackers.linked import Linked
 from vis_models.types import Clips, Frames, Tracks, VideoInfo
 
 from .drawn import HEIGHT, WIDTH, moving_squares, small_config
@@ -50,6 +52,14 @@ class Entrant:
     """Objects that it can hold at a time; None: it has no such limit."""
     restless: Callable[[], Any] | None = None
     """The same where random weights would continue the objects of one shot in the next: this one continues none."""
+    late_frames: int = 0
+    """By how many frames its answer may come late."""
+    tracker: str = ""
+    """Of a model that is put together."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} {self.tracker}".strip()
 
 
 def rgnn(**changes: Any) -> Rgnn:
@@ -59,9 +69,12 @@ def rgnn(**changes: Any) -> Rgnn:
     return model
 
 
-def greedy() -> Greedy:
-    seen = {"detection_score": 0.0, "duplicate_iou": 0.9, "slot_recycling": True}
-    return Greedy(GreedyConfig.model_validate(small_config().model_dump() | seen))
+def linked(tracker: str, **changes: Any) -> Linked:
+    rules = {"name": tracker, "detection_score": 0.0, "duplicate_iou": 0.9} | changes
+    if tracker != "seq":
+        rules["tracks"] = 5
+    detector = small_config().as_detector.model_dump()
+    return Linked(LinkedConfig.model_validate({"detector": detector, "tracker": rules, "slot_recycling": True}))
 
 
 def tiny() -> Tiny:
@@ -108,13 +121,23 @@ def forgetful() -> MaskTrackRcnn:
 MODELS = (
     Entrant("masktrack_rcnn", masktrack, clip_length=2, slots=10, restless=forgetful),
     Entrant("rgnn", rgnn, slots=5, restless=lambda: rgnn(keep_active_logit=9.0)),
-    Entrant("greedy", greedy, trained=False, slots=5),
+    Entrant("linked", partial(linked, "greedy"), slots=5, tracker="greedy"),
+    Entrant("linked", partial(linked, "iou"), trained=False, slots=5, tracker="iou"),
+    Entrant("linked", partial(linked, "propagation"), trained=False, slots=5, tracker="propagation"),
+    Entrant("linked", partial(linked, "deepsort", keep_frames=2), trained=False, slots=5, tracker="deepsort"),
+    Entrant(
+        "linked",
+        partial(linked, "seq", least_frames=2, window_frames=6),
+        trained=False,
+        late_frames=6,
+        tracker="seq",
+    ),
     Entrant("tiny", tiny, clip_length=2),
 )
-every_model = pytest.mark.parametrize("entrant", MODELS, ids=lambda entrant: entrant.name)
+every_model = pytest.mark.parametrize("entrant", MODELS, ids=lambda entrant: entrant.title)
 TRAINED = [(entrant, part) for entrant in MODELS if entrant.trained for part in entrant.make().config.parts]
 every_part = pytest.mark.parametrize(
-    ("entrant", "part"), TRAINED, ids=[f"{entrant.name} {part}" for entrant, part in TRAINED]
+    ("entrant", "part"), TRAINED, ids=[f"{entrant.title} {part}" for entrant, part in TRAINED]
 )
 
 
@@ -170,7 +193,9 @@ def plain(tracks: Tracks) -> list[Any]:
 
 @every_model
 def test_something_is_seen_in_these_films_or_the_others_prove_nothing(entrant: Entrant):
-    said, _ = played(fresh(entrant), [film(5, seed=0)])
+    model = fresh(entrant)
+    said, state = played(model, [film(5, seed=0)])
+    said.append(model.finish(state))
     assert sum(len(sighting.track_ids) for tracks in said for sighting in tracks[0].sightings) > 3
 
 
@@ -206,17 +231,26 @@ def test_a_film_of_many_shots_goes_on_finding_objects_and_its_memory_stays_as_it
     for shot in range(11, 25):
         more, state = played(model, [film(3, seed=shot)], state)
         said += more
+        assert waiting(state) <= entrant.late_frames
     assert bytes_of(state) == size
-    late = {track for tracks in said[-9:] for sighting in tracks[0].sightings for track in sighting.track_ids}
+    frames = len(said)
+    told = [sighting for tracks in [*said, model.finish(state)] for sighting in tracks[0].sightings]
+    late = {track for sighting in told[-9:] for track in sighting.track_ids}
     assert late
     if entrant.slots:
         assert max(late) >= 2 * entrant.slots  # ids count births: it has long held more objects than it has slots
-    assert [sighting.frame for tracks in said for sighting in tracks[0].sightings] == list(range(len(said)))
+    assert [sighting.frame for sighting in told] == list(range(frames))
 
 
 def bytes_of(state: Any) -> int:
     tensors = (getattr(state, field.name) for field in fields(state))
     return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
+
+
+def waiting(state: Any) -> int:
+    """Frames of the one video whose masks a state holds, if it holds any."""
+    held = [getattr(state, field.name)[0] for field in fields(state) if isinstance(getattr(state, field.name), tuple)]
+    return max(map(len, held), default=0)
 
 
 @every_model

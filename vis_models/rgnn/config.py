@@ -11,7 +11,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from vis_models.config import ModelConfig
 from vis_models.layers.backbone_config import ResNetConfig
-from vis_models.yolact.config import YolactConfig
+from vis_models.yolact.config import YolactConfig, YolactDetectorConfig
 
 SWITCHES = (
     "embedding", "bottleneck", "bottleneck_layers", "gnn", "gnn_blocks", "gnn_residual", "node_update", "association",
@@ -112,6 +112,12 @@ class RgnnConfig(ModelConfig):
     @property
     def frame_px(self) -> tuple[int, int]:
         return self.detector.image_size
+
+    @property
+    def as_detector(self) -> YolactDetectorConfig:
+        """The detector that a tracker of rules can take: it finds what enters the graph."""
+        own = {"detections": self.detections, "min_score": self.min_score, "nms_iou": self.nms_iou}
+        return YolactDetectorConfig.model_validate(self.detector.model_dump() | own)
 
     def require_trainable(self) -> None:
         if self.tracks < self.detections:

@@ -25,6 +25,7 @@ from vis_models.rgnn.config import RgnnConfig
 from vis_models.rgnn.graph import Gate, GnnBlock, Graph, Residual
 from vis_models.rgnn.state import FREE, KEPT, SEEN, Births, Decisions, RgnnEncoded, RgnnState
 from vis_models.types import Clips, Detections, Frames, Objects, Sighting, Tracks, Verdict, VideoInfo
+from vis_models.yolact.detector import as_detections
 from vis_models.yolact.model import Yolact
 
 INITIAL_VARIANCES = ("initial_variance_logit", "empty_initial_variance_logit")
@@ -126,13 +127,11 @@ class Rgnn(nn.Module):
 
     @torch.no_grad()
     def encode_objects(self, frames: Frames, objects: Objects) -> RgnnEncoded:
-        """A tracker behind a perfect detector: the image oracle of Yang, Fan, Xu, "Video instance segmentation", 2019.
-
-        The largest objects take the detections' slots; crowds and objects of unknown class take none.
-        """
+        """A tracker behind a perfect detector: the image oracle of Yang, Fan, Xu, ICCV 2019."""
         output = self.detector(frames.pixels)
         _, c4, c5 = output.features
-        return self.attend(self._as_detections(objects, map_size(output.prototypes)), c4, c5)
+        config, size = self.config, map_size(output.prototypes)
+        return self.attend(as_detections(objects, config.detections, config.classes, size), c4, c5)
 
     @torch.no_grad()
     def start(self, videos: list[VideoInfo]) -> RgnnState:
@@ -184,25 +183,6 @@ class Rgnn(nn.Module):
         found = self.detector.detect(output, config.detections, config.min_score, config.nms_iou)
         _, c4, c5 = output.features
         return self.attend(found, c4, c5)
-
-    def _as_detections(self, objects: Objects, size: tuple[int, int]) -> Detections:
-        """The visible objects of F frames, the largest first, in slots; `size`: of the detector's masks."""
-        slots, classes = self.config.detections, self.config.detector.num_classes
-        masks, boxes_px, visible = objects.masks[:, 0], objects.boxes_px[:, 0], objects.visible[:, 0]
-        usable = visible & ~objects.crowd & (objects.labels >= 0)
-        area = masks.flatten(2).sum(2).masked_fill(~usable, -1)
-        spare = max(0, slots - area.shape[1])
-        rank, best = F.pad(area, (0, spare), value=-1).topk(slots, dim=1)
-        rows = torch.arange(len(best), device=best.device)[:, None]
-        best, valid = best.clamp(max=area.shape[1] - 1), rank > 0
-        share = F.adaptive_avg_pool2d(masks[rows, best].float(), size).clamp(0.0025, 0.9975)  # logits of -6 to 6
-        chosen = F.one_hot(objects.labels[rows, best].clamp(min=0) + 1, classes + 1)
-        return Detections(
-            boxes_px=boxes_px[rows, best] * valid[..., None],
-            class_logits=20.0 * chosen - 10,
-            mask_logits=share.logit(),
-            valid=valid,
-        )
 
     def attend(self, found: Detections, c4: Float[Tensor, "F _ _ _"], c5: Float[Tensor, "F _ _ _"]) -> RgnnEncoded:
         """The features under the detections, however these were found."""

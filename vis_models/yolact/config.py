@@ -72,3 +72,18 @@ class YolactConfig(Config):
             prior_denominator=550.0,
             square_priors=True,
         )
+
+
+class YolactDetectorConfig(YolactConfig):
+    """YOLACT as what a tracker looks through: the boxes that it hands on, as RGNN takes them."""
+
+    name: Literal["yolact"] = "yolact"
+    detections: PositiveInt = 16
+    """N: of a frame, at most."""
+    min_score: float = Field(0.03, ge=0, le=1)
+    """Least probability of the best class."""
+    nms_iou: float = Field(0.7, ge=0, le=1)
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        return {name: value for name, value in super().seen.items() if name in YolactConfig.model_fields}

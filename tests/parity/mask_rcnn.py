@@ -96,7 +96,7 @@ def forward(case: Case) -> None:
         case.close("out.boxes", found.boxes_px, NETWORK)
         case.close("out.scores", found.scores, NETWORK)
         case.same("out.labels", found.labels + 1)
-        encoded = model.in_slots(found, model.masks(levels, found), sizes)
+        encoded = model.in_slots(found, model.masks_under(levels, found), sizes)
     case.close("out.mask_probability_first_12", encoded.mask_logits[0, :12].sigmoid(), 1e-3)  # stored in 16 bits
     original = (int(case["in.original_size"][0]), int(case["in.original_size"][1]))
     scale = torch.tensor(original) / sizes[0]

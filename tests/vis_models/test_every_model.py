@@ -69,12 +69,15 @@ def rgnn(**changes: Any) -> Rgnn:
     return model
 
 
-def linked(tracker: str, **changes: Any) -> Linked:
+def linked(tracker: str, detector: Callable[[], Any] | None = None, **changes: Any) -> Linked:
     rules = {"name": tracker, "detection_score": 0.0, "duplicate_iou": 0.9} | changes
     if tracker != "seq":
         rules["tracks"] = 5
-    detector = small_config().as_detector.model_dump()
-    return Linked(LinkedConfig.model_validate({"detector": detector, "tracker": rules, "slot_recycling": True}))
+    parts = {"detector": detector().config.as_detector if detector else small_config().as_detector, "tracker": rules}
+    model = Linked(LinkedConfig.model_validate(parts | {"slot_recycling": True}))
+    if detector:
+        model.detector.load_state_dict(detector().detector.state_dict())
+    return model
 
 
 def tiny() -> Tiny:
@@ -123,6 +126,8 @@ MODELS = (
     Entrant("rgnn", rgnn, slots=5, restless=lambda: rgnn(keep_active_logit=9.0)),
     Entrant("linked", partial(linked, "greedy"), slots=5, tracker="greedy"),
     Entrant("linked", partial(linked, "iou"), trained=False, slots=5, tracker="iou"),
+    Entrant("linked", partial(linked, "iou", masktrack), trained=False, slots=5, tracker="iou on mask_rcnn"),
+    Entrant("linked", partial(linked, "propagation", masktrack), trained=False, slots=5, tracker="carried mask_rcnn"),
     Entrant("linked", partial(linked, "propagation"), trained=False, slots=5, tracker="propagation"),
     Entrant("linked", partial(linked, "deepsort", keep_frames=2), trained=False, slots=5, tracker="deepsort"),
     Entrant(

@@ -105,3 +105,13 @@ class MaskRcnnConfig(Config):
                 f"{self.extra_levels} extra): expected one for each"
             )
         return self
+
+
+class MaskRcnnDetectorConfig(MaskRcnnConfig):
+    """Mask R-CNN as what a tracker looks through."""
+
+    name: Literal["mask_rcnn"] = "mask_rcnn"
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        return {name: value for name, value in super().seen.items() if name in MaskRcnnConfig.model_fields}

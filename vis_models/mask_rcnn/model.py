@@ -191,7 +191,7 @@ class MaskRcnn(nn.Module):
         levels = self.pyramid(images)
         proposals = self.propose(self.regions(levels, (images.shape[-2], images.shape[-1])), sizes)
         found = self.boxes(levels, proposals, sizes)
-        return self.in_slots(found, self.masks(levels, found), sizes), levels
+        return self.in_slots(found, self.masks_under(levels, found), sizes), levels
 
     def boxes(
         self,
@@ -229,7 +229,7 @@ class MaskRcnn(nn.Module):
         index = torch.cat(kept)
         return Boxes(boxes[index], frame[index], scores[index], label[index], probability[row[index]])
 
-    def masks(self, levels: Sequence[Float[Tensor, "F _ _ _"]], found: Boxes) -> Float[Tensor, "R m m"]:
+    def masks_under(self, levels: Sequence[Float[Tensor, "F _ _ _"]], found: Boxes) -> Float[Tensor, "R m m"]:
         """Logits of each detection's own class."""
         logits = self.mask_logits(self.pooled(levels, found.boxes_px, found.frame, MASK_CELLS))
         return logits[torch.arange(len(logits), device=logits.device), found.labels + 1]

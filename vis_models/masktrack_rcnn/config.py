@@ -6,7 +6,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from vis_models.config import ModelConfig
 from vis_models.layers.backbone_config import ResNetConfig
-from vis_models.mask_rcnn.config import MaskRcnnConfig
+from vis_models.mask_rcnn.config import MaskRcnnConfig, MaskRcnnDetectorConfig
 
 
 class MaskTrackConfig(ModelConfig):
@@ -80,6 +80,11 @@ class MaskTrackConfig(ModelConfig):
     @property
     def frame_px(self) -> tuple[int, int] | None:
         return self.detector.image_size
+
+    @property
+    def as_detector(self) -> MaskRcnnDetectorConfig:
+        """The detector that another tracker can take."""
+        return MaskRcnnDetectorConfig.model_validate(self.detector.model_dump())
 
     @property
     def switches(self) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from vis_models.config import Config, ModelConfig
+from vis_models.mask_rcnn.config import MaskRcnnDetectorConfig
 from vis_models.yolact.config import YolactDetectorConfig
 
-DetectorConfig = YolactDetectorConfig
-"""Told apart by `name`, as trackers are, as soon as there is a second one."""
+DetectorConfig = Annotated[YolactDetectorConfig | MaskRcnnDetectorConfig, Field(discriminator="name")]
 
 
 class Tracker(Config):
@@ -126,7 +126,7 @@ class LinkedConfig(ModelConfig):
         return self.model_copy(update={"detector": self.detector.model_copy(update={"num_classes": count})})
 
     @property
-    def frame_px(self) -> tuple[int, int]:
+    def frame_px(self) -> tuple[int, int] | None:
         return self.detector.image_size
 
     @property

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vis_models.mask_rcnn.detector import MaskRcnnDetector
 from vis_models.trackers.config import LinkedConfig
 from vis_models.trackers.contract import Candidates, Seen, trackable
 from vis_models.trackers.deep_sort import DeepSort
@@ -17,7 +18,7 @@ from vis_models.trackers.seq_tracker import SeqTracker
 from vis_models.types import Frames, Objects, Rows, Tracks, VideoInfo
 from vis_models.yolact.detector import YolactDetector
 
-DETECTORS: dict[str, Any] = {"yolact": YolactDetector}
+DETECTORS: dict[str, Any] = {"yolact": YolactDetector, "mask_rcnn": MaskRcnnDetector}
 TRACKERS: dict[str, Any] = {
     "greedy": Greedy,
     "iou": IouTracker,

@@ -1,0 +1,115 @@
+"""Mask R-CNN as a detector whose objects a tracker links (`trackers/contract.py`), and given objects in its place.
+
+Source and axes: as `model.py`; h, w cells of the feature map, which is the pyramid's second level.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vis_models.layers.paste_masks import paste
+from vis_models.layers.roi_align import align_own
+from vis_models.mask_rcnn.config import MaskRcnnDetectorConfig
+from vis_models.mask_rcnn.model import DIVISOR, MaskRcnn
+from vis_models.trackers.contract import Candidates, Sizes
+from vis_models.types import Frames, Masks, Objects, VideoInfo
+from vis_models.yolact.detector import as_detections
+
+LEVEL = 1
+"""Of the pyramid, whose cells trackers look at."""
+FINER = 4
+"""Pixels along a side of a cell, by which its share under a mask is told."""
+MASK_SIDE = 28
+"""Of the masks of given objects."""
+
+
+class MaskRcnnDetector(MaskRcnn):
+    """A `Detector`. One proposal can be several detections, each of one class."""
+
+    config: MaskRcnnDetectorConfig
+
+    def sizes(self, video: VideoInfo, features: bool) -> Sizes:
+        stride = self.backbone_stride * 2**LEVEL
+        height, width = (-(-side // DIVISOR) * DIVISOR // stride for side in self.frame_size(video))
+        shape = (self.config.channels, height, width) if features else (0, 0, 0)
+        return Sizes(self.config.detections, self.config.num_classes, shape)
+
+    def encode(self, frames: Frames, features: bool) -> Candidates:  # type: ignore[override]
+        found, levels = self.detect(frames.pixels)
+        chance = torch.zeros_like(found.class_scores)  # of its own class: its others are detections of their own
+        chance.scatter_(2, found.labels[..., None], found.scores[..., None])
+        return self._candidates(found.boxes_px, chance, found.mask_logits, found.valid, frames, levels, features)
+
+    def encode_objects(self, frames: Frames, objects: Objects, features: bool) -> Candidates:
+        """The image oracle; without features the network has nothing to say."""
+        height, width = frames.pixels.shape[-2:]
+        found = as_detections(objects, self.config.detections, self.config.num_classes, (height, width))
+        share = align_own(found.mask_logits.sigmoid().flatten(0, 1), found.boxes_px.flatten(0, 1), MASK_SIDE)
+        logits = share.clamp(0.0025, 0.9975).logit().unflatten(0, found.valid.shape)
+        levels = None
+        if features:
+            sizes = torch.tensor([[height, width]], device=frames.pixels.device).expand(len(frames.pixels), 2)
+            levels = self.pyramid(self.normalised(frames.pixels, sizes))
+        chance = found.class_logits.softmax(-1)[..., 1:]
+        return self._candidates(found.boxes_px, chance, logits, found.valid, frames, levels, features)
+
+    def masks(self, found: Candidates, which: Sequence[int], size_px: tuple[int, int], exclusive: bool) -> Masks:
+        frame_px = self.frame_size(VideoInfo("", *size_px))
+        masks = _pasted(found.mask_logits[0, list(which)], found.boxes_px[0, list(which)], frame_px, size_px)
+        if not exclusive:
+            return masks
+        chance = found.chance[0, list(which)].amax(-1)
+        return _without_overlap(masks, chance.argsort(descending=True, stable=True).tolist())
+
+    def fusible(self) -> tuple[nn.Module, ...]:
+        return (self.backbone, self.fpn) if self.config.image_size else ()
+
+    def _candidates(
+        self,
+        boxes_px: Float[Tensor, "F N 4"],
+        chance: Float[Tensor, "F N C"],
+        mask_logits: Float[Tensor, "F N m m"],
+        valid: Tensor,
+        frames: Frames,
+        levels: Sequence[Tensor] | None,
+        features: bool,
+    ) -> Candidates:
+        if levels is None or not features:
+            count, slots = valid.shape
+            nothing = boxes_px.new_zeros(count, slots, 0, 0), boxes_px.new_zeros(count, 0, 0, 0)
+            return Candidates(boxes_px, chance, mask_logits, valid, *nothing)
+        map_ = levels[LEVEL].float()
+        height, width = map_.shape[-2:]
+        stride = self.backbone_stride * 2**LEVEL
+        fine = (height * FINER, width * FINER)
+        cover = map_.new_zeros(*valid.shape, height, width)
+        for frame, own in enumerate(valid):
+            slots_ = own.nonzero().squeeze(1)
+            if len(slots_):
+                boxes = boxes_px[frame, slots_] * (FINER / stride)
+                whole = paste(mask_logits[frame, slots_].float().sigmoid(), boxes, fine).whole()
+                cover[frame, slots_] = F.avg_pool2d(whole.float()[None], FINER)[0].to(cover.device)
+        return Candidates(boxes_px, chance, mask_logits, valid, cover, map_)
+
+
+def _pasted(
+    logits: Float[Tensor, "T m m"], boxes_px: Float[Tensor, "T 4"], frame_px: tuple[int, int], size_px: tuple[int, int]
+) -> Masks:
+    """`boxes_px`: in a frame of the model's size."""
+    scale = boxes_px.new_tensor([size_px[1] / frame_px[1], size_px[0] / frame_px[0]]).repeat(2)
+    return paste(logits.float().sigmoid(), boxes_px * scale, size_px)
+
+
+def _without_overlap(masks: Masks, order: Sequence[int]) -> Masks:
+    """A pixel goes to the first mask of the order that has it."""
+    taken = torch.zeros(masks.size_px, dtype=torch.bool)
+    parts = list(masks.parts)
+    for n in order:
+        (x, y), part = masks.corners_px[n], parts[n]
+        there = taken[y : y + part.shape[0], x : x + part.shape[1]]
+        parts[n] = part & ~there
+        there |= part
+    return Masks(masks.size_px, masks.corners_px, parts)

@@ -33,6 +33,10 @@ class ModelCard(Config):
     command: str = ""
     created_at: datetime
     metrics: dict[str, float] = Field(default_factory=dict)
+    source: str = ""
+    """Of a published checkpoint: where its file is from, and its digest."""
+    licence: str = ""
+    """Under which its authors publish it."""
     sha256: str = ""
     """Of `model.safetensors`; filled in when saved."""
 

@@ -174,7 +174,7 @@ def initialise(model: nn.Module, path: Path, classes: tuple[Category, ...] = ())
     """
     path = weights_of(path)
     state = read_tensors(path)
-    layout, renamed = _of_this_model(model, state) if hasattr(model, "from_published") else _rename(state)
+    layout, renamed = _of_this_model(model, state) if hasattr(model, "from_published") else rename(state)
     if layout is None:
         known = getattr(model, "published", KNOWN)
         raise BadConfig(f"{path}: unknown layout, keys such as {', '.join(sorted(state)[:3])}. Known: {known}.")
@@ -339,7 +339,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _of_this_model(model: Any, state: dict[str, Tensor]) -> tuple[str | None, dict[str, Tensor]]:
-    """As `_rename`, by what the model itself says of a file. All of them say `detector.` of what finds objects."""
+    """As `rename`, by what the model itself says of a file. All of them say `detector.` of what finds objects."""
     if (
         any(key.startswith("detector.backbone.conv1") for key in state)
         and "detector.fpn.inner_blocks.0.0.weight" in state
@@ -350,7 +350,7 @@ def _of_this_model(model: Any, state: dict[str, Tensor]) -> tuple[str | None, di
     return layout, {key if key.startswith(own) else f"detector.{key}": tensor for key, tensor in renamed.items()}
 
 
-def _rename(state: dict[str, Tensor]) -> tuple[str | None, dict[str, Tensor]]:
+def rename(state: dict[str, Tensor]) -> tuple[str | None, dict[str, Tensor]]:
     """The layout of a checkpoint and its tensors under the names of a whole model: `detector.` is its `Yolact`."""
     if "layer1.0.conv1.weight" in state:
         keys = {key: f"detector.backbone.{key}" for key in state if not key.startswith("fc.")}

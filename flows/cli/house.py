@@ -55,11 +55,12 @@ def _list_models() -> None:
     from jobs.store import LAYOUT, Store
 
     store = Store.open(Settings())
-    rows = [("model", "kind", "registered", "state", "data", "figures")]
+    rows = [("model", "kind", "registered", "state", "data", "figures", "source and licence")]
     for name, card in registered(store).items():
         when = f"{card.created_at:%Y-%m-%d %H:%M}"
-        rows.append((name, card.kind, when, "whole", short(card.data), in_words(card.metrics)))
-    rows += [(name, "", "", "damaged", "", why) for name, why in damaged(store).items()]
+        origin = "; ".join(filter(None, (card.source, card.licence)))
+        rows.append((name, card.kind, when, "whole", short(card.data), in_words(card.metrics), origin))
+    rows += [(name, "", "", "damaged", "", why, "") for name, why in damaged(store).items()]
     print_table(rows)
     print(f"models      {store.uri(f'{LAYOUT}/models')}")
 
@@ -82,6 +83,62 @@ def link(
     store = Store.open(Settings())
     card = link(store, model, tracker, name, changes_of(change or []), typed())
     print(f"model       {store.uri(f'{LAYOUT}/models/{card.name}')}, {card.kind}")
+
+
+TrackerOption = Annotated[
+    str | None,
+    typer.Option("--tracker", help="greedy, iou, propagation, deepsort or seq; default: its own, if it has one."),
+]
+
+
+@models_app.command("import")
+def import_(
+    file: Annotated[str, typer.Argument(help="A .pth or .safetensors file, or its s3:// address.")],
+    classes: Annotated[
+        str, typer.Option(help="What it was trained on: coco, ytvis2019, ytvis2021, ovis, or a file of names.")
+    ] = "",
+    tracker: TrackerOption = None,
+    name: Annotated[str | None, typer.Option(help="Of the new model; default: that of the file.")] = None,
+    partly: Annotated[bool, typer.Option("--partly", help="Take what fits; the rest keeps fresh weights.")] = False,
+) -> None:
+    """Register a published checkpoint as a model: torchvision, mmdetection, MaskTrack R-CNN, YOLACT or RGNN."""
+    from jobs.settings import Settings
+    from jobs.store import LAYOUT, Store
+    from jobs.training.importing import import_file
+
+    store = Store.open(Settings())
+    card, report = import_file(store, file, classes, name, tracker, partly, typed())
+    print(f"loaded      {report}")
+    print(f"model       {store.uri(f'{LAYOUT}/models/{card.name}')}, {card.kind}, {len(card.classes)} classes")
+
+
+@models_app.command()
+def fetch(
+    published: Annotated[str | None, typer.Argument(help="Name of a listed checkpoint; none: list them.")] = None,
+    tracker: TrackerOption = None,
+    name: Annotated[str | None, typer.Option(help="Of the new model; default: that of the checkpoint.")] = None,
+) -> None:
+    """Fetch a published checkpoint from where its authors put it, and register its model."""
+    from flows.progress import at_terminal
+    from jobs.settings import Settings
+    from jobs.store import LAYOUT, Store
+    from jobs.training.fetching import PUBLISHED
+    from jobs.training.importing import fetch_model
+
+    if published is None:
+        print_table(
+            [("name", "what", "licence"), *((key, each.about, each.licence) for key, each in PUBLISHED.items())]
+        )
+        return
+    store = Store.open(Settings())
+    with at_terminal() as progress:
+        path, card, said = fetch_model(store, published, name, tracker, typed(), progress)
+    print(f"fetched     {path}")
+    print(f"            {said}")
+    if card:
+        print(f"model       {store.uri(f'{LAYOUT}/models/{card.name}')}, {card.kind}, {len(card.classes)} classes")
+    else:
+        print(f"            a backbone: vis train --init {path}")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`vis up`: a local Prefect server, a worker and the four deployments, until Ctrl-C.
+"""`vis up`: a local Prefect server, a worker and the deployments, until Ctrl-C.
 
 The SQLite database and the logs of server and worker lie in `home`. A flow run is what `vis` would be, typed in the
 folder in which `vis up` was started: the same vis.toml, the same VIS_* and relative paths. So settings travel in the

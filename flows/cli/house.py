@@ -163,7 +163,7 @@ def up(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 4200,
     home: Annotated[Path, typer.Option(help="Database and logs of the server.")] = Path(".vis/prefect"),
 ) -> None:
-    """Start a local Prefect server, a worker and the four deployments, until Ctrl-C."""
+    """Start a local Prefect server, a worker and the deployments, until Ctrl-C."""
     from flows.up import up
     from jobs.settings import Settings
 

@@ -90,10 +90,11 @@ def fetch(name: str, settings: Settings, progress: Progress | None = None) -> Fe
             if progress:
                 progress(f"fetch {name}", done, total, {})
     except (httpx.HTTPError, OSError) as error:
+        use = f"vis models import FILE --classes {wanted.classes}" if wanted.classes else "vis train --init FILE"
         kept = f"; {arriving.stat().st_size} bytes are kept, the same command goes on" if arriving.exists() else ""
         raise BadConfig(
             f"{wanted.url} cannot be fetched ({_why(error)}){kept}. Where no network leads there, bring the file "
-            f"another way and name it: vis models import FILE --classes {wanted.classes or 'DATA_SET'}"
+            f"another way and name it: {use}"
         ) from None
     digest, checked = _check(wanted, arriving)
     os.replace(arriving, path)

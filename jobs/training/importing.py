@@ -39,11 +39,11 @@ def import_file(
         raise BadConfig(f"--name: {error}") from None
     if name in models.registered(store):
         raise BadConfig(f"--name {name}: a registered model has it already, take another")
-    from vis_models.published import import_weights, sha256_of  # brings torch
-
     path = store.local_copy(file)
     if not path.is_file():
         raise BadConfig(f"no checkpoint at {file}: give the path of a .pth or .safetensors file")
+    from vis_models.published import import_weights, sha256_of  # brings torch
+
     with tempfile.TemporaryDirectory() as scratch:
         card, report = import_weights(
             path,

@@ -43,9 +43,9 @@ def link(
         raise BadConfig(f"--name: {error}") from None
     if name in models.registered(store):
         raise BadConfig(f"--name {name}: a registered model has it already, take another")
+    source = store.local_copy(models.find(store, model))
     from vis_models.trackers import linking  # brings torch
 
-    source = store.local_copy(models.find(store, model))
     with tempfile.TemporaryDirectory() as scratch:
         card = linking.link(source, Path(scratch), {**(fields or {}), "name": tracker}, name, typed)
         models.put(store, name, Path(scratch))

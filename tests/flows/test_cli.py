@@ -55,6 +55,8 @@ BEFORE_AN_ENGINE = [
     (["ablate", "--detector", "m", "--row", "simpel"], "did you mean simple"),
     (["ablate", "--detector", "m", "--row", "resnet101"], "'resnet101' changes the detector itself"),
     (["runs", "show", "nothing"], "no run 'nothing'"),
+    (["models", "import", "/nowhere.pth"], "no checkpoint at /nowhere.pth"),
+    (["models", "fetch", "resnet5"], "did you mean resnet50"),
     (["models", "link", "nobody"], "nobody is neither a registered model"),
     (["models", "link", "m", "--tracker", "iuo"], "unknown tracker 'iuo', did you mean iou"),
     (["models", "--device", "tpu"], "'auto', 'cpu', 'cuda'"),

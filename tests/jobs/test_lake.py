@@ -163,8 +163,10 @@ def test_other_engines_read_the_rows_that_are_published_and_no_others(store: Sto
     by_polars = masks.group_by("video_id").len().sort("video_id").collect()
     assert by_polars.rows() == wanted
     table = DeltaTable(store.uri("tables/masks"), storage_options=access)
-    if store.is_local:
-        files = duckdb.read_parquet(table.file_uris())
+    with duckdb.connect() as connection:
+        if not store.is_local:
+            connection.register_filesystem(store.fs)
+        files = connection.read_parquet(table.file_uris())
         assert files.aggregate("video_id, count(*)").order("video_id").fetchall() == wanted
     older = DeltaTable(store.uri("tables/masks"), version=1, storage_options=access)
     assert sum(pa.table(older.get_add_actions())["num_records"].to_pylist()) == 5, "as it was after the first commit"

@@ -54,7 +54,8 @@ class DeltaTables:
 
     @property
     def exist(self) -> bool:
-        return bool(self._handles) or self.store.exists(f"{self.root}/{list(self._schemas)[-1]}/_delta_log")
+        last = list(self._schemas)[-1]
+        return last in self._handles or self.store.exists(f"{self.root}/{last}/_delta_log")
 
     def create(self, descriptions: Mapping[str, str]) -> None:
         """Make those that are not there."""

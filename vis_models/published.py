@@ -4,7 +4,6 @@ Nothing is trained, and nothing is guessed: a network of which a tensor is missi
 refused, unless that is asked for. Layouts are those of `mask_rcnn/layouts.py` and `checkpoints.py`.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -32,8 +31,8 @@ KNOWN = (
     "torchvision Mask R-CNN (v1, v2), mmdetection Mask R-CNN, MaskTrack R-CNN (original, mmtracking), YOLACT, RGNN as "
     "its authors released it"
 )
-OWN = {"RGNN": "rgnn", "original MaskTrack R-CNN": "masktrack_rcnn", "mmtracking MaskTrack R-CNN": "masktrack_rcnn"}
-"""Layouts that bring a tracker, and the model that it is."""
+MASKTRACK = ("original MaskTrack R-CNN", "mmtracking MaskTrack R-CNN")
+"""Layouts of Mask R-CNN that bring a tracker."""
 
 
 class Network(NamedTuple):
@@ -107,7 +106,7 @@ def recognise(path: Path, tracker: str | None = None) -> Network:
             hint = "a backbone starts a training: vis train --init" if layout else f"known are {KNOWN}"
             raise BadConfig(f"{path} {kind}, expected a whole detector; {hint}")
         network = _yolact(layout, tensors)
-    if tracker is None or tracker == OWN.get(network.layout):
+    if tracker is None:
         if network.model == "linked":
             raise BadConfig(f"{path} is a {network.layout}, which finds objects and links none: name a --tracker")
         return network
@@ -126,8 +125,11 @@ def categories(classes: str, outputs: int) -> tuple[Category, ...]:
     if not path.is_file():
         return class_list(classes, outputs)
     if path.suffix == ".json":
-        entries = load_json(path, "a JSON with categories", "categories").get("categories", [])
-        listed = tuple(Category(id=entry["id"], name=entry["name"]) for entry in entries)
+        try:
+            entries = load_json(path, "a JSON with categories", "categories")["categories"]
+            listed = tuple(Category(id=entry["id"], name=entry["name"]) for entry in entries)
+        except (KeyError, TypeError, ValueError):
+            raise BadConfig(f"{path}: expected `categories`, a list of objects with `id` and `name`") from None
     else:
         words = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         listed = tuple(Category(id=number, name=word) for number, word in enumerate(words, start=1))
@@ -140,7 +142,7 @@ def _mask_rcnn(layout: str, tensors: dict[str, Tensor]) -> Network:
     own = {key if key.startswith("track_head.") else f"detector.{key}": value for key, value in tensors.items()}
     classes = len(tensors["box_predictor.cls_score.weight"]) - 1
     backbone = _resnet(tensors, "backbone.")
-    if layout in OWN:
+    if layout in MASKTRACK:
         code = "original" if layout.startswith("original") else "mmtracking"
         whole = MaskTrackConfig.released(code)  # type: ignore[arg-type]
         detector = whole.detector.model_copy(update={"num_classes": classes, "backbone": backbone})
@@ -180,9 +182,3 @@ def _resnet(tensors: Mapping[str, Tensor], prefix: str) -> ResNetConfig:
     out, inner = tensors[f"{prefix}layer1.0.conv2.weight"].shape[:2]
     groups = out // inner
     return ResNetConfig(depth=depth) if groups == 1 else ResNetConfig(depth=depth, groups=groups, group_width=inner)
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

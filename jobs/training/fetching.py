@@ -123,8 +123,7 @@ def _bring(url: str, path: Path) -> Iterator[tuple[int, int]]:
 
 def _check(wanted: Published, path: Path) -> tuple[str, bool]:
     """(sha256, whether it was known before). Raises BadConfig, and removes the file: it is another one."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(path)
     named = re.search(r"-([0-9a-f]{8})\.\w+$", wanted.url)
     noted = path.with_name(f"{wanted.url.rpartition('/')[2]}.sha256")
     expected = named[1] if named else noted.read_text().strip() if noted.exists() else ""
@@ -137,6 +136,12 @@ def _check(wanted: Published, path: Path) -> tuple[str, bool]:
     if not expected:
         noted.write_text(digest)
     return digest, bool(expected)
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _why(error: Exception) -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from jobs import models
 from jobs.store import Store
-from jobs.training.fetching import fetch, published
-from jobs.training.recipes.base import fit_name
+from jobs.training.fetching import fetch, published, sha256_of
+from jobs.training.linking import free_name, require_tracker
 from vis_models.cards import ModelCard
 from vis_models.config import BadConfig
 from vis_models.progress import Progress
@@ -32,17 +32,13 @@ def import_file(
     Raises:
         BadConfig: no such file, a name that is taken, and what `import_weights` refuses.
     """
-    name = name or Path(file).name.partition(".")[0]
-    try:
-        fit_name(name)
-    except ValueError as error:
-        raise BadConfig(f"--name: {error}") from None
-    if name in models.registered(store):
-        raise BadConfig(f"--name {name}: a registered model has it already, take another")
+    if tracker is not None:
+        require_tracker(tracker)
+    name = free_name(store, name or Path(file).name.partition(".")[0])
     path = store.local_copy(file)
     if not path.is_file():
         raise BadConfig(f"no checkpoint at {file}: give the path of a .pth or .safetensors file")
-    from vis_models.published import import_weights, sha256_of  # brings torch
+    from vis_models.published import import_weights  # brings torch
 
     with tempfile.TemporaryDirectory() as scratch:
         card, report = import_weights(

@@ -32,17 +32,8 @@ def link(
     Raises:
         BadConfig: no such model, tracker or field; a model without a detector of its own; a name that is taken.
     """
-    if tracker not in TRACKERS:
-        meant = nearest(tracker, TRACKERS)
-        hint = f"did you mean {meant}" if meant else f"expected one of {', '.join(TRACKERS)}"
-        raise BadConfig(f"unknown tracker {tracker!r}, {hint}")
-    name = name or f"{posixpath.basename(model.rstrip('/'))}-{tracker}"
-    try:
-        fit_name(name)
-    except ValueError as error:
-        raise BadConfig(f"--name: {error}") from None
-    if name in models.registered(store):
-        raise BadConfig(f"--name {name}: a registered model has it already, take another")
+    require_tracker(tracker)
+    name = free_name(store, name or f"{posixpath.basename(model.rstrip('/'))}-{tracker}")
     source = store.local_copy(models.find(store, model))
     from vis_models.trackers import linking  # brings torch
 
@@ -50,3 +41,22 @@ def link(
         card = linking.link(source, Path(scratch), {**(fields or {}), "name": tracker}, name, typed)
         models.put(store, name, Path(scratch))
     return card
+
+
+def require_tracker(tracker: str) -> None:
+    """Raises BadConfig: there is none of this name."""
+    if tracker not in TRACKERS:
+        meant = nearest(tracker, TRACKERS)
+        hint = f"did you mean {meant}" if meant else f"expected one of {', '.join(TRACKERS)}"
+        raise BadConfig(f"unknown tracker {tracker!r}, {hint}")
+
+
+def free_name(store: Store, name: str) -> str:
+    """`name`. Raises BadConfig: it cannot be one, or a registered model has it."""
+    try:
+        fit_name(name)
+    except ValueError as error:
+        raise BadConfig(f"--name: {error}") from None
+    if name in models.registered(store):
+        raise BadConfig(f"--name {name}: a registered model has it already, take another")
+    return name

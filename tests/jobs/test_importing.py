@@ -154,6 +154,10 @@ def test_what_is_no_whole_network_or_has_no_tracker_or_classes_is_refused(settin
     refused(write(odd, tmp_path / "odd.pth"), "1 of another shape, such as detector.backbone.layer1.0.conv2.weight")
     refused(write(resnet_shapes(50), tmp_path / "resnet.pth"), "a backbone starts a training: vis train --init")
     refused(write({"encoder.weight": (2, 2)}, tmp_path / "other.pth"), "is of no known layout")
+    refused(whole, "unknown tracker 'iuo', did you mean iou", tracker="iuo")
+    other = tmp_path / "other.json"
+    other.write_text('{"categories": [{"id": 1}]}')
+    refused(whole, "expected `categories`, a list of objects", classes=str(other))
     names = tmp_path / "names.txt"
     names.write_text("cat\ndog\n")
     refused(whole, "names.txt lists 2 classes, the network tells 90 apart", classes=str(names))

@@ -18,6 +18,7 @@ from jobs.segmentation import upkeep
 from jobs.store import FileRef, Part, Plan, Store, now
 from tests import published
 from tests.jobs.test_tables import mask_row, video_row
+from vis_models.config import BadConfig
 
 pytestmark = pytest.mark.unit
 
@@ -74,6 +75,24 @@ def test_a_unit_is_published_once_however_often_it_is_committed(store: Store):
     assert seen(store) == {"a": 2, "b": 3, "c": 1}, "what is published stays, what is new comes"
     assert lake.batches()["number"].to_pylist() == [1, 2]
     assert lake.known(["a", "c", "z"]) == {"a", "c"}
+
+
+def test_tables_of_which_some_could_not_be_made_are_made_by_the_next_commit(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    lake, make = Lake(store), DeltaTable.create
+
+    def create(*given: Any, **more: Any) -> Any:
+        if more["name"] == "errors":
+            raise OSError("the disk is gone")
+        return make(*given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jobs.delta.DeltaTable.create", create)
+        with pytest.raises((OSError, BadConfig), match="the disk is gone"):
+            lake.commit([part(store, "r1", {"a": 2})])
+    lake.commit([part(store, "r2", {"a": 2})])
+    assert seen(store) == {"a": 2}
 
 
 def test_new_rows_take_the_place_of_old_ones_in_one_commit(store: Store):

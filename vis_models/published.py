@@ -28,8 +28,8 @@ from vis_models.trackers.config import LinkedConfig
 from vis_models.yolact.config import YolactConfig, YolactDetectorConfig
 
 KNOWN = (
-    "torchvision Mask R-CNN (v1, v2), mmdetection Mask R-CNN, MaskTrack R-CNN (original, mmtracking), YOLACT, RGNN as "
-    "its authors released it"
+    "torchvision Mask R-CNN (v1, v2), mmdetection and detectron2 Mask R-CNN, MaskTrack R-CNN (original, mmtracking), "
+    "YOLACT, RGNN as its authors released it"
 )
 MASKTRACK = ("original MaskTrack R-CNN", "mmtracking MaskTrack R-CNN")
 """Layouts of Mask R-CNN that bring a tracker."""
@@ -149,6 +149,12 @@ def _mask_rcnn(layout: str, tensors: dict[str, Tensor]) -> Network:
         return Network(layout, "masktrack_rcnn", whole.model_copy(update={"detector": detector}), own)
     if layout.startswith("torchvision"):
         base = MaskRcnnConfig.torchvision(2 if layout.endswith("v2") else 1)
+    elif layout.startswith("detectron2"):
+        base = MaskRcnnConfig.detectron2()
+        if backbone.groups > 1:
+            base = base.model_copy(update={"std_rgb": MaskRcnnConfig().std_rgb})
+        else:
+            backbone = backbone.model_copy(update={"stride_first": True})
     else:  # its tests' settings, where MaskTrack R-CNN of the same code has others
         tested = {"shorter_px": 800, "longer_most_px": 1333, "min_score": 0.05}
         tested |= {"proposals_per_level": 1000, "proposals": 1000}

@@ -12,7 +12,14 @@ from jobs.training import fetching
 from jobs.training.fetching import Published, fetch
 from jobs.training.importing import fetch_model, import_file
 from tests.jobs.test_web import Web, web  # noqa: F401 - a fixture
-from tests.parity.layouts import mask_rcnn_shapes, masktrack_shapes, resnet_shapes, rgnn_shapes, yolact_shapes
+from tests.parity.layouts import (
+    detectron2_shapes,
+    mask_rcnn_shapes,
+    masktrack_shapes,
+    resnet_shapes,
+    rgnn_shapes,
+    yolact_shapes,
+)
 from vis_models.checkpoints import load_model
 from vis_models.config import BadConfig
 from vis_models.data.class_lists import NAMES, class_list
@@ -104,6 +111,7 @@ def test_the_classes_of_a_data_set_are_as_many_as_the_network_tells_apart():
 
 WHOLE = {
     "torchvision Mask R-CNN v2": (mask_rcnn_shapes(2), "coco", "iou", "mask_rcnn + iou", 90),
+    "detectron2 Mask R-CNN": (detectron2_shapes(), "coco", "iou", "mask_rcnn + iou", 80),
     "mmtracking MaskTrack R-CNN": (masktrack_shapes(True), "ytvis2019", None, "masktrack_rcnn", 40),
     "original MaskTrack R-CNN": (masktrack_shapes(False), "ytvis2019", "seq", "mask_rcnn + seq", 40),
     "YOLACT": (yolact_shapes(101, 80), "coco", "greedy", "yolact + greedy", 80),

@@ -52,6 +52,10 @@ class IdolConfig(ModelConfig):
     """Of the group norms after the projections to `channels`, which they divide."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """In training, after every attention and within every feed-forward part."""
+    padding: Literal["own", "joint"] = "own"
+    """What a picture in a batch of several sizes is padded to: its own multiples of 32 pixels, so that it is answered
+    as it is alone, size by size; or those of the largest, as in the authors' training, whose convolutions and norms
+    see the padding."""
     frozen_stages: NonNegativeInt = Field(1, le=4)
     """Stages of the backbone after its stem that are not trained; the stem is trained with none frozen."""
 
@@ -68,7 +72,13 @@ class IdolConfig(ModelConfig):
     ) -> "IdolConfig":
         """What the published weights of the authors' code run with."""
         shorter, classes = {"ytvis": (480, 40), "ovis": (720, 25)}[data]
-        return cls(backbone=BACKBONES[backbone], num_classes=classes, shorter_px=shorter, longer_most_px=1333)
+        return cls(
+            backbone=BACKBONES[backbone],
+            num_classes=classes,
+            shorter_px=shorter,
+            longer_most_px=1333,
+            padding="joint",
+        )
 
     @property
     def classes(self) -> int:

@@ -151,8 +151,11 @@ class Swin(nn.Module):
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()
         self.patch_embed = PatchEmbedding(config.width)
-        rates = torch.linspace(0, config.drop_path, sum(config.blocks)).split(list(config.blocks))
-        stages = [Stage(config, stage, own.tolist()) for stage, own in enumerate(rates)]
+        numbers, last = iter(range(sum(config.blocks))), sum(config.blocks) - 1
+        stages = [
+            Stage(config, stage, [config.drop_path * next(numbers) / last for _ in range(count)])
+            for stage, count in enumerate(config.blocks)
+        ]
         self.layers: Sequence[Stage] = nn.ModuleList(stages)  # type: ignore[assignment]
         self.stage_channels = tuple(config.width * 2**stage for stage in range(len(config.blocks)))
         """Of C2, C3, C4, C5."""

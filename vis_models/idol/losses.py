@@ -1,13 +1,11 @@
 """The training objective of IDOL: what is asked of matched queries, and of embeddings of two frames.
 
-Source: Wu et al., "In defense of online models for video instance segmentation", ECCV 2022, Eq. (2) to (4). Differs from
+Source: Wu et al., "In defense of online models for video instance segmentation", ECCV 2022, Eq. (2) to (4). Unlike
 Eq. (2): sums are divided by the number of matched queries, and weights of the single terms are the released code's.
 
-Axes: F frames, Q queries, S classes, R matched queries of all frames, P positive and N negative embeddings of one object,
+Axes: F frames, Q queries, S classes, R matched queries of all frames, P positive and N negative embeddings,
 D channels of an embedding.
 """
-
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,16 +14,10 @@ from torch import Tensor
 
 from vis_models import boxes as box_ops
 from vis_models.idol.matching import ALPHA, GAMMA
-from vis_models.losses import dice, mean_over_workers, sigmoid_focal
+from vis_models.losses import dice, sigmoid_focal
 
-MASK_STRIDE = 4
 SPARED = 10
 """Negatives that the auxiliary loss draws for each positive."""
-
-
-def matched_count(object_of_query: Int[Tensor, "F Q"]) -> Float[Tensor, ""]:
-    """What every term is divided by: matched queries of this worker's batch, the mean over workers."""
-    return mean_over_workers((object_of_query >= 0).sum()).clamp(min=1)
 
 
 def class_loss(
@@ -53,9 +45,11 @@ def mask_losses(
     return focal.sum() / count, dice(logits, wanted, "detr").sum() / count
 
 
-def at_mask_stride(masks: Bool[Tensor, "A H W"]) -> Bool[Tensor, "A h w"]:
-    """True masks where the network's have their cells: the middle pixel of each."""
-    return masks[:, MASK_STRIDE // 2 :: MASK_STRIDE, MASK_STRIDE // 2 :: MASK_STRIDE]
+def at_cells(masks: Bool[Tensor, "A H W"], logits: Float[Tensor, "R h w"], stride: int) -> Bool[Tensor, "A h w"]:
+    """True masks at the cells of the network's, which are of a picture padded further: the middle pixel of each."""
+    rows, columns = logits.shape[1] * stride, logits.shape[2] * stride
+    whole = F.pad(masks, [0, columns - masks.shape[2], 0, rows - masks.shape[1]])
+    return whole[:, stride // 2 :: stride, stride // 2 :: stride]
 
 
 def contrast(
@@ -81,8 +75,3 @@ def cosine_loss(
         return key.sum() * 0
     wanted = torch.cat([positives.new_ones(len(positives)), negatives.new_zeros(len(negatives))])
     return F.mse_loss(F.normalize(others, dim=-1) @ F.normalize(key, dim=-1), wanted)
-
-
-def mean_of(terms: Sequence[Float[Tensor, ""]], nothing: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """`nothing` where there is no term."""
-    return torch.stack(list(terms)).mean() if terms else nothing

@@ -52,6 +52,10 @@ class IdolConfig(ModelConfig):
     """Of the group norms after the projections to `channels`, which they divide."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """In training, after every attention and within every feed-forward part."""
+    padding: Literal["own", "joint"] = "own"
+    """What a picture in a batch of several sizes is padded to: its own multiples of 32 pixels, so that it is answered
+    as it is alone, size by size; or those of the largest, as in the authors' training, whose convolutions and norms
+    see the padding."""
     frozen_stages: NonNegativeInt = Field(1, le=4)
     """Stages of the backbone after its stem that are not trained; the stem is trained with none frozen."""
 
@@ -130,7 +134,7 @@ class IdolConfig(ModelConfig):
         crowded = {"mask_nms_iou": 0.3, "new_score": 0.3} if data == "ovis" else {}
         return cls(
             backbone=BACKBONES[backbone], num_classes=classes, shorter_px=shorter, longer_most_px=1333,
-            embed_weight=2.0, cosine_weight=3.0, **crowded,
+            padding="joint", embed_weight=2.0, cosine_weight=3.0, **crowded,
         )  # fmt: skip
 
     @property

@@ -1,5 +1,5 @@
-"""The rows of Tables 6 and 7 of Wu et al., "In defense of online models for video instance segmentation", ECCV 2022: what
-embeddings learn, how their examples are chosen, and how they are matched.
+"""The rows of Tables 6 and 7 of Wu et al., "In defense of online models for video instance segmentation", ECCV 2022:
+what embeddings learn, how their examples are chosen, and how they are matched.
 
 Rows of one `embed_loss` and `select` share their weights: they are two rules for the same trained model.
 """

@@ -56,7 +56,7 @@ def costs(
     yes = ALPHA * (1 - own) ** GAMMA * -(own + 1e-8).log()
     no = (1 - ALPHA) * own**GAMMA * -(1 - own + 1e-8).log()
     wanted = box_ops.corners(true_boxes)
-    inside, core = _inside(boxes, wanted), _inside(boxes, _core(true_boxes))
+    inside, core = places(boxes, true_boxes)
     cost = yes - no - BOX_WEIGHT * box_ops.generalised_iou(corners, wanted)
     cost = cost + OUTSIDE * ~(inside & core)
     cost = cost + NOWHERE * ~(inside | core).any(1, keepdim=True)
@@ -104,11 +104,14 @@ def _settled(claims: Bool[Tensor, "Q A"], cost: Float[Tensor, "Q A"]) -> Bool[Te
     return torch.where(claims.sum(1, keepdim=True) > 1, alone, claims)
 
 
-def _inside(boxes: Float[Tensor, "Q 4"], corners: Float[Tensor, "A 4"]) -> Bool[Tensor, "Q A"]:
-    """Whether a query's centre lies within these corners."""
+def places(
+    boxes: Float[Tensor, "Q 4"], true_boxes: Float[Tensor, "A 4"]
+) -> tuple[Bool[Tensor, "Q A"], Bool[Tensor, "Q A"]]:
+    """Whether a query's centre lies within an object's box, and within its core."""
+    core = torch.cat([true_boxes[:, :2] - RADIUS, true_boxes[:, :2] + RADIUS], 1)
+    return _within(boxes, box_ops.corners(true_boxes)), _within(boxes, core)
+
+
+def _within(boxes: Float[Tensor, "Q 4"], corners: Float[Tensor, "A 4"]) -> Bool[Tensor, "Q A"]:
     centre = boxes[:, None, :2]
     return ((centre > corners[:, :2]) & (centre < corners[:, 2:])).all(-1)
-
-
-def _core(boxes: Float[Tensor, "A 4"]) -> Float[Tensor, "A 4"]:
-    return torch.cat([boxes[:, :2] - RADIUS, boxes[:, :2] + RADIUS], 1)

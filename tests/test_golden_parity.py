@@ -15,14 +15,12 @@ import pytest
 import torch
 
 from .conftest import REPOSITORY
-from .parity import idol, layers, mask_rcnn, published, rgnn, swin, yolact
+from .parity import idol, idol_tracking, layers, mask_rcnn, published, rgnn, swin, yolact
 from .parity.case import Case, places
 
-MODULES = (idol, layers, mask_rcnn, rgnn, swin, yolact)
+MODULES = (idol, idol_tracking, layers, mask_rcnn, rgnn, swin, yolact)
 """Each offers CHECKS, prefix -> check, and SLOW, prefixes of what takes longer than a unit test may."""
 NOT_YET = {
-    "idol_": "what IDOL learns from and how it tracks",
-    "dice_losses": "the mask loss of IDOL",
     "centernet_": "CenterNet, of VisSTG",
     "deform_conv_": "deformable convolution, of VisSTG and MaskProp",
 }

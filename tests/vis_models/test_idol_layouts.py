@@ -1,5 +1,6 @@
 """Published checkpoints that IDOL is or starts from, by the keys and shapes of their descriptions."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from tests.parity.layouts import (
     resnet_shapes,
     swin_shapes,
 )
-from vis_models.checkpoints import COUNTER, initialise
+from vis_models.checkpoints import COUNTER, ModelCard, initialise, save_model
 from vis_models.config import BadConfig
+from vis_models.data.annotations import Category
 from vis_models.idol import layouts
 from vis_models.idol.config import IdolConfig
+from vis_models.idol.model import Idol
 from vis_models.idol.network import IdolNetwork
 from vis_models.layers.backbone_config import ResNetConfig, SwinConfig
 from vis_models.published import recognise
@@ -121,6 +124,25 @@ def test_backbones_trained_on_pictures_start_the_backbone_alone(tmp_path: Path):
     report = initialise(IdolNetwork(IdolConfig()), resnet)
     assert (report.layout, report.unexpected, report.reshaped) == ("torchvision ResNet", [], [])
     assert not [key for key in report.missing if key.startswith("backbone.")]
+
+
+def test_a_whole_model_starts_from_a_published_file_or_from_a_folder_of_the_same_network(tmp_path: Path):
+    config = IdolConfig(num_classes=2, backbone=tiny(), queries=4, channels=32, heads=4, norm_groups=4, hidden=8)
+    file = write(swin_shapes(*TINY, of_pictures=True), tmp_path / "swin.pth")
+    model = Idol(config)
+    assert initialise(model, file).unexpected == []
+    assert (model.network.backbone.layers[1].blocks[1].attn.qkv.weight == 0.5).all()
+    classes = (Category(id=1, name="cat"), Category(id=2, name="dog"))
+    card = ModelCard(name="net", model="idol", config=config.model_dump(mode="json"), classes=classes,
+                     created_at=datetime(2026, 1, 1, tzinfo=UTC))  # fmt: skip
+    save_model(tmp_path / "net", model, card)
+    again = Idol(config)
+    report = initialise(again, tmp_path / "net", classes)
+    assert report.missing == report.unexpected == report.reshaped == []
+    assert torch.equal(again.network.query_embed.weight, model.network.query_embed.weight)
+    for field, value in (("queries", 5), ("heads", 2)):
+        with pytest.raises(BadConfig, match=f"its config has {field} 4, this run {value}"):
+            initialise(Idol(config.model_copy(update={field: value})), tmp_path / "net", classes)
 
 
 def test_a_backbone_of_another_window_depth_or_kind_is_refused_by_name(tmp_path: Path):

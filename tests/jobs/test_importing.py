@@ -12,7 +12,14 @@ from jobs.training import fetching
 from jobs.training.fetching import Published, fetch
 from jobs.training.importing import fetch_model, import_file
 from tests.jobs.test_web import Web, web  # noqa: F401 - a fixture
-from tests.parity.layouts import mask_rcnn_shapes, masktrack_shapes, resnet_shapes, rgnn_shapes, yolact_shapes
+from tests.parity.layouts import (
+    idol_shapes,
+    mask_rcnn_shapes,
+    masktrack_shapes,
+    resnet_shapes,
+    rgnn_shapes,
+    yolact_shapes,
+)
 from vis_models.checkpoints import load_model
 from vis_models.config import BadConfig
 from vis_models.data.class_lists import NAMES, class_list
@@ -108,6 +115,7 @@ WHOLE = {
     "original MaskTrack R-CNN": (masktrack_shapes(False), "ytvis2019", "seq", "mask_rcnn + seq", 40),
     "YOLACT": (yolact_shapes(101, 80), "coco", "greedy", "yolact + greedy", 80),
     "RGNN": (rgnn_shapes(50), "ytvis2019", None, "rgnn", 40),
+    "IDOL": (idol_shapes(50, classes=25), "ovis", None, "idol", 25),
 }
 
 

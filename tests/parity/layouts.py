@@ -181,12 +181,22 @@ def masktrack_shapes(mmtracking: bool, classes: int = 40) -> Shapes:
 
 def idol_shapes(depth: int, classes: int = 40, queries: int = 300) -> Shapes:
     """The authors' IDOL on detectron2's ResNet, whose norms are frozen."""
-    shapes: Shapes = {}
+    backbone: Shapes = {}
     for key, shape in resnet_shapes(depth).items():
         if not key.startswith("fc.") and not key.endswith("num_batches_tracked"):
-            shapes[f"detr.detr.backbone.0.backbone.{_detectron(key)}"] = shape
+            backbone[_detectron(key)] = shape
+    return _idol(backbone, (512, 1024, 2048), classes, queries)
+
+
+def idol_swin_shapes(width: int, blocks: tuple[int, ...], heads: tuple[int, ...], window: int) -> Shapes:
+    """The authors' IDOL on a Swin transformer, of 40 classes."""
+    return _idol(swin_shapes(width, blocks, heads, window), (2 * width, 4 * width, 8 * width), 40, 300)
+
+
+def _idol(backbone: Shapes, given: tuple[int, ...], classes: int, queries: int) -> Shapes:
+    shapes = {f"detr.detr.backbone.0.backbone.{key}": shape for key, shape in backbone.items()}
     heads = {"detr.controller": 169, "detr.reid_embed_head": 256}
-    return shapes | _idol_head((512, 1024, 2048), classes, queries, "detr.detr.", heads)
+    return shapes | _idol_head(given, classes, queries, "detr.detr.", heads)
 
 
 def deformable_detr_shapes(classes: int = 91) -> Shapes:

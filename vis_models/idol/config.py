@@ -156,7 +156,12 @@ class IdolConfig(ModelConfig):
     @property
     def switches(self) -> dict[str, Any]:
         """Every field under which alone weights mean what they were trained for."""
-        return self.model_dump(mode="json", include=set(NETWORK_FIELDS))
+        return self.model_dump(mode="json", include=set(NETWORK_FIELDS), exclude={"backbone": {"drop_path"}})
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        """The same: what decides which objects are found."""
+        return self.switches
 
     @model_validator(mode="after")
     def _channels_can_be_divided(self) -> "IdolConfig":

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vis_models import boxes as box_ops
-from vis_models.idol import association, tracker
+from vis_models.idol import association, layouts, tracker
 from vis_models.idol.config import IdolConfig
 from vis_models.idol.network import IdolNetwork
 from vis_models.idol.objective import Objective
@@ -30,6 +30,8 @@ from vis_models.types import Clips, Found, Frames, Tracks, VideoInfo
 class Idol(nn.Module):
     """A `VideoModel`, trained end to end."""
 
+    published = layouts.PUBLISHED
+    """The layouts that it knows, in words."""
     mean: Tensor
     std: Tensor
 
@@ -40,6 +42,10 @@ class Idol(nn.Module):
         self.objective = Objective(config)
         self.register_buffer("mean", torch.tensor(config.mean_rgb).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std_rgb).view(3, 1, 1), persistent=False)
+
+    def from_published(self, state: dict[str, Tensor]) -> tuple[str, dict[str, Tensor]] | None:
+        """As `IdolNetwork.from_published`."""
+        return self.network.from_published(state)
 
     # ---- the contract ----------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vis_models.idol import layouts
 from vis_models.idol.config import IdolConfig
 from vis_models.idol.masks import PARAMETERS, MaskBranch, dynamic_masks
 from vis_models.idol.transformer import DeformableTransformer, Levels
@@ -51,6 +52,9 @@ class IdolOutput:
 class IdolNetwork(nn.Module):
     """Backbone, deformable transformer, and the heads on its queries."""
 
+    published = layouts.PUBLISHED
+    """The layouts that it knows, in words."""
+
     def __init__(self, config: IdolConfig) -> None:
         super().__init__()
         self.config = config
@@ -69,6 +73,17 @@ class IdolNetwork(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
         self.reid_embed_head = Mlp(channels, channels, channels, channels)
+
+    def from_published(self, state: dict[str, Tensor]) -> tuple[str, dict[str, Tensor]] | None:
+        """The layout of a checkpoint, and its tensors under the names of this network; None: of another kind.
+
+        Raises:
+            BadConfig: one of other fields than this network's, save its classes.
+        """
+        found = layouts.renamed(state)
+        if found is not None:
+            layouts.require_alike(*found, self.config)
+        return found
 
     def forward(self, images: Float[Tensor, "F 3 H W"], sizes_px: Int[Tensor, "F 2"]) -> IdolOutput:
         """

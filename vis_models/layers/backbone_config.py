@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, PositiveInt, Tag
+from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 
 from vis_models.config import Config
 
@@ -47,6 +47,15 @@ class SwinConfig(Config):
     def stride(self) -> int:
         """Of C3, the first map that comes out."""
         return 8
+
+    @model_validator(mode="after")
+    def _heads_divide_channels(self) -> "SwinConfig":
+        for stage, heads in enumerate(self.heads):
+            if (channels := self.width * 2**stage) % heads:
+                raise ValueError(
+                    f"stage {stage} has {channels} channels and {heads} heads: choose heads that divide them"
+                )
+        return self
 
 
 def _kind(given: Any) -> str:

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vis_models.layers.backbone_config import ResNetConfig, SwinConfig
 from vis_models.layers.norm import BatchNorm
+from vis_models.layers.swin import Swin
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -113,11 +114,9 @@ class ResNet(nn.Module):
         return checkpoint(layers, x, use_reentrant=False)
 
 
-def backbone(config: ResNetConfig | SwinConfig) -> Any:
+def backbone(config: ResNetConfig | SwinConfig) -> ResNet | Swin:
     """What the config names: normalised images in, three maps out, whose widths are its `channels`."""
-    if isinstance(config, SwinConfig):
-        raise NotImplementedError
-    return ResNet(config)
+    return Swin(config) if isinstance(config, SwinConfig) else ResNet(config)
 
 
 def recompute(module: nn.Module) -> None:

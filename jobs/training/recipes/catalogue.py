@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from jobs.training.recipes import masktrack_rcnn, rgnn
+from jobs.training.recipes import idol, masktrack_rcnn, rgnn
 from jobs.training.recipes.base import TrainJob
 from jobs.training.recipes.changes import changed
 from vis_models.config import BadConfig, nearest
@@ -19,18 +19,25 @@ from vis_models.rgnn.config import ROWS
 
 Recipe = Callable[[], TrainJob]
 
-RECIPES: dict[str, Recipe] = {recipe.__name__: recipe for module in (rgnn, masktrack_rcnn) for recipe in module.RECIPES}
+RECIPES: dict[str, Recipe] = {
+    recipe.__name__: recipe for module in (rgnn, masktrack_rcnn, idol) for recipe in module.RECIPES
+}
 RECIPES |= {recipe.__name__: recipe for recipe in rgnn.ROW_RECIPES}
 _ROWS = {recipe.__name__ for recipe in rgnn.ROW_RECIPES}
 DEFAULT = rgnn.rgnn_r18_world_easy.__name__
 """What is trained when nothing is said."""
-DEFAULTS = (DEFAULT, masktrack_rcnn.masktrack_r18_world_easy.__name__)
+DEFAULTS = (DEFAULT, masktrack_rcnn.masktrack_r18_world_easy.__name__, idol.idol_r18_world_easy.__name__)
 """What each deployment trains when nothing is said to it (infra/prefect.yaml)."""
 PUBLISHED = {
     "masktrack_r50_ytvis2019": 30.3,
     "masktrack_r101_ytvis2019": 31.8,
     "masktrack_r50_ytvis2021": 28.7,
     "masktrack_r50_ovis": 10.8,
+    "idol_r50_ytvis2019": 46.4,
+    "idol_r101_ytvis2019": 48.2,
+    "idol_swinl_ytvis2019": 61.5,
+    "idol_r50_ytvis2021": 43.9,
+    "idol_r50_ovis": 30.2,
 }
 """AP in percent of recipes whose model has no table of rows; where each comes from stands in its docstring."""
 MEASURED = Path(__file__).parent.with_name("measured.csv")

@@ -113,6 +113,7 @@ chaos: .venv/test.stamp
 bench: .venv/test.stamp
 	.venv/bin/python -m tests.bench
 	.venv/bin/python -m tests.bench_lake
+	.venv/bin/python -m tests.bench_idol
 
 bench-gpu: .venv/test.stamp
 	.venv/bin/python -m tests.bench_gpu

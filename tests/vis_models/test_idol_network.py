@@ -246,6 +246,20 @@ def test_the_mask_of_an_object_is_what_its_own_three_convolutions_make_of_places
         torch.testing.assert_close(found[n, 1::2, 1::2], mask, rtol=1e-4, atol=1e-3)
 
 
+def test_with_half_of_the_digits_places_are_still_told_in_all_of_them():
+    model, images, sizes = network(), torch.randn(2, 3, 64, 96), torch.tensor([[60, 90], [64, 96]])
+    with torch.no_grad():
+        full = model(images, sizes)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = model(images, sizes)
+            masks = model.masks(half, -1, torch.tensor([0, 1]), torch.tensor([1, 2]))
+            embedding = model.embed(half.queries)
+    places = (half.logits, half.boxes, half.references, masks, embedding)
+    assert {values.dtype for values in places} == {torch.float32}
+    torch.testing.assert_close(half.boxes, full.boxes, atol=0.1, rtol=0)
+    torch.testing.assert_close(half.logits, full.logits, atol=0.2, rtol=0)
+
+
 # ---- sizes and training ----------------------------------------------------------------------------------------------
 
 

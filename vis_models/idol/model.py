@@ -125,9 +125,11 @@ class Idol(nn.Module):
         return self
 
     def _frozen_stages(self) -> list[nn.Module]:
-        """The stem of a residual network and its first stages; a Swin transformer is trained whole."""
+        """The stem of a residual network and its first stages; of a Swin transformer the norm of a map nobody takes."""
         net, count = self.network.backbone, self.config.frozen_stages
-        if not isinstance(net, ResNet) or not count:
+        if not isinstance(net, ResNet):
+            return [net.get_submodule("norm0")]
+        if not count:
             return []
         return [net.conv1, net.bn1, *[net.layer1, net.layer2, net.layer3, net.layer4][:count]]
 

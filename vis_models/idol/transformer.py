@@ -174,7 +174,7 @@ class DeformableTransformer(nn.Module):
         which learns nothing from that."""
         frames = len(memory.values)
         queries, where = (part.expand(frames, *part.shape) for part in (content, position))
-        reference = self.reference_points(where).sigmoid()
+        reference = self.reference_points(where).float().sigmoid()
         said: list[tuple[Tensor, Tensor, Tensor]] = []
         for layer, head in zip(self.decoder.layers, box_heads, strict=True):
             scale = memory.valid if reference.shape[2] == 2 else memory.valid.repeat(1, 1, 2)

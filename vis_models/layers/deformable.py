@@ -58,7 +58,8 @@ def gathered_attention(
     """`deformable_attention`, of levels in a row: what a head of a query answers is a weighted sum of 4*L*K rows of
     values, the four cells around each point. torch has that sum as `embedding_bag`.
 
-    On CPUs about twice as fast as the definition, while its gradient takes longer: for inference.
+    On CPUs about twice as fast as the definition, while its gradient takes longer: for inference there. On a GPU it is
+    not measured yet, and not used.
     """
     batch, cells, heads, _ = values.shape
     size = torch.tensor(sizes, device=values.device)

@@ -11,9 +11,11 @@ from collections import Counter
 from pathlib import Path
 from statistics import mean
 
-from jobs.training.ablation import BASE, AblationJob, Comparison, markdown
+from jobs.ablation.ablate import AblationJob
+from jobs.ablation.table import Comparison, markdown
 from jobs.training.recipes.catalogue import MEASURED
-from vis_models.rgnn.config import ROWS
+from vis_models.rgnn.rows import ROWS
+from vis_models.rows import BASE
 
 from .conftest import REPOSITORY
 
@@ -71,7 +73,11 @@ def comparisons(lines: list[Line], spreads: list[Line]) -> list[Comparison]:
         by_seed = tuple(value - base for value, base in pairs)
         videos = spread.get((row, on, len(pairs)))
         ours = mean(value for value, _ in pairs)
-        found.append(Comparison(row, len(pairs), ours, mean(by_seed), videos, by_seed, elsewhere=on != usual))
+        found.append(
+            Comparison(
+                row, ROWS[row], ROWS[BASE], len(pairs), ours, mean(by_seed), videos, by_seed, elsewhere=on != usual
+            )
+        )
     return found
 
 
@@ -90,7 +96,7 @@ def detector_of(row: str, rows: list[Line]) -> str:
 def _footnote(rows: list[Line], compared: list[Comparison]) -> str:
     """What the proposed approach reaches on the other detectors."""
     notes = []
-    for on in sorted({detector_of(each.row, rows) for each in compared if each.elsewhere}):
+    for on in sorted({detector_of(each.name, rows) for each in compared if each.elsewhere}):
         base = [float(line["ap"]) for line in rows if (line["row"], line["detector"]) == (BASE, on)]
         notes.append(
             f"\n\\* On another detector; there the proposed approach has AP {100 * mean(base):.1f} ({len(base)}).\n"

@@ -127,18 +127,32 @@ def _score_files(labels: str, results: str | None, plan: str | None, chosen: dic
 
 @app.command()
 def compare(
-    one: Annotated[str, typer.Argument(help="Evaluation id, or with --gt a results.json (.gz).")],
-    other: Annotated[str, typer.Argument(help="What it is compared with.")],
+    evaluations: Annotated[
+        list[str],
+        typer.Argument(help="Two evaluation ids or more, or with --gt results.json (.gz).", metavar="A B [C ...]"),
+    ],
     gt: Annotated[str | None, typer.Option(help="YouTube-VIS JSON with labels, for results files.")] = None,
     check: CheckOption = "error",
     videos: Annotated[int, typer.Option(help="How many of the videos that changed most.", min=0)] = 10,
 ) -> None:
-    """Is A better than B? Difference of AP on the same videos, its interval, how likely chance is, what changed."""
+    """Is A better than B? Difference of AP on the same videos, its interval, how likely chance is, what changed.
+
+    Of three or more a table, each against the first: figures, size and speed.
+    """
     from flows.progress import at_terminal
     from jobs.evaluation.compare import CompareJob, compare_two
     from jobs.settings import Settings
     from vis_models.metrics.uncertainty import with_interval
 
+    if len(evaluations) < 2:
+        raise typer.BadParameter("one is there, nothing to compare it with: name two or more")
+    if len(evaluations) > 2:
+        from jobs.evaluation.standings import markdown, standings
+
+        with at_terminal() as progress:
+            print(markdown(standings(evaluations, Settings(), gt, check, progress)), end="")
+        return
+    one, other = evaluations
     with at_terminal() as progress:
         done = compare_two(CompareJob(one=one, other=other, gt=gt, check=check), Settings(), progress)
     for note in done.notes:

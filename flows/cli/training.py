@@ -49,27 +49,38 @@ def train(
 
 @app.command()
 def ablate(
-    detector: Annotated[str, typer.Option(help="Model whose detector every row shares.", metavar="MODEL")],
-    recipe: Annotated[str, typer.Option(help="The proposed approach.")] = "rgnn_r18_world_hard",
+    detector: Annotated[str, typer.Option(help="Model whose weights every row shares.", metavar="MODEL")],
+    recipe: Annotated[str | None, typer.Option(help="The proposed approach; default: that of the hard world.")] = None,
+    data: Annotated[str | None, typer.Option(help="As of vis train, for recipes that draw no world.")] = None,
     row: Annotated[list[str] | None, typer.Option(help="A row of the tables; default: all.")] = None,
-    seeds: Annotated[int, typer.Option(help="Of rows with a published gap of 3 AP or more.", min=1)] = 3,
-    iterations: Annotated[int | None, typer.Option(help="Of each row; default: the recipe's.", min=1)] = None,
+    seeds: Annotated[int, typer.Option(help="Of trained rows with a published gap of 3 AP or more.", min=1)] = 3,
+    iterations: Annotated[int | None, typer.Option(help="Of each trained row; default: the recipe's.", min=1)] = None,
 ) -> None:
-    """Train every row of the RGNN paper's tables on one detector, and compare each with the proposed approach."""
+    """Make the tables of a model's paper again: each row on the same weights and films, against the whole approach.
+
+    RGNN's rows are trained on one detector; those of MaskTrack R-CNN are rules and trackers that need no training.
+    """
     from jobs import models
     from jobs.settings import Settings
     from jobs.store import Store
-    from jobs.training.recipes.catalogue import with_row
+    from jobs.training.recipes.catalogue import hard_world, with_row
+    from vis_models.cards import read_card
+    from vis_models.rows import BASE
 
-    for each in row or ["proposed"]:
+    store = Store.open(Settings())
+    if not recipe:
+        recipe = hard_world(read_card(store.local_copy(models.find(store, detector))).model)
+    for each in row or [BASE]:
         with_row(recipe, each)
-    models.find(Store.open(Settings()), detector)
+    models.find(store, detector)
     with held_signals():
         from flows.progress import at_terminal
-        from jobs.training.ablation import AblationJob, ablate
+        from jobs.ablation.ablate import AblationJob, ablate
 
-    given = {"rows": tuple(row)} if row else {}
-    job = AblationJob(recipe=recipe, detector=detector, seeds=tuple(range(seeds)), iterations=iterations, **given)
+    rows = tuple(row) if row else None
+    job = AblationJob(
+        recipe=recipe, detector=detector, data=data, seeds=tuple(range(seeds)), iterations=iterations, rows=rows
+    )
     with at_terminal() as progress:
         done = ablate(job, Settings(), progress, typed())
     print(done.table)

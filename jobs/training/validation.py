@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image
+from torch import Tensor
 
 from jobs.store import Store
 from jobs.training.recipes.base import Stage
@@ -141,11 +143,14 @@ def _from_files(model: Any, batch: list[AnnotatedVideo]) -> Encode:
     device = next(model.parameters()).device
 
     def encode(frame: int) -> Any:
-        pixels = []
-        for video in batch:
-            height, width = model.frame_size(_info(video))
-            picture = Image.fromarray(video.read_frame(frame)).resize((width, height), Image.Resampling.BILINEAR)
-            pixels.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
+        pixels = [picture(model, video, frame) for video in batch]
         return model.encode(Frames(torch.stack(pixels)).to(device))
 
     return encode
+
+
+def picture(model: Any, video: AnnotatedVideo, frame: int) -> UInt8[Tensor, "3 H W"]:
+    """A frame at the model's input size."""
+    height, width = model.frame_size(_info(video))
+    resized = Image.fromarray(video.read_frame(frame)).resize((width, height), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)

@@ -1,6 +1,7 @@
 import csv
 import json
 from datetime import UTC, datetime
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,17 @@ import torch
 from safetensors.torch import load
 from scipy import stats
 
+from jobs.ablation import played as rows_that_are_played
+from jobs.ablation import results as kept_results
+from jobs.ablation.ablate import AblationJob, ablate, labels_of
+from jobs.ablation.results import RowResult, read_results
+from jobs.ablation.table import Comparison, markdown
 from jobs.evaluation.evaluate import EvaluateJob, evaluate
+from jobs.evaluation.standings import standings
+from jobs.segmentation.segment import SegmentJob, segment
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
-from jobs.training import ablation
-from jobs.training.ablation import AblationJob, Comparison, RowResult, ablate, labels_of, markdown, read_results
+from jobs.training.linking import link
 from jobs.training.recipes.base import TrainJob
 from jobs.training.recipes.catalogue import RECIPES, build, measured, published_ap
 from jobs.training.train import train
@@ -21,8 +28,10 @@ from vis_models.checkpoints import ModelCard, save_model
 from vis_models.config import BadConfig
 from vis_models.data.annotations import Category
 from vis_models.data.world import CATEGORIES
-from vis_models.rgnn.config import ROWS
+from vis_models.masktrack_rcnn.model import MaskTrackRcnn
+from vis_models.masktrack_rcnn.rows import ROWS as MASKTRACK_ROWS
 from vis_models.rgnn.model import Rgnn
+from vis_models.rgnn.rows import ROWS
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +47,10 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     )
     save_model(Path(Store.open(settings).path(f"{LAYOUT}/models/base")), Rgnn(config), card)
     return settings
+
+
+def compared(name: str, *figures) -> Comparison:
+    return Comparison(name, ROWS[name], ROWS["proposed"], *figures)
 
 
 def job(**changes) -> AblationJob:
@@ -131,18 +144,18 @@ def test_two_ablations_in_one_folder_lose_no_run_of_each_other(tmp_path: Path):
             row=row, seed=seed, iterations=2, videos=3, created_at=f"2026-01-0{seed + 1}", **figures, **words
         )
 
-    ablation._add(store, "a", finished("proposed", 0))
+    kept_results._add(store, "a", finished("proposed", 0))
     csv_of_one = store.read_bytes("a/results.csv")
-    ablation._add(store, "a", finished("limited", 1))
+    kept_results._add(store, "a", finished("limited", 1))
     store.write_bytes("a/results.csv", csv_of_one)  # the other process wrote last, of what it had read before
     assert [(r.row, r.seed) for r in read_results(store, "a")] == [("proposed", 0), ("limited", 1)]
-    assert len(ablation._add(store, "a", finished("simple", 2))) == 3
+    assert len(kept_results._add(store, "a", finished("simple", 2))) == 3
     assert store.read_bytes("a/results.csv").decode().count("\n") == 4
 
 
 @pytest.mark.unit
 def test_a_row_with_a_detector_of_its_own_is_refused(given: Settings):
-    with pytest.raises(BadConfig, match=r"'resnet101' changes the detector itself"):
+    with pytest.raises(BadConfig, match=r"'resnet101' changes the weights themselves"):
         ablate(job(rows=("resnet101",)), given)
 
 
@@ -154,12 +167,12 @@ def test_an_unknown_row_is_refused_with_the_known_ones(given: Settings):
 @pytest.mark.unit
 def test_a_gap_counts_as_reproduced_when_the_wider_of_both_intervals_is_below_zero():
     close, far = (-0.041, -0.040, -0.039), (-0.018, -0.039, -0.063)  # seeds that agree, seeds that do not
-    assert Comparison("limited", 3, 0.3, -0.04, 0.02, close).verdict == "reproduced"
-    assert Comparison("limited", 3, 0.3, -0.04, 0.06, close).verdict == "not reproduced"
-    assert Comparison("limited", 3, 0.3, +0.04, 0.02, close).verdict == "not reproduced"
-    assert Comparison("limited", 3, 0.3, -0.04, 0.016, far).verdict == "not reproduced"
-    assert Comparison("limited", 1, 0.3, -0.04, 0.02, (-0.04,)).verdict == "reproduced in one run"
-    assert Comparison("no_appearance", 1, 0.3, -0.04, 0.02, (-0.04,)).verdict == ""  # published: 0.8 AP below
+    assert compared("limited", 3, 0.3, -0.04, 0.02, close).verdict == "reproduced"
+    assert compared("limited", 3, 0.3, -0.04, 0.06, close).verdict == "not reproduced"
+    assert compared("limited", 3, 0.3, +0.04, 0.02, close).verdict == "not reproduced"
+    assert compared("limited", 3, 0.3, -0.04, 0.016, far).verdict == "not reproduced"
+    assert compared("limited", 1, 0.3, -0.04, 0.02, (-0.04,)).verdict == "reproduced in one run"
+    assert compared("no_appearance", 1, 0.3, -0.04, 0.02, (-0.04,)).verdict == ""  # published: 0.8 AP below
 
 
 @pytest.mark.unit
@@ -167,17 +180,17 @@ def test_the_spread_of_seeds_is_that_of_students_t_and_one_seed_has_none():
     for seeds in (2, 3, 6, 10):
         differences = tuple(np.random.default_rng(seeds).normal(-0.04, 0.01, seeds))
         low, high = stats.t.interval(0.95, seeds - 1, np.mean(differences), stats.sem(differences))
-        said = Comparison("limited", seeds, 0.3, -0.04, 0.01, differences).spread_of_seeds
+        said = compared("limited", seeds, 0.3, -0.04, 0.01, differences).spread_of_seeds
         assert said == pytest.approx((high - low) / 2, rel=1e-3)
-    assert Comparison("limited", 1, 0.3, -0.04, 0.01, (-0.04,)).spread_of_seeds is None
+    assert compared("limited", 1, 0.3, -0.04, 0.01, (-0.04,)).spread_of_seeds is None
 
 
 @pytest.mark.unit
 def test_the_table_shows_both_spreads_and_says_where_there_was_one_run():
     rows = [
-        Comparison("proposed", 3, 0.228, 0.0, 0.0, (0.0, 0.0, 0.0)),
-        Comparison("simple", 3, 0.188, -0.04, 0.016, (-0.018, -0.039, -0.063)),
-        Comparison("no_gating", 1, 0.203, -0.023, 0.02, (-0.023,)),
+        compared("proposed", 3, 0.228, 0.0, 0.0, (0.0, 0.0, 0.0)),
+        compared("simple", 3, 0.188, -0.04, 0.016, (-0.018, -0.039, -0.063)),
+        compared("no_gating", 1, 0.203, -0.023, 0.02, (-0.023,)),
     ]
     proposed, simple, no_gating = (
         [cell.strip() for cell in line.split("|")[1:-1]] for line in markdown(rows, "R", "D").splitlines()[2:]
@@ -209,3 +222,101 @@ def test_published_and_measured_figures_belong_to_recipes_that_exist():
     for name in RECIPES:
         ours = measured(name)
         assert ours is None or 0 < ours < 1
+
+
+# ---- rows for which nothing is trained -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A store with a MaskTrack R-CNN of random weights that finds something everywhere."""
+    folder = tmp_path_factory.mktemp("played")
+    settings = Settings(store=str(folder / "lake"), scratch=folder / "scratch", workers=1, cpus_per_worker=1)
+    torch.manual_seed(0)
+    whole = build("masktrack_r18_world_tiny").config
+    config = whole.model_copy(update={"detector": whole.detector.model_copy(update={"min_score": 0.0})})
+    classes = tuple(Category(id=n, name=name) for n, name in enumerate(CATEGORIES, start=1))
+    card = ModelCard(
+        name="base",
+        model="masktrack_rcnn",
+        config=config.model_dump(mode="json"),
+        classes=classes,
+        created_at=datetime.now(UTC),
+    )
+    save_model(Path(Store.open(settings).path(f"{LAYOUT}/models/base")), MaskTrackRcnn(config), card)
+    return settings
+
+
+def of_masktrack(**changes) -> AblationJob:
+    return AblationJob(**{"recipe": "masktrack_r18_world_tiny", "detector": "base"} | changes)
+
+
+def test_every_row_of_masktrack_is_played_on_the_same_detections_and_an_interrupted_table_goes_on(
+    played: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(rows_that_are_played, "GROUP", 2)  # of 4 films
+    groups = []
+
+    def stop_in_the_second(task: str, done: int, total: int, figures: dict) -> None:
+        if task == "play":
+            groups.append(done)
+            if len(groups) == 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ablate(of_masktrack(), played, stop_in_the_second)
+    store, folder = Store.open(played), of_masktrack().folder
+    first = store.read_bytes(f"{folder}/played/0.json.gz")
+    done = ablate(of_masktrack(), played, stop_in_the_second)
+    assert groups == [2, 2, 4]
+    assert store.read_bytes(f"{folder}/played/0.json.gz") == first
+    results = {result.row: result for result in read_results(store, folder)}
+    assert set(results) == set(MASKTRACK_ROWS)
+    assert results["image_oracle"].ap50 == 1.0  # its objects are the labels, and nothing here is crowded
+    assert results["image_oracle"].ap > 0.9
+    assert results["identity_oracle"].ap >= max(results[name].ap for name in MASKTRACK_ROWS if "oracle" not in name)
+    titles = [line.split("|")[2].strip() for line in done.table.splitlines()[2:]]
+    assert titles == [row.title for row in MASKTRACK_ROWS.values()]
+
+
+def test_a_row_gives_what_its_own_model_gives_when_films_are_segmented(played: Settings):
+    rows = {"proposed": "base", "iou_tracker": "base-iou"}
+    ablate(of_masktrack(rows=tuple(rows)), played)
+    store = Store.open(played)
+    said = {result.row: result.ap for result in read_results(store, of_masktrack().folder)}
+    link(store, "base", "iou", "base-iou")
+    labels = labels_of(of_masktrack(), played).name
+    scored = []
+    for row, model in rows.items():
+        done = segment(SegmentJob(archive=labels, model=model, min_score=0), played)
+        scored.append(evaluate(EvaluateJob(data=labels, plan=done.plan_id), played))
+        assert scored[-1].figures["AP"] == pytest.approx(said[row], abs=1e-9), row
+
+    found = standings([each.evaluation_id for each in scored], played)
+    assert [(each.name, each.kind) for each in found] == [("base", "masktrack_rcnn"), ("base-iou", "mask_rcnn + iou")]
+    whole = MaskTrackRcnn(build("masktrack_r18_world_tiny").config)
+    assert found[0].parameters == sum(parameter.numel() for parameter in whole.parameters())
+    assert found[1].parameters == sum(parameter.numel() for parameter in whole.detector.parameters())
+    assert all(each.frames_per_s > 0 for each in found)
+
+
+@pytest.mark.unit
+def test_a_model_of_another_kind_than_the_recipe_s_is_refused(given: Settings, played: Settings):
+    with pytest.raises(BadConfig, match=r"base is of the kind 'rgnn', the recipe masktrack_r18_world_tiny of 'mask"):
+        ablate(of_masktrack(rows=()), given)
+
+
+@pytest.mark.unit
+def test_a_published_gap_upwards_counts_as_reproduced_when_the_interval_is_above_zero():
+    row, base = MASKTRACK_ROWS["image_oracle"], MASKTRACK_ROWS["proposed"]
+    assert Comparison("image_oracle", row, base, 1, 0.8, 0.4, 0.05, (0.4,)).verdict == "reproduced in one run"
+    assert Comparison("image_oracle", row, base, 1, 0.3, -0.1, 0.05, (-0.1,)).verdict == "not reproduced in one run"
+
+
+@pytest.mark.unit
+def test_the_cue_rows_are_every_choice_of_three_cues_but_all():
+    table = [row for row in MASKTRACK_ROWS.values() if row.table == 2]
+    assert sorted(tuple(sorted(row.changes)) for row in table) == sorted(
+        tuple(sorted(off)) for n in (1, 2, 3) for off in combinations(("category_cue", "det_cue", "iou_cue"), n)
+    )
+    assert all(value is False for row in table for value in row.changes.values())

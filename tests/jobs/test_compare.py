@@ -5,6 +5,7 @@ import pytest
 
 from jobs.evaluation.compare import CompareJob, compare_two
 from jobs.evaluation.evaluate import EvaluateJob, evaluate
+from jobs.evaluation.standings import markdown, standings
 from jobs.evaluation.submission import SubmissionJob, record_server_score, write_submission
 from jobs.settings import Settings
 from jobs.store import Store
@@ -85,3 +86,25 @@ def test_the_score_of_a_server_is_not_compared(labelled_lake, tmp_path):
     said = record_server_score(str(labelled_lake.data), sent.path, {"AP": 0.3}, labelled_lake.settings)
     with pytest.raises(BadConfig, match="the score of a server says nothing about single videos"):
         compare_two(CompareJob(one=done.uri, other=said.uri), labelled_lake.settings)
+
+
+def test_three_evaluations_stand_in_one_table_against_the_first(files):
+    settings, labels, one, other = files
+    done = [evaluate(EvaluateJob(data=labels, results=results), settings) for results in (one, other, one)]
+    found = standings([each.evaluation_id for each in done], settings)
+    assert [each.figures["AP"] for each in found] == pytest.approx([each.figures["AP"] for each in done])
+    assert [each.figures["HOTA"] for each in found] == pytest.approx([each.tracking["HOTA"] for each in done])
+    assert found[0].to_first is None
+    assert found[1].to_first.difference == pytest.approx(done[0].figures["AP"] - done[1].figures["AP"])
+    assert found[2].to_first.difference == 0
+    first, second, third = (line.split("|")[1:-1] for line in markdown(found).splitlines()[2:])
+    assert first[-1].strip() == ""
+    assert second[-1].strip().startswith(f"{-100 * found[1].to_first.difference:+.1f} ± ")
+    assert third[-1].strip() == "+0.0 ± 0.0 (p 1.000)"
+
+
+def test_three_results_files_stand_in_one_table_too(files):
+    settings, labels, one, other = files
+    found = standings([one, other, one], settings, gt=labels)
+    assert [each.name for each in found] == [Path(one).name, "fewer.json", Path(one).name]
+    assert [set(each.figures) for each in found] == [{"AP"}] * 3

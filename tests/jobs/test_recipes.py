@@ -2,7 +2,7 @@ import pytest
 
 from jobs.training.descent import learning_rate
 from jobs.training.recipes.base import ExtraData
-from jobs.training.recipes.catalogue import RECIPES, build, published_ap, with_row
+from jobs.training.recipes.catalogue import RECIPES, build, in_one_table, published_ap, rows_of, with_row
 from vis_models.config import BadConfig
 from vis_models.data.holdout import HoldOut
 from vis_models.data.sampling import Pair, PseudoPair, Single
@@ -137,6 +137,19 @@ def test_idol_learns_images_then_two_crops_of_each_before_videos():
     assert (images.part, images.sampling, pairs.part, pairs.sampling) == ("detector", Single(), "whole", PseudoPair())
     rates = {0: 2e-4, 22_199: 2e-4, 22_200: 2e-5, 44_400: 2e-6}
     assert {at: learning_rate(pairs, at) for at in rates} == pytest.approx(rates)
+
+
+def test_rows_of_idol_that_are_rules_share_weights_and_the_others_are_trained_whole():
+    hard = "idol_r18_world_hard"
+    assert in_one_table(hard) == ("proposed", "ot_embedding")
+    assert not with_row(hard, "ot_embedding").config.temporal
+    with pytest.raises(
+        BadConfig, match=f"trained whole: vis train --recipe {hard} --set config.embed_loss=id --set co"
+    ):
+        with_row(hard, "id_embedding")
+    for name, row in rows_of(hard).items():
+        job = build(hard, {f"config.{field}": value for field, value in row.changes.items()})
+        assert (name == "proposed") == (job.config == build(hard).config)
 
 
 def test_the_published_ap_of_idol_is_named_with_the_weights_that_it_is_of():

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from jobs.training.descent import Losses
-from vis_models.rgnn.config import ROWS
 from vis_models.rgnn.model import Rgnn
+from vis_models.rgnn.rows import ROWS
 from vis_models.types import Clips
 
 from .drawn import moving_squares, small_config

@@ -168,17 +168,28 @@ def test_only_boxes_of_one_group_suppress_each_other():
 # ---- masks -----------------------------------------------------------------------------------------------------
 
 
-def test_a_mask_fills_its_box_wherever_that_lies():
-    boxes = torch.tensor([[10.0, 5, 30, 25], [-10, -10, 10, 10], [90, 40, 130, 80], [200, 200, 220, 220]])
-    masks = paste(torch.ones(4, 28, 28), boxes, (50, 100))
-    whole = masks.whole()
-    assert whole.shape == (4, 50, 100)
-    for mask, (x0, y0, x1, y1) in zip(whole, boxes.int().tolist(), strict=True):
+PLACES = torch.tensor([[10.0, 5, 30, 25], [-10, -10, 10, 10], [90, 40, 130, 80], [200, 200, 220, 220]])
+
+
+@pytest.mark.parametrize("pasting", ["exact", "whole_pixels"])
+def test_a_mask_fills_its_box_wherever_that_lies(pasting: str):
+    masks = paste(torch.ones(4, 28, 28), PLACES, (50, 100), pasting)
+    assert masks.whole().shape == (4, 50, 100)
+    last = int(pasting == "whole_pixels")  # which then belongs to the box
+    for mask, (x0, y0, x1, y1) in zip(masks.whole(), PLACES.int().tolist(), strict=True):
         expected = torch.zeros(50, 100, dtype=torch.bool)
-        expected[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True
-        outline = 2 * int(expected.any(0).sum() + expected.any(1).sum())
-        assert int((mask ^ expected).sum()) <= outline
+        expected[max(y0, 0) : max(y1 + last, 0), max(x0, 0) : max(x1 + last, 0)] = True
+        assert torch.equal(mask, expected)
     assert all(part.numel() <= 25 * 25 for part in masks.parts)  # never the frame
+
+
+def test_a_mask_that_is_pasted_exactly_is_what_was_cut_out_of_the_frame():
+    rows, columns = torch.meshgrid(torch.arange(60.0), torch.arange(80.0), indexing="ij")
+    disc = ((rows + 0.5 - 31.2) ** 2 + (columns + 0.5 - 40.7) ** 2) < 17.0**2
+    box = torch.tensor([[columns[disc].min(), rows[disc].min(), columns[disc].max() + 1, rows[disc].max() + 1]])
+    within = align_own(disc[None].float(), box, 112, "aligned")
+    again = paste(within, box, (60, 80)).whole()[0]
+    assert int((again ^ disc).sum()) <= 0.01 * int(disc.sum())
 
 
 # ---- frames and published files ------------------------------------------------------------------------------------

@@ -3,8 +3,7 @@ from math import log
 import pytest
 import torch
 
-from vis_models.rgnn import ablations
-from vis_models.rgnn import config as configs
+from vis_models.rgnn import ablations, rows
 from vis_models.rgnn.config import RgnnConfig
 from vis_models.rgnn.model import Rgnn
 from vis_models.types import VideoInfo
@@ -13,7 +12,7 @@ from .drawn import HEIGHT, WIDTH, moving_squares, small_config
 from .test_rgnn import detections, run
 
 pytestmark = pytest.mark.unit
-ROWS = {name: row.changes for name, row in configs.ROWS.items() if name != "resnet101"}
+ROWS = {name: row.changes for name, row in rows.ROWS.items() if name != "resnet101"}
 
 
 def model_of(row: str) -> Rgnn:

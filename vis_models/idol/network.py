@@ -23,9 +23,8 @@ from vis_models.idol.masks import PARAMETERS, MaskBranch, dynamic_masks
 from vis_models.idol.transformer import DeformableTransformer, Levels
 from vis_models.layers.backbones import backbone
 from vis_models.layers.mlp import Mlp
+from vis_models.layers.normalise import DIVISOR
 
-DIVISOR = 32
-"""Sides of what enters the backbone are multiples of it; pictures are padded at the right and the bottom."""
 PRIOR = 0.01
 """Chance of every class at the start."""
 SMALL = -2.0

@@ -71,7 +71,7 @@ class IdolState(Rows):
         shape = (len(sizes_px), config.tracks)
         whole = torch.zeros(shape, dtype=torch.long, device=like.device)
         return cls(
-            size_px=sizes_px,
+            size_px=sizes_px.to(like.device),
             frame=whole[:, 0].clone(),
             births=whole[:, 0].clone(),
             track_id=whole - 1,

@@ -10,7 +10,7 @@ Axes: F frames, R boxes, C channels, P cells along a side, S samples of a cell a
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -56,9 +56,34 @@ def roi_align(
     index = (start[:, None, None] + rows * width[:, None, None])[:, :, None, :, None] + columns[:, None, :, None, :]
     weight = row_weight[:, :, None, :, None] * column_weight[:, None, :, None, :]
     table = torch.cat([map_.permute(0, 2, 3, 1).reshape(-1, channels) for map_ in levels]).float()
-    bags = F.embedding_bag(index.flatten(0, 2).flatten(1), table, per_sample_weights=weight.flatten(0, 2).flatten(1),
-                           mode="sum")  # fmt: skip
+    bags = _WeightedSums.apply(table, index.flatten(0, 2).flatten(1), weight.flatten(0, 2).flatten(1))
     return bags.view(len(boxes_px), cells, cells, channels).permute(0, 3, 1, 2)
+
+
+class _WeightedSums(torch.autograd.Function):
+    """Of each bag the weighted sum of its rows of a table. The gradient of a row is a weighted sum as well, of the
+    bags that it lies in: the same operation with rows and bags exchanged, which takes a quarter of the time that
+    `embedding_bag` takes for its own gradient. Places and weights have none."""
+
+    @staticmethod
+    def forward(
+        context: Any, table: Float[Tensor, "T C"], index: Int[Tensor, "G K"], weight: Float[Tensor, "G K"]
+    ) -> Float[Tensor, "G C"]:
+        context.save_for_backward(index, weight)
+        context.rows = len(table)
+        return F.embedding_bag(index, table, per_sample_weights=weight, mode="sum")
+
+    @staticmethod
+    def backward(context: Any, gradient: Float[Tensor, "G C"]) -> tuple[Float[Tensor, "T C"], None, None]:  # type: ignore[override]
+        index, weight = context.saved_tensors
+        row, order = index.flatten().to(torch.int32).sort(stable=True)
+        first = torch.searchsorted(row, torch.arange(context.rows, dtype=torch.int32, device=row.device))
+        own = weight.flatten()[order]
+        return (
+            F.embedding_bag(order // index.shape[1], gradient.contiguous(), first, per_sample_weights=own, mode="sum"),
+            None,
+            None,
+        )
 
 
 def align_own(

@@ -10,6 +10,7 @@ from vis_models.layers.backbone_config import ResNetConfig
 LOSS_FIELDS = (
     "frozen_stages", "region_positive_iou", "region_negative_iou", "region_samples", "region_positive_share",
     "positive_iou", "box_samples", "positive_share", "region_beta", "box_beta",
+    "class_weight",
 )  # fmt: skip
 """Fields of `MaskRcnnConfig` that only training reads."""
 
@@ -60,6 +61,8 @@ class MaskRcnnConfig(Config):
     box_head: Literal["linear", "convolutional"] = "linear"
     box_width: PositiveInt = 1024
     mask_convs: PositiveInt = 4
+    pasting: Literal["exact", "whole_pixels"] = "exact"
+    """How a mask is put into its box (`layers/paste_masks.py`)."""
     min_score: float = Field(0.05, ge=0, le=1)
     nms_iou: float = Field(0.5, ge=0, le=1)
     """A detection that overlaps a better one of its class by more is dropped."""
@@ -80,6 +83,8 @@ class MaskRcnnConfig(Config):
     region_beta: PositiveFloat = 1 / 9
     """Where smooth L1 turns from square to linear."""
     box_beta: PositiveFloat = 1 / 9
+    class_weight: PositiveFloat = 1.0
+    """Of the classes' loss."""
 
     @property
     def seen(self) -> dict[str, Any]:
@@ -91,7 +96,7 @@ class MaskRcnnConfig(Config):
         """`maskrcnn_resnet50_fpn` and `_v2`, of COCO's 91 numbers with 11 gaps: what the published weights run with."""
         common = {"num_classes": 90, "shorter_px": 800, "longer_most_px": 1333, "alignment": "legacy",
                   "proposals_per_level": 1000, "proposals": 1000, "detections": 100}  # fmt: skip
-        common |= {"region_samples": 256, "box_samples": 512}
+        common |= {"region_samples": 256, "box_samples": 512, "pasting": "whole_pixels"}
         if version == 1:
             return cls.model_validate(common | {"norm_eps": 0.0})
         return cls.model_validate(common | {"norms": True, "region_convs": 2, "box_head": "convolutional"})

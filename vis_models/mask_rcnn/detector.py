@@ -11,20 +11,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vis_models.layers.normalise import DIVISOR
-from vis_models.layers.paste_masks import paste
-from vis_models.layers.roi_align import align_own
+from vis_models.layers.paste_masks import Pasting, paste
 from vis_models.mask_rcnn.config import MaskRcnnDetectorConfig
 from vis_models.mask_rcnn.model import MaskRcnn
 from vis_models.trackers.contract import Candidates, Sizes
 from vis_models.types import Frames, Masks, Objects, VideoInfo
-from vis_models.yolact.detector import as_detections
 
 LEVEL = 1
 """Of the pyramid, whose cells trackers look at."""
 FINER = 4
 """Pixels along a side of a cell, by which its share under a mask is told."""
-MASK_SIDE = 28
-"""Of the masks of given objects."""
 
 
 class MaskRcnnDetector(MaskRcnn):
@@ -46,20 +42,17 @@ class MaskRcnnDetector(MaskRcnn):
 
     def encode_objects(self, frames: Frames, objects: Objects, features: bool) -> Candidates:
         """The image oracle; without features the network has nothing to say."""
-        height, width = frames.pixels.shape[-2:]
-        found = as_detections(objects, self.config.detections, self.config.num_classes, (height, width))
-        share = align_own(found.mask_logits.sigmoid().flatten(0, 1), found.boxes_px.flatten(0, 1), MASK_SIDE)
-        logits = share.clamp(0.0025, 0.9975).logit().unflatten(0, found.valid.shape)
-        levels = None
-        if features:
-            sizes = torch.tensor([[height, width]], device=frames.pixels.device).expand(len(frames.pixels), 2)
-            levels = self.pyramid(self.normalised(frames.pixels, sizes))
-        chance = found.class_logits.softmax(-1)[..., 1:]
-        return self._candidates(found.boxes_px, chance, logits, found.valid, frames, levels, features)
+        found = self.given(objects, (frames.pixels.shape[-2], frames.pixels.shape[-1]))
+        levels = self.levels_of(frames) if features else None
+        return self._candidates(
+            found.boxes_px, found.class_scores, found.mask_logits, found.valid, frames, levels, features
+        )
 
     def masks(self, found: Candidates, which: Sequence[int], size_px: tuple[int, int], exclusive: bool) -> Masks:
         frame_px = self.frame_size(VideoInfo("", *size_px))
-        masks = _pasted(found.mask_logits[0, list(which)], found.boxes_px[0, list(which)], frame_px, size_px)
+        masks = _pasted(
+            found.mask_logits[0, list(which)], found.boxes_px[0, list(which)], frame_px, size_px, self.config.pasting
+        )
         if not exclusive:
             return masks
         chance = found.chance[0, list(which)].amax(-1)
@@ -97,11 +90,15 @@ class MaskRcnnDetector(MaskRcnn):
 
 
 def _pasted(
-    logits: Float[Tensor, "T m m"], boxes_px: Float[Tensor, "T 4"], frame_px: tuple[int, int], size_px: tuple[int, int]
+    logits: Float[Tensor, "T m m"],
+    boxes_px: Float[Tensor, "T 4"],
+    frame_px: tuple[int, int],
+    size_px: tuple[int, int],
+    pasting: Pasting,
 ) -> Masks:
     """`boxes_px`: in a frame of the model's size."""
     scale = boxes_px.new_tensor([size_px[1] / frame_px[1], size_px[0] / frame_px[0]]).repeat(2)
-    return paste(logits.float().sigmoid(), boxes_px * scale, size_px)
+    return paste(logits.float().sigmoid(), boxes_px * scale, size_px, pasting)
 
 
 def _without_overlap(masks: Masks, order: Sequence[int]) -> Masks:

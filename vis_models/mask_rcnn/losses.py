@@ -78,7 +78,7 @@ def box_losses(
     wanted = box_coding.encode(_of_objects(sampled, truths, "boxes_px"), boxes, BOX_WEIGHTS, config.plus_one)
     own = told[positive, target]
     return {
-        "class": F.cross_entropy(logits, sampled.target, reduction="sum") / count,
+        "class": config.class_weight * F.cross_entropy(logits, sampled.target, reduction="sum") / count,
         "box": F.smooth_l1_loss(own, wanted, beta=config.box_beta, reduction="sum") / count,
     }
 

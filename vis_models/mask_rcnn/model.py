@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
+from vis_models.given_objects import as_detections
 from vis_models.layers import anchors as box_coding
 from vis_models.layers import rpn
 from vis_models.layers.backbones import ResNet
@@ -24,8 +25,8 @@ from vis_models.layers.box_nms import nms_in_groups
 from vis_models.layers.fpn import TopDownPyramid
 from vis_models.layers.norm import BatchNorm
 from vis_models.layers.normalise import normalised
-from vis_models.layers.paste_masks import paste
-from vis_models.layers.roi_align import pyramid_level, roi_align
+from vis_models.layers.paste_masks import Pasting, paste
+from vis_models.layers.roi_align import align_own, pyramid_level, roi_align
 from vis_models.layers.roi_heads import (
     BOX_CELLS,
     MASK_CELLS,
@@ -38,9 +39,13 @@ from vis_models.layers.roi_heads import (
 from vis_models.mask_rcnn import layouts, losses
 from vis_models.mask_rcnn.config import MaskRcnnConfig
 from vis_models.mask_rcnn.losses import BOX_WEIGHTS, Sampled, Truth
-from vis_models.types import Clips, Found, Frames, Masks, Rows, VideoInfo
+from vis_models.types import Clips, Found, Frames, Masks, Objects, Rows, VideoInfo
 
 LEAST_SIDE_PX = 1e-2
+GIVEN_CELLS = 112
+"""Pixels along a side of a given mask: four times those of its own, so that little is lost but what a tracker loses."""
+SURE = (0.0025, 0.9975)
+"""What a given mask says at least and at most of a pixel: logits of -6 to 6."""
 
 
 @dataclass(frozen=True)
@@ -235,9 +240,32 @@ class MaskRcnn(nn.Module):
         )
         return MaskRcnnEncoded(boxes, scores, labels, class_scores, logits, valid, sizes_px.clone())
 
+    def levels_of(self, frames: Frames) -> list[Float[Tensor, "F _ _ _"]]:
+        """The pyramid of frames."""
+        size = torch.tensor([frames.pixels.shape[-2:]], device=frames.pixels.device)
+        return self.pyramid(self.normalised(frames.pixels, size.expand(len(frames.pixels), 2)))
+
+    def given(self, objects: Objects, size_px: tuple[int, int]) -> MaskRcnnEncoded:
+        """These objects as if it had found them, each with a score of one.
+
+        Args:
+            size_px: (height, width) of the frames.
+        """
+        config = self.config
+        found = as_detections(objects, config.detections, config.num_classes, size_px)
+        share = align_own(
+            found.mask_logits.sigmoid().flatten(0, 1), found.boxes_px.flatten(0, 1), GIVEN_CELLS, "aligned"
+        )
+        chance = found.class_logits.softmax(-1)[..., 1:]
+        return MaskRcnnEncoded(
+            found.boxes_px, chance.amax(-1), chance.argmax(-1), chance,
+            share.clamp(*SURE).logit().unflatten(0, found.valid.shape), found.valid,
+            torch.tensor([size_px], device=share.device).expand(len(found), 2),
+        )  # fmt: skip
+
     def masks_of(self, encoded: MaskRcnnEncoded, row: int, which: Sequence[int], size_px: tuple[int, int]) -> Masks:
         """The masks of some detections of one frame at the video's own size; they may share pixels."""
-        return masks_of(encoded, row, which, size_px)
+        return masks_of(encoded, row, which, size_px, self.config.pasting)
 
     @torch.no_grad()
     def find(self, frame: UInt8[np.ndarray, "H W 3"]) -> Found:
@@ -331,12 +359,14 @@ def slots(
     return valid, filled
 
 
-def masks_of(encoded: MaskRcnnEncoded, row: int, which: Sequence[int], size_px: tuple[int, int]) -> Masks:
+def masks_of(
+    encoded: MaskRcnnEncoded, row: int, which: Sequence[int], size_px: tuple[int, int], pasting: Pasting
+) -> Masks:
     """The masks of some detections of one frame at the video's own size; they may share pixels."""
     chosen = torch.tensor(list(which), dtype=torch.long, device=encoded.valid.device)
     scale = encoded.boxes_px.new_tensor(size_px) / encoded.frame_px[row]
     boxes = encoded.boxes_px[row, chosen] * scale.flip(0).repeat(2)
-    return paste(encoded.mask_logits[row, chosen].float().sigmoid(), boxes, size_px)
+    return paste(encoded.mask_logits[row, chosen].float().sigmoid(), boxes, size_px, pasting)
 
 
 def truths_of(clips: Clips) -> list[Truth]:

@@ -62,7 +62,8 @@ class MaskTrackConfig(ModelConfig):
             "x101": ResNetConfig(depth=101, groups=64, group_width=4),
         }
         if code == "original":
-            detector = MaskRcnnConfig(backbone=nets[backbone], alignment="plus_one", plus_one=True, box_beta=1.0)
+            detector = MaskRcnnConfig(backbone=nets[backbone], alignment="plus_one", plus_one=True, box_beta=1.0,
+                                      pasting="whole_pixels")  # fmt: skip
             return cls(detector=detector)
         detector = MaskRcnnConfig(
             backbone=nets[backbone], alignment="aligned", samples=None, round_anchors=False, box_beta=1.0,

@@ -22,7 +22,7 @@ from vis_models.mask_rcnn.losses import Sampled, Truth
 from vis_models.mask_rcnn.model import MaskRcnn, MaskRcnnEncoded, masks_of, sizes_of, slots, truths_of
 from vis_models.masktrack_rcnn import association
 from vis_models.masktrack_rcnn.config import MaskTrackConfig
-from vis_models.types import Clips, Frames, Rows, Sighting, Tracks, Verdict, VideoInfo
+from vis_models.types import Clips, Frames, Objects, Rows, Sighting, Tracks, Verdict, VideoInfo
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,15 @@ class MaskTrackRcnn(nn.Module):
     @torch.no_grad()
     def encode(self, frames: Frames) -> MaskTrackEncoded:
         """Detections, and their embeddings: features under the refined boxes, not under the proposals."""
-        found, levels = self.detector.detect(frames.pixels)
+        return self._with_embeddings(*self.detector.detect(frames.pixels))
+
+    @torch.no_grad()
+    def encode_objects(self, frames: Frames, objects: Objects) -> MaskTrackEncoded:
+        """The paper's image oracle: boxes, classes and masks are those of the objects, all scores one."""
+        given = self.detector.given(objects, (frames.pixels.shape[-2], frames.pixels.shape[-1]))
+        return self._with_embeddings(given, self.detector.levels_of(frames))
+
+    def _with_embeddings(self, found: MaskRcnnEncoded, levels: Sequence[Float[Tensor, "F _ _ _"]]) -> MaskTrackEncoded:
         frame, slot = found.valid.nonzero(as_tuple=True)
         features = self.track_head(self.detector.pooled(levels, found.boxes_px[frame, slot], frame))
         _, (embedding,) = slots(frame, len(found), found.valid.shape[1], (features,))
@@ -174,7 +182,7 @@ class MaskTrackRcnn(nn.Module):
         state.votes[0, slots_, encoded.labels[0, own]] += 1
         state.last_frame[0, slots_] = frame
         size = (int(state.size_px[0, 0]), int(state.size_px[0, 1]))
-        masks = masks_of(encoded, 0, own, size)
+        masks = masks_of(encoded, 0, own, size, self.config.detector.pasting)
         sighting = Sighting(frame, state.track_id[0, slots_].tolist(), encoded.scores[0, own].tolist(), masks)
         dropped = max(0, len(wanted) - len(free))
         return Tracks([sighting], verdicts, dropped), replace(state, frame=state.frame + 1)

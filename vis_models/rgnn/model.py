@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
 from vis_models import boxes as box_ops
+from vis_models.given_objects import as_detections
 from vis_models.layers.video_masks import video_masks
 from vis_models.rgnn import ablations, losses
 from vis_models.rgnn.appearance import BACKGROUND_LOGIT, NO_MASK_LOGIT, box_map, map_size, mask_pool, wide
@@ -25,7 +26,6 @@ from vis_models.rgnn.config import RgnnConfig
 from vis_models.rgnn.graph import Gate, GnnBlock, Graph, Residual
 from vis_models.rgnn.state import FREE, KEPT, SEEN, Births, Decisions, RgnnEncoded, RgnnState
 from vis_models.types import Clips, Detections, Frames, Objects, Sighting, Tracks, Verdict, VideoInfo
-from vis_models.yolact.detector import as_detections
 from vis_models.yolact.model import Yolact
 
 INITIAL_VARIANCES = ("initial_variance_logit", "empty_initial_variance_logit")

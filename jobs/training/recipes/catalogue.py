@@ -6,7 +6,7 @@ shows. Those of a paper stand in a file named as the model; recipes of other pac
 """
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,10 @@ from jobs.training.recipes import idol, masktrack_rcnn, rgnn
 from jobs.training.recipes.base import TrainJob
 from jobs.training.recipes.changes import changed
 from vis_models.config import BadConfig, nearest
-from vis_models.rgnn.config import ROWS
+from vis_models.idol.rows import ROWS as IDOL_ROWS
+from vis_models.masktrack_rcnn.rows import ROWS as MASKTRACK_ROWS
+from vis_models.rgnn.rows import ROWS as RGNN_ROWS
+from vis_models.rows import BASE, Row
 
 Recipe = Callable[[], TrainJob]
 
@@ -40,6 +43,15 @@ PUBLISHED = {
     "idol_r50_ovis": 30.2,
 }
 """AP in percent of recipes whose model has no table of rows; where each comes from stands in its docstring."""
+ROWS: dict[str, Mapping[str, Row]] = {"rgnn": RGNN_ROWS, "masktrack_rcnn": MASKTRACK_ROWS, "idol": IDOL_ROWS}
+"""The tables of each model's paper."""
+HARD_WORLDS = {
+    "rgnn": "rgnn_r18_world_hard",
+    "masktrack_rcnn": "masktrack_r18_world_hard",
+    "idol": "idol_r18_world_hard",
+}
+TRAINED_ANEW = ("detector.", "embed_loss", "select")
+"""Beginnings of fields that change the weights which the rows of an ablation share."""
 MEASURED = Path(__file__).parent.with_name("measured.csv")
 """What was measured with a recipe: figures, data, command and commit, one line per run as `vis ablate` writes them."""
 
@@ -68,24 +80,50 @@ def _find(name: str) -> Recipe:
     raise BadConfig(f"unknown recipe {name!r}, {hint}; `vis models --recipes` lists all")
 
 
+def hard_world(model: str) -> str:
+    """The recipe of the drawn world in which the rows of a model are compared. Raises BadConfig: it has none."""
+    if model not in ROWS:
+        raise BadConfig(f"there is no table of rows of a model of the kind {model!r}; of {', '.join(ROWS)} there is")
+    return HARD_WORLDS[model]
+
+
+def rows_of(recipe: str) -> Mapping[str, Row]:
+    """The tables of the paper that a recipe is of. Raises BadConfig: unknown recipe, or a paper without tables here."""
+    model = build(recipe).model
+    if model not in ROWS:
+        raise BadConfig(f"the recipe {recipe} is of {model}, whose paper has no table here; {', '.join(ROWS)} have")
+    return ROWS[model]
+
+
+def in_one_table(recipe: str) -> tuple[str, ...]:
+    """The rows that can share the weights of one detector."""
+    return tuple(name for name, row in rows_of(recipe).items() if not _of_its_own(row))
+
+
+def _of_its_own(row: Row) -> bool:
+    """Whether a row changes the detector, or what its weights are trained for."""
+    return any(path.startswith(TRAINED_ANEW) for path in row.changes)
+
+
 def with_row(recipe: str, name: str, changes: dict[str, Any] | None = None) -> TrainJob:
-    """A recipe with one row of the paper's tables that shares its detector, and more fields changed as in `build`.
+    """A recipe with one row of its paper's tables that shares its detector, and more fields changed as in `build`.
 
     Raises:
         BadConfig: unknown recipe or row, or a row with a detector of its own.
     """
-    if name not in ROWS:
-        meant = nearest(name, ROWS)
-        hint = f"did you mean {meant}?" if meant else f"expected one of: {', '.join(ROWS)}"
+    rows = rows_of(recipe)
+    if name not in rows:
+        meant = nearest(name, rows)
+        hint = f"did you mean {meant}?" if meant else f"expected one of: {', '.join(rows)}"
         raise BadConfig(f"unknown row {name!r} of the paper's tables, {hint}")
-    if any(path.startswith("detector.") for path in ROWS[name].changes):
-        sets = " ".join(f"--set config.{path}={value}" for path, value in ROWS[name].changes.items())
+    if _of_its_own(rows[name]):
+        sets = " ".join(f"--set config.{path}={value}" for path, value in rows[name].changes.items())
         raise BadConfig(
-            f"the row {name!r} changes the detector itself, and all rows of an ablation share that of one model. "
+            f"the row {name!r} changes the weights themselves, and all rows of an ablation share those of one model. "
             f"It is trained whole: vis train --recipe {recipe} {sets}"
         )
-    switches = {f"config.{path}": value for path, value in ROWS[name].changes.items()}
-    renamed = {"recipe": f"{recipe}.{name}"} if switches else {}
+    switches = {f"config.{path}": value for path, value in rows[name].changes.items()}
+    renamed = {"recipe": f"{recipe}.{name}"} if name != BASE else {}
     return build(recipe, switches | renamed | (changes or {}))
 
 
@@ -101,6 +139,6 @@ def published_ap(recipe: str) -> float | None:
     if not recipe.startswith("rgnn_"):
         return PUBLISHED.get(recipe)
     if "r101" in recipe:
-        return ROWS["resnet101"].published_ap
+        return RGNN_ROWS["resnet101"].published_ap
     base, _, row = recipe.partition(".")
-    return ROWS[row or "proposed"].published_ap if row or base == "rgnn_r50_ytvis2019" else None
+    return RGNN_ROWS[row or BASE].published_ap if row or base == "rgnn_r50_ytvis2019" else None

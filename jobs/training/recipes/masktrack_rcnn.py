@@ -99,6 +99,7 @@ def _world(name: str, level: Literal["easy", "hard"], iterations: int, train_vid
         region_samples=64,
         box_samples=32,
         positive_share=0.5,
+        class_weight=2.5,
     )
     return TrainJob(
         recipe=name,

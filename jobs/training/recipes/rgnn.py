@@ -12,7 +12,9 @@ from vis_models.data.augmentation import Augmentation
 from vis_models.data.holdout import HoldOut
 from vis_models.data.world import WorldConfig
 from vis_models.layers.backbone_config import ResNetConfig
-from vis_models.rgnn.config import ROWS, RgnnConfig, Row
+from vis_models.rgnn.config import RgnnConfig
+from vis_models.rgnn.rows import ROWS
+from vis_models.rows import Row
 from vis_models.yolact.config import YolactConfig
 
 

@@ -1,0 +1,188 @@
+"""Rows for which nothing is trained: one model under other rules, or its detections linked by other trackers.
+
+Every row sees the same detections, which are made once for all. Videos are played in groups whose tracks are kept as
+they come: what was interrupted goes on with the next group.
+"""
+
+import copy
+import gzip
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from jobs.ablation.results import figures_of, truth_of
+from jobs.ablation.table import Rows
+from jobs.models import find
+from jobs.segmentation.true_objects import TrueObjects
+from jobs.settings import Settings
+from jobs.store import Store
+from jobs.training.recipes.base import TrainJob
+from jobs.training.validation import Encode, picture, play
+from jobs.workers import share
+from vis_models.cards import ModelCard
+from vis_models.checkpoints import load_model
+from vis_models.config import BadConfig
+from vis_models.data.annotations import AnnotatedVideo, Category, VideoSet
+from vis_models.metrics.oracle import true_identities
+from vis_models.metrics.youtube_vis import GroundTruth
+from vis_models.progress import Progress
+from vis_models.rows import BASE, Row
+from vis_models.trackers.config import LinkedConfig
+from vis_models.trackers.linked import Linked
+from vis_models.types import Frames
+from vis_models.types import Rows as Encoded
+
+GROUP = 25
+"""Videos whose encoded frames are in memory at a time."""
+FRAMES = 16
+"""Of a video, encoded at once."""
+
+Run = tuple[str, int]
+"""(row, seed)"""
+Entry = dict[str, Any]
+"""Of a results file."""
+
+
+def run_rows(
+    model: str,
+    base: TrainJob,
+    waiting: Mapping[Run, TrainJob],
+    rows: Rows,
+    sets: tuple[VideoSet, VideoSet],
+    store: Store,
+    folder: str,
+    settings: Settings,
+    report: Progress,
+) -> Iterator[tuple[Run, dict[str, Any], list[Entry]]]:
+    """The runs, when all videos have been played: which, its figures, its results.
+
+    Raises:
+        BadConfig: the model is of another kind than the recipe's, or has classes that the labels have not.
+    """
+    net, card = load_model(store.local_copy(find(store, model)), share(settings, torch.cuda.device_count()).device)
+    if card.model != base.model:
+        raise BadConfig(
+            f"{model} is of the kind {card.model!r}, the recipe {base.recipe} of {base.model!r}, whose rows are "
+            "another table: take a model of that kind, or another recipe (--recipe)"
+        )
+    val_set = sets[1]
+    wanted = {which[0]: rows[which[0]] for which in waiting}
+    truth, categories = truth_of(val_set), _categories(card, val_set)
+    found: dict[str, list[Entry]] = {name: [] for name in wanted}
+    started = time.perf_counter()
+    for first in range(0, len(val_set.videos), GROUP):
+        key = f"{folder}/played/{first}.json.gz"
+        kept = json.loads(gzip.decompress(store.read_bytes(key))) if store.exists(key) else {}
+        if missing := {name: row for name, row in wanted.items() if name not in kept}:
+            kept |= Players(net, missing, truth, categories).play(val_set.videos[first : first + GROUP])
+            store.write_bytes(key, gzip.compress(json.dumps(kept).encode()))
+        for name in wanted:
+            found[name] += kept[name]
+        report("play", min(first + GROUP, len(val_set.videos)), len(val_set.videos), {})
+    minutes = round((time.perf_counter() - started) / 60 / len(wanted), 2)
+    for which in waiting:
+        entries = found[which[0]]
+        said = {"loss": float("nan"), "iterations": 0, "minutes": minutes}
+        yield which, figures_of(val_set, entries) | said, entries
+
+
+def _categories(card: ModelCard, val_set: VideoSet) -> list[Category]:
+    """Of the labels, in the order of the model's classes. Raises BadConfig: the labels lack one."""
+    by_name = {category.name: category for category in val_set.categories}
+    if lacking := [own.name for own in card.classes if own.name not in by_name]:
+        raise BadConfig(
+            f"{card.name} has {len(lacking)} classes that {val_set.source} has not: {', '.join(lacking[:5])}. "
+            "Its rows are compared on the labels that it was trained for."
+        )
+    return [by_name[own.name] for own in card.classes]
+
+
+class Players:
+    """The rows as models on the same weights.
+
+    Args:
+        categories: in the order of the model's classes.
+    """
+
+    def __init__(self, model: Any, rows: Mapping[str, Row], truth: GroundTruth, categories: Sequence[Category]) -> None:
+        self.truth, self.categories = truth, categories
+        self.objects = TrueObjects(truth, [category.name for category in categories])
+        self.model = model
+        self.sees: dict[str, list[str]] = {"own": [], "linked": [], "given": []}
+        """Rows by what they read: the model's own encodings, a linked detector's, or those of the labelled objects."""
+        self.players: dict[str, Any] = {}
+        self.truly_linked = [name for name, row in rows.items() if row.oracle == "identity"]
+        for name, row in {BASE: Row(0, "", None), **rows}.items() if self.truly_linked else rows.items():
+            if row.oracle == "identity":
+                continue
+            kind = "linked" if row.tracker else "given" if row.oracle else "own"
+            other = next((self.players[each] for each in self.sees["linked"]), None)
+            self.players[name] = _linked(model, row.tracker, other) if row.tracker else _changed(model, row)
+            self.sees[kind].append(name)
+
+    def play(self, videos: Sequence[AnnotatedVideo]) -> dict[str, list[Entry]]:
+        """The tracks of every row in these videos."""
+        found: dict[str, list[Entry]] = {}
+        for kind, names in self.sees.items():
+            seen = {video.video_id: self._encoded(kind, video) for video in videos} if names else {}
+
+            def frames_of(batch: list[AnnotatedVideo], seen: dict[Any, Encoded] = seen) -> Encode:
+                own: list[Any] = [seen[video.video_id] for video in batch]
+                return lambda frame: type(own[0]).join([each[[frame]] for each in own])
+
+            for name in names:
+                found[name] = list(play(self.players[name], videos, self.categories, frames_of))
+        for name in self.truly_linked:
+            found[name] = [entry for video in videos for entry in self._truly_linked(video, found[BASE])]
+        return found
+
+    @torch.no_grad()
+    def _encoded(self, kind: str, video: AnnotatedVideo) -> Encoded:
+        """All frames of a video."""
+        parts: list[Any] = []
+        device = next(self.model.parameters()).device
+        for first in range(0, len(video.file_names), FRAMES):
+            which = range(first, min(first + FRAMES, len(video.file_names)))
+            frames = Frames(torch.stack([picture(self.model, video, frame) for frame in which])).to(device)
+            if kind == "own":
+                parts.append(self.model.encode(frames))
+            elif kind == "linked":
+                parts.append(self.players[self.sees[kind][0]].detector.encode(frames, True))
+            else:
+                size = (frames.pixels.shape[-2], frames.pixels.shape[-1])
+                objects = self.objects.of([(str(video.video_id), frame) for frame in which], size)
+                parts.append(self.model.encode_objects(frames, objects.to(device)))
+        return type(parts[0]).join(parts)
+
+    def _truly_linked(self, video: AnnotatedVideo, entries: Sequence[Entry]) -> Iterator[Entry]:
+        """What the proposed approach saw in a video, under the identities of the labels."""
+        own = [entry for entry in entries if entry["video_id"] == video.video_id]
+        size = [video.height, video.width]
+        for track in true_identities(self.truth.predictions(own), self.truth.truths(video.video_id)):
+            yield {
+                "video_id": video.video_id,
+                "category_id": track.category,
+                "score": track.score,
+                "segmentations": [rle and {"size": size, "counts": rle["counts"]} for rle in track.rles],
+            }
+
+
+def _changed(model: Any, row: Row) -> Any:
+    """The model under other rules, on the same weights."""
+    player = copy.copy(model)
+    player.config = type(model.config).model_validate(model.config.model_dump() | row.changes)
+    return player
+
+
+def _linked(model: Any, tracker: str, other: Linked | None) -> Linked:
+    """The model's detector under another tracker; weights are shared with the one that was made before."""
+    config = {"detector": model.config.as_detector.model_dump(), "tracker": {"name": tracker}}
+    linked = Linked(LinkedConfig.model_validate(config)).eval()
+    if other:
+        linked.detector = other.detector
+    else:
+        linked.detector.load_state_dict(model.detector.state_dict())
+    return linked.to(next(model.parameters()).device)

@@ -114,6 +114,7 @@ chaos: .venv/test.stamp
 bench: .venv/test.stamp
 	.venv/bin/python -m tests.bench
 	.venv/bin/python -m tests.bench_lake
+	.venv/bin/python -m tests.bench_idol
 
 # torchvision needs the CUDA build of torch, which runs on a CPU as well: an environment beside ours.
 TORCHVISION := .venv/torchvision

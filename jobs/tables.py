@@ -87,6 +87,8 @@ TRACKS = pa.schema([
     _column("category_id", pa.int16(), "id in the model's category list"),
     _column("category", pa.string(), "name in the model's category list"),
     _column("score", pa.float32(), "the model's own video score: what AP uses", "1", "0 to 1"),
+    _column("other_classes", pa.map_(pa.string(), pa.float32()), "further categories that it may be, by name, each "
+            "with its score; AP counts every one as a track", "1", "0 to 1", "the model names one category a track"),
     _column("score_mean", pa.float32(), "mean of masks.score", "1", "0 to 1"),
     _column("score_max", pa.float32(), "largest masks.score", "1", "0 to 1"),
     _column("first_frame", pa.int32(), "frame_idx of the first mask", "1", ">= 0"),

@@ -15,15 +15,12 @@ import pytest
 import torch
 
 from .conftest import REPOSITORY
-from .parity import layers, mask_rcnn, published, rgnn, yolact
+from .parity import idol, idol_tracking, layers, mask_rcnn, published, rgnn, swin, yolact
 from .parity.case import Case, places
 
-MODULES = (layers, mask_rcnn, rgnn, yolact)
+MODULES = (idol, idol_tracking, layers, mask_rcnn, rgnn, swin, yolact)
 """Each offers CHECKS, prefix -> check, and SLOW, prefixes of what takes longer than a unit test may."""
 NOT_YET = {
-    "idol_": "IDOL",
-    "msda_": "deformable attention, of IDOL",
-    "dice_losses": "the mask loss of IDOL",
     "centernet_": "CenterNet, of VisSTG",
     "deform_conv_": "deformable convolution, of VisSTG and MaskProp",
 }
@@ -31,7 +28,7 @@ NOT_YET = {
 
 CHECKS: dict[str, Callable[[Case], None]] = {prefix: check for m in MODULES for prefix, check in m.CHECKS.items()}
 FOLDER = (REPOSITORY / os.environ.get("VIS_TEST_DATA", "../shared")).resolve() / "golden"
-LARGE = sorted(path for part in ("parity", "maskrcnn") for path in (FOLDER / part).glob("*.npz"))
+LARGE = sorted(path for part in ("parity", "maskrcnn", "swin") for path in (FOLDER / part).glob("*.npz"))
 
 
 def _cases() -> list:

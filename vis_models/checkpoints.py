@@ -125,6 +125,7 @@ def fill(model: nn.Module, folder: Path, card: ModelCard, begins: str = "") -> N
         )
     try:
         weights = load_file(folder / WEIGHTS)
+        _require_finite(folder / WEIGHTS, weights)
         model.load_state_dict({key: value for key, value in weights.items() if key.startswith(begins)})
     except (SafetensorError, RuntimeError) as error:
         why = str(error)[:300]
@@ -177,7 +178,10 @@ def initialise(model: nn.Module, path: Path, classes: tuple[Category, ...] = ())
     """
     path = weights_of(path)
     state = read_tensors(path)
-    layout, renamed = _of_this_model(model, state) if hasattr(model, "from_published") else rename(state)
+    try:
+        layout, renamed = _of_this_model(model, state) if hasattr(model, "from_published") else rename(state)
+    except BadConfig as error:
+        raise BadConfig(f"{path}: {error}") from None
     if layout is None:
         known = getattr(model, "published", KNOWN)
         raise BadConfig(f"{path}: unknown layout, keys such as {', '.join(sorted(state)[:3])}. Known: {known}.")
@@ -186,7 +190,7 @@ def initialise(model: nn.Module, path: Path, classes: tuple[Category, ...] = ())
     is_rgnn = hasattr(model, "detector") and not hasattr(model, "from_published")
     if is_rgnn:
         _refuse_other_switches(path, renamed, model)
-    elif not hasattr(model, "detector"):
+    elif not hasattr(model, "detector") and not hasattr(model, "network"):
         renamed = {
             key.removeprefix("detector."): tensor for key, tensor in renamed.items() if key.startswith("detector.")
         }
@@ -243,7 +247,8 @@ def _refuse_other_card(folder: Path, model: nn.Module, classes: tuple[Category, 
     whole: Any = getattr(model, "config", None)
     detector = getattr(whole, "detector", whole)
     found: Any = config_class(card.model).model_validate(card.config)
-    pairs = [("detector.", found.detector.seen, detector.seen)]
+    parts = "detector." if hasattr(found, "detector") else ""
+    pairs = [(parts, getattr(found, "detector", found).seen, detector.seen)]
     if hasattr(model, "detector"):
         pairs.append(("", found.switches, whole.switches))
     for prefix, got, expected in pairs:
@@ -341,6 +346,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not tensors:
         keys = ", ".join(str(key) for key in list(content)[:3]) or "nothing"
         raise BadConfig(f"{path} holds no tensors, only {keys}: save the model's state_dict()")
+    _require_finite(path, tensors)
     return tensors
 
 
@@ -382,16 +388,24 @@ def _tensors_of(content: dict[Any, Any]) -> dict[Any, Any]:
     }
 
 
+def _require_finite(path: Path, tensors: dict[str, Tensor]) -> None:
+    broken = [key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise BadConfig(
+            f"{path}: {len(broken)} of {len(tensors)} tensors hold numbers that are none, such as {broken[0]}: "
+            "a training that failed, or a damaged file. Take an earlier checkpoint, or copy it again."
+        )
+
+
 def _of_this_model(model: Any, state: dict[str, Tensor]) -> tuple[str | None, dict[str, Tensor]]:
-    """As `rename`, by what the model itself says of a file. All of them say `detector.` of what finds objects."""
-    if (
-        any(key.startswith("detector.backbone.conv1") for key in state)
-        and "detector.fpn.inner_blocks.0.0.weight" in state
-    ):
+    """As `rename`, by what the model itself says of a file. Of what finds objects they say `detector.`, or `network.`
+    where all of the model finds and links."""
+    if "detector.fpn.inner_blocks.0.0.weight" in state or "network.transformer.level_embed" in state:
         return OURS, state
     layout, renamed = model.from_published(state) or (None, {})
-    own = ("detector.", "track_head.")
-    return layout, {key if key.startswith(own) else f"detector.{key}": tensor for key, tensor in renamed.items()}
+    own = ("detector.", "track_head.", "network.")
+    within = "network." if hasattr(model, "network") else "detector."
+    return layout, {key if key.startswith(own) else f"{within}{key}": tensor for key, tensor in renamed.items()}
 
 
 def rename(state: dict[str, Tensor]) -> tuple[str | None, dict[str, Tensor]]:

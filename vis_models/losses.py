@@ -74,3 +74,35 @@ def mean_over_workers(count: Int[Tensor, ""]) -> Float[Tensor, ""]:
         torch.distributed.all_reduce(count)
         count = count / workers
     return count
+
+
+def sigmoid_focal(
+    logits: Float[Tensor, "*S"], wanted: Float[Tensor, "*S"], alpha: float, gamma: float
+) -> Float[Tensor, "*S"]:
+    """Focal loss of each yes or no. Source: Lin et al., "Focal loss for dense object detection", ICCV 2017, Eq. (5).
+
+    Args:
+        alpha: weight of a yes; that of a no is the rest to one.
+        gamma: how little what is right already counts.
+    """
+    loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    chance = logits.sigmoid()
+    missed = chance + wanted - 2 * chance * wanted
+    return (alpha * wanted + (1 - alpha) * (1 - wanted)) * loss * missed**gamma
+
+
+def dice(
+    logits: Float[Tensor, "R h w"], wanted: Float[Tensor, "R h w"], form: Literal["detr", "condinst", "soft_iou"]
+) -> Float[Tensor, " R"]:
+    """One minus a soft overlap of each mask p with its truth g.
+
+    Source: Milletari et al., "V-Net", 3DV 2016, section 3, in three forms: `detr`, (2 pg + 1) / (p + g + 1);
+    `condinst`, 2 pg / (p^2 + g^2), which is V-Net's own; `soft_iou`, pg / (p + g - pg), the overlap proper.
+    """
+    chance, wanted = logits.sigmoid().flatten(1), wanted.flatten(1)
+    both = (chance * wanted).sum(1)
+    if form == "detr":
+        return 1 - (2 * both + 1) / (chance.sum(1) + wanted.sum(1) + 1)
+    if form == "condinst":
+        return 1 - 2 * both / ((chance**2).sum(1) + (wanted**2).sum(1) + 1e-5)
+    return 1 - both / (chance.sum(1) + wanted.sum(1) - both).clamp(min=1e-6)

@@ -4,8 +4,6 @@ Nothing is trained, and nothing is guessed: a network of which a tensor is missi
 refused, unless that is asked for. Layouts are those of `mask_rcnn/layouts.py` and `checkpoints.py`.
 """
 
-import re
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +17,9 @@ from vis_models.config import BadConfig
 from vis_models.data.annotations import Category
 from vis_models.data.class_lists import NAMES, class_list
 from vis_models.data.json_entries import load_json
-from vis_models.layers.backbone_config import ResNetConfig
+from vis_models.idol import layouts as idol_layouts
+from vis_models.idol.config import IdolConfig
+from vis_models.layers.backbone_layouts import told_resnet
 from vis_models.mask_rcnn import layouts
 from vis_models.mask_rcnn.config import MaskRcnnConfig, MaskRcnnDetectorConfig
 from vis_models.masktrack_rcnn.config import MaskTrackConfig
@@ -29,10 +29,12 @@ from vis_models.yolact.config import YolactConfig, YolactDetectorConfig
 
 KNOWN = (
     "torchvision Mask R-CNN (v1, v2), mmdetection and detectron2 Mask R-CNN, MaskTrack R-CNN (original, mmtracking), "
-    "YOLACT, RGNN as its authors released it"
+    "YOLACT, RGNN and IDOL as their authors released them"
 )
 MASKTRACK = ("original MaskTrack R-CNN", "mmtracking MaskTrack R-CNN")
 """Layouts of Mask R-CNN that bring a tracker."""
+OVIS_CLASSES = 25
+"""By which weights for OVIS are known, whose authors test on larger frames."""
 
 
 class Network(NamedTuple):
@@ -97,8 +99,13 @@ def recognise(path: Path, tracker: str | None = None) -> Network:
     """Which network a checkpoint is. Raises BadConfig: none that is known, or one that needs a tracker."""
     state = read_tensors(path)
     layout, tensors = layouts.renamed(state) or (None, {})
+    of_idol, named = idol_layouts.renamed(state) or (None, {})
     if layout is not None and "ResNet" not in layout:
         network = _mask_rcnn(layout, tensors)
+    elif of_idol == "IDOL":
+        network = _idol(path, named)
+    elif of_idol in idol_layouts.BEGINNINGS:
+        raise BadConfig(f"{path} holds a {of_idol}, {idol_layouts.BEGINNINGS[of_idol]}: vis train --init")
     else:
         layout, tensors = checkpoints.rename(state)
         if layout not in ("YOLACT", "RGNN"):
@@ -110,6 +117,10 @@ def recognise(path: Path, tracker: str | None = None) -> Network:
         if network.model == "linked":
             raise BadConfig(f"{path} is a {network.layout}, which finds objects and links none: name a --tracker")
         return network
+    if not hasattr(network.config, "as_detector"):
+        raise BadConfig(
+            f"{path} is an {network.layout}, which has no detector that another tracker could take: no --tracker"
+        )
     config = LinkedConfig.model_validate({"detector": network.config.as_detector, "tracker": {"name": tracker}})
     own = {key: value for key, value in network.tensors.items() if key.startswith("detector.")}
     return Network(network.layout, "linked", config, own)
@@ -141,7 +152,7 @@ def categories(classes: str, outputs: int) -> tuple[Category, ...]:
 def _mask_rcnn(layout: str, tensors: dict[str, Tensor]) -> Network:
     own = {key if key.startswith("track_head.") else f"detector.{key}": value for key, value in tensors.items()}
     classes = len(tensors["box_predictor.cls_score.weight"]) - 1
-    backbone = _resnet(tensors, "backbone.")
+    backbone = told_resnet(tensors, "backbone.")
     if layout in MASKTRACK:
         code = "original" if layout.startswith("original") else "mmtracking"
         whole = MaskTrackConfig.released(code)  # type: ignore[arg-type]
@@ -164,8 +175,18 @@ def _mask_rcnn(layout: str, tensors: dict[str, Tensor]) -> Network:
     return Network(layout, "linked", config, own)
 
 
+def _idol(path: Path, tensors: dict[str, Tensor]) -> Network:
+    told = idol_layouts.told(tensors)
+    lacking = sorted({"num_classes", "queries", "backbone"} - set(told))
+    if lacking:
+        raise BadConfig(f"{path} is no whole IDOL: no tensor tells its {', '.join(lacking)}. Bring the whole file")
+    base = IdolConfig.released(data="ovis" if told["num_classes"] == OVIS_CLASSES else "ytvis")
+    config = IdolConfig.model_validate(base.model_dump() | told)
+    return Network("IDOL", "idol", config, {f"network.{key}": tensor for key, tensor in tensors.items()})
+
+
 def _yolact(layout: str, tensors: dict[str, Tensor]) -> Network:
-    depth: Any = _resnet(tensors, "detector.backbone.").depth
+    depth: Any = told_resnet(tensors, "detector.backbone.").depth
     ratios = 3
     classes = len(tensors["detector.head.conf_layer.weight"]) // ratios - 1
     if layout == "RGNN":
@@ -173,18 +194,3 @@ def _yolact(layout: str, tensors: dict[str, Tensor]) -> Network:
     given = YolactConfig.released(depth).model_dump() | {"num_classes": classes}
     config = LinkedConfig(detector=YolactDetectorConfig.model_validate(given | {"detections": 100, "min_score": 0.05}))
     return Network(layout, "linked", config, tensors)
-
-
-def _resnet(tensors: Mapping[str, Tensor], prefix: str) -> ResNetConfig:
-    """By how many blocks its third stage has, and how many channels a group of its convolutions."""
-    place = re.compile(rf"{re.escape(prefix)}layer3\.(\d+)\.conv1\.weight")
-    blocks = 1 + max((int(found[1]) for key in tensors if (found := place.fullmatch(key))), default=-1)
-    bottleneck = f"{prefix}layer1.0.conv3.weight" in tensors
-    depth: Any = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101}.get((blocks, bottleneck))
-    if depth is None:
-        raise BadConfig(f"its backbone has {blocks} blocks in the third stage, expected those of a ResNet 18 to 101")
-    if not bottleneck:
-        return ResNetConfig(depth=depth)
-    out, inner = tensors[f"{prefix}layer1.0.conv2.weight"].shape[:2]
-    groups = out // inner
-    return ResNetConfig(depth=depth) if groups == 1 else ResNetConfig(depth=depth, groups=groups, group_width=inner)

@@ -97,14 +97,18 @@ class Clips:
     objects: Objects
     sizes_px: Int[Tensor, "B L 2"] | None = None
     """(height, width) of each frame without the padding at its right and bottom; None: the model has one input size."""
+    identities: Int[Tensor, "B A"] | None = None
+    """Which object of the whole data set each is, counted from 0; -1 in padding slots. None: nobody said."""
 
     def to(self, device: torch.device | str) -> "Clips":
         sizes = None if self.sizes_px is None else self.sizes_px.to(device, non_blocking=True)
-        return Clips(self.frames.to(device, non_blocking=True), self.objects.to(device), sizes)
+        names = None if self.identities is None else self.identities.to(device, non_blocking=True)
+        return Clips(self.frames.to(device, non_blocking=True), self.objects.to(device), sizes, names)
 
     def pin_memory(self) -> "Clips":
         sizes = None if self.sizes_px is None else self.sizes_px.pin_memory()
-        return Clips(self.frames.pin_memory(), self.objects.pin_memory(), sizes)
+        names = None if self.identities is None else self.identities.pin_memory()
+        return Clips(self.frames.pin_memory(), self.objects.pin_memory(), sizes, names)
 
 
 @dataclass(frozen=True)
@@ -209,6 +213,8 @@ class Verdict:
     """Category index, 0 .. classes-1."""
     score: float
     """The model's own video score, 0 to 1: what AP uses."""
+    others: tuple[tuple[int, float], ...] = ()
+    """Further categories that the same object may be, each with its score: hypotheses of their own for AP."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +225,8 @@ class Tracks:
     verdicts: list[Verdict]
     dropped_births: int = 0
     """Detections that should have started a track and found no free slot."""
+    withdrawn: tuple[int, ...] = ()
+    """Tracks that were none after all: what was said of them is taken back, and no verdict about them comes."""
 
 
 Encoded = TypeVar("Encoded", bound=Rows)

@@ -23,6 +23,7 @@ MODELS = {
     "masktrack_rcnn": Entry(
         "vis_models.masktrack_rcnn.config:MaskTrackConfig", "vis_models.masktrack_rcnn.model:MaskTrackRcnn"
     ),
+    "idol": Entry("vis_models.idol.config:IdolConfig", "vis_models.idol.model:Idol"),
     "linked": Entry("vis_models.trackers.config:LinkedConfig", "vis_models.trackers.linked:Linked"),
 }
 FORMER = {

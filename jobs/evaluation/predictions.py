@@ -236,22 +236,23 @@ def _check_videos(truth: Listing, videos: "ds.Dataset") -> Iterator[str]:
 def _read_predictions(
     truth: Listing, opened: "ds.Dataset", pages: Iterable[pa.RecordBatch], names: Mapping[str, int]
 ) -> Iterator[tuple[VideoId, list[Prediction]]]:
-    """The predicted tracks, video by video, in the order of the files."""
-    tracks: dict[tuple[str, int], tuple[int, float]] = {}
+    """The predicted tracks, video by video, in the order of the files; one of several categories is as many."""
+    tracks: dict[tuple[str, int], list[tuple[int, float]]] = {}
     import pyarrow.compute as pc
 
-    columns, known = ["video_id", "track_id", "category", "score"], pc.field("category").isin([*names])
+    columns = ["video_id", "track_id", "category", "score", "other_classes"]
+    known = pc.field("category").isin([*names]) | pc.field("other_classes").is_valid()
     for row in opened.to_table(columns=columns, filter=known, use_threads=False).to_pylist():
-        tracks[row["video_id"], row["track_id"]] = names[row["category"]], row["score"]
+        said = [(row["category"], row["score"]), *(row["other_classes"] or ())]
+        tracks[row["video_id"], row["track_id"]] = [(names[name], score) for name, score in said if name in names]
     left_out = {*map(str, truth.left_out)}
     for video_id, masks in by_video(pages):
         if video_id in left_out:
             continue
         found, own_id = [], truth.id_of(video_id)
         for track_id, track in mask_tracks(masks, truth.length(own_id)).items():
-            if (video_id, track_id) in tracks:
-                category, score = tracks[video_id, track_id]
-                area = mean_area_px(track.areas_px)
+            area = mean_area_px(track.areas_px)
+            for category, score in tracks.get((video_id, track_id), ()):
                 found.append(Prediction(track.rles, track.areas_px, category, area, score, track_id))
         yield own_id, found
 

@@ -112,6 +112,10 @@ class Tally:
     category: int = -1
     score: float | None = None
     """None until the model's verdict."""
+    others: Sequence[Sequence[Any]] = ()
+    """Further categories with their scores."""
+    withdrawn: bool = False
+    """The model took back all that it said of it."""
 
     def see(self, frame: int, time_s: float | None, score: float, area: int, box: Sequence[float]) -> None:
         if not self.n_obs:
@@ -188,11 +192,14 @@ class VideoRecord:
         for verdict in tracks.verdicts:
             tally = self.tallies.setdefault(verdict.track_id, Tally(first_frame=0))
             assert tally.score is None, f"two verdicts about track {verdict.track_id} of {self.info.video_id}"
-            tally.category, tally.score = verdict.category, verdict.score
+            tally.category, tally.score, tally.others = verdict.category, verdict.score, verdict.others
+        for track_id in tracks.withdrawn:
+            self.tallies.setdefault(track_id, Tally(first_frame=0)).withdrawn = True
 
     def tracks(self, min_score: float) -> tuple[dict[int, Tally], int]:
-        """(tracks to write by id, number of tracks under `min_score`). Tracks without a single mask are neither."""
-        seen = {track_id: tally for track_id, tally in sorted(self.tallies.items()) if tally.n_obs}
+        """(tracks to write by id, number of tracks under `min_score`). Tracks without a single mask are neither,
+        nor are those that were withdrawn."""
+        seen = {id_: tally for id_, tally in sorted(self.tallies.items()) if tally.n_obs and not tally.withdrawn}
         undecided = [track_id for track_id, tally in seen.items() if tally.score is None]
         assert not undecided, f"no verdict about tracks {undecided[:5]} of {self.info.video_id}"
         kept = {track_id: tally for track_id, tally in seen.items() if (tally.score or 0) >= min_score}
@@ -209,13 +216,18 @@ class VideoRecord:
             yield pa.Table.from_arrays(columns, schema=tables.MASKS)
 
 
-def track_row(track_id: int, tally: Tally) -> dict[str, Any]:
-    """A row of the table tracks, without the columns that name the plan, the video and the category."""
+def track_row(track_id: int, tally: Tally, names: Sequence[str]) -> dict[str, Any]:
+    """A row of the table tracks, without the columns that name the plan, the video and the category.
+
+    Args:
+        names: of the model's categories.
+    """
     x0, y0, x1, y1 = tally.box
     duration_s = None if tally.start_s is None or tally.end_s is None else tally.end_s - tally.start_s
     return {
         "track_id": track_id,
         "score": tally.score,
+        "other_classes": [(names[category], score) for category, score in tally.others] or None,
         "score_mean": tally.score_sum / tally.n_obs,
         "score_max": tally.score_max,
         "first_frame": tally.first_frame,

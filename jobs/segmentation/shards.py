@@ -300,7 +300,7 @@ class Attempt:
         for track_id, tally in kept.items():
             category = card.classes[tally.category]
             common = origin | {"category_id": category.id, "category": category.name}
-            rows.append(common | track_row(track_id, tally))
+            rows.append(common | track_row(track_id, tally, [each.name for each in card.classes]))
             for masks in outcome.record.masks(track_id, common | {"track_score": tally.score}):
                 writer.write(masks)
         return rows, low

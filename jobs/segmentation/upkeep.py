@@ -237,7 +237,11 @@ def _with_origin(old: dict[str, pa.Table], units: dict[str, str], origin: dict[s
         schema = tables.SCHEMAS[name]
         new[name] = pa.Table.from_arrays(
             [
-                pa.array(columns[field.name], field.type) if field.name in columns else content[field.name]
+                pa.array(columns[field.name], field.type)
+                if field.name in columns
+                else content[field.name]
+                if field.name in content.column_names
+                else pa.nulls(len(ids), field.type)
                 for field in schema
             ],
             schema=schema,

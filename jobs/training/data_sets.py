@@ -11,9 +11,9 @@ from jobs.training.run_files import DATA, LEFT_OUT, RUNS, SPEC
 from jobs.training.runs import at_place, check_data
 from jobs.training.stages import Sets
 from vis_models.config import BadConfig, config_hash
-from vis_models.data.annotations import VideoSet, hold_out, read_youtube_vis
+from vis_models.data.annotations import VideoSet, hold_out
 from vis_models.data.categories import counterparts
-from vis_models.data.coco import read_in_categories, translate
+from vis_models.data.coco import read_in_categories, read_labels, translate
 from vis_models.data.sameness import Fingerprint, differences, fingerprints
 from vis_models.data.world import write_youtube_vis
 from vis_models.progress import Progress
@@ -56,11 +56,11 @@ def world_folder(settings: Settings) -> Path:
 def read_data(job: TrainJob, data: Data, store: Store) -> tuple[VideoSet, VideoSet]:
     """Training and validation videos, checked."""
     folder = store.local_copy(data.uri)
-    videos = read_youtube_vis(folder / "train.json")
+    videos = read_labels(folder / "train.json")
     if job.hold_out:
         train_set, val_set = hold_out(videos, job.hold_out)
     else:
-        train_set, val_set = videos, read_youtube_vis(folder / "val.json")
+        train_set, val_set = videos, read_labels(folder / "val.json")
     for part in (train_set, val_set):
         part.require_labels()
     return train_set, in_categories_of(train_set, val_set)

@@ -128,9 +128,10 @@ def play(
                             segments[sighting.frame] = {"size": size, "counts": rle.decode()}
                 for verdict in words.verdicts:
                     segments = tracks.get((place, verdict.track_id), [])
-                    if any(segments):
-                        category = categories[verdict.category].id
-                        entry = {"video_id": video.video_id, "category_id": category, "score": verdict.score}
+                    for category, score in (
+                        [(verdict.category, verdict.score), *verdict.others] if any(segments) else ()
+                    ):
+                        entry = {"video_id": video.video_id, "category_id": categories[category].id, "score": score}
                         yield entry | {"segmentations": segments}
 
 

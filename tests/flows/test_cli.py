@@ -56,7 +56,7 @@ BEFORE_AN_ENGINE = [
     (["ablate", "--recipe", "masktrack_r18_world_hard", "--detector", "m", "--row", "sort"], "did you mean deepsort"),
     (
         ["ablate", "--recipe", "rgnn_r18_world_hard", "--detector", "m", "--row", "resnet101"],
-        "'resnet101' changes the detector itself",
+        "'resnet101' changes the weights themselves",
     ),
     (["runs", "show", "nothing"], "no run 'nothing'"),
     (["models", "import", "/nowhere.pth"], "no checkpoint at /nowhere.pth"),

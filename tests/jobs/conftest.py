@@ -108,7 +108,9 @@ def _draw_lake(
     error: str = "video 4 is not there",
     settings: Settings | None = None,
     min_score: float = 0,
+    also_square: float | None = None,
 ) -> LabelledLake:
+    """`also_square`: the score with which every disc may be a square, too."""
     categories = {1: "square", 2: disc}
     labels: dict = {
         "videos": [],
@@ -142,6 +144,10 @@ def _draw_lake(
                 score = float(np.float32(track[0]["score"]))
                 result = {"video_id": video, "category_id": track[0]["category_id"], "score": score}
                 results.append(result | {"segmentations": segmentations})
+                if also_square and shape == "disc":
+                    track[0]["other_classes"] = [("square", also_square)]
+                    other = {"category_id": 1, "score": float(np.float32(also_square))}
+                    results.append(result | other | {"segmentations": segmentations})
         rows["videos"].append(_video_row(video, len(shapes)))
     data = folder / "val.json"
     data.write_text(json.dumps(labels))

@@ -155,7 +155,7 @@ def test_two_ablations_in_one_folder_lose_no_run_of_each_other(tmp_path: Path):
 
 @pytest.mark.unit
 def test_a_row_with_a_detector_of_its_own_is_refused(given: Settings):
-    with pytest.raises(BadConfig, match=r"'resnet101' changes the detector itself"):
+    with pytest.raises(BadConfig, match=r"'resnet101' changes the weights themselves"):
         ablate(job(rows=("resnet101",)), given)
 
 

@@ -37,6 +37,14 @@ def test_a_reader_is_told_when_tracks_were_not_written(draw_lake):
     assert any("under a score of 0.05" in note for note in score(draw_lake(min_score=0.05)).notes)
 
 
+def test_a_track_that_may_be_of_several_categories_is_a_hypothesis_for_each(draw_lake):
+    lake = draw_lake(also_square=0.95)
+    expected = average_precision(lake.labels(), lake.results).summary()
+    alone = [entry for entry in lake.results if entry["score"] != pytest.approx(0.95)]
+    assert len(alone) == len(lake.results) - 2
+    assert score(lake).figures == expected != average_precision(lake.labels(), alone).summary()
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

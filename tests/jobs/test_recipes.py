@@ -2,10 +2,11 @@ import pytest
 
 from jobs.training.descent import learning_rate
 from jobs.training.recipes.base import ExtraData
-from jobs.training.recipes.catalogue import RECIPES, build, with_row
+from jobs.training.recipes.catalogue import RECIPES, build, in_one_table, published_ap, rows_of, with_row
 from vis_models.config import BadConfig
 from vis_models.data.holdout import HoldOut
-from vis_models.data.sampling import Pair
+from vis_models.data.sampling import Pair, PseudoPair, Single
+from vis_models.layers.backbone_config import ResNetConfig, SwinConfig
 
 pytestmark = pytest.mark.unit
 
@@ -94,6 +95,70 @@ def test_masktrack_rcnn_is_trained_as_its_authors_did(recipe: str, depth: int, c
         64, 200, 128, 0.25,
     )  # fmt: skip
     assert (detector.positive_iou, detector.detections, job.config.keep_frames) == (0.7, 10, None)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "backbone", "classes", "shorter_px"),
+    [
+        ("idol_r50_ytvis2019", ResNetConfig(), 40, 360),
+        ("idol_r101_ytvis2019", ResNetConfig(depth=101), 40, 360),
+        ("idol_swinl_ytvis2019", SwinConfig(), 40, 360),
+        ("idol_r50_ytvis2021", ResNetConfig(), 40, 360),
+        ("idol_r50_ovis", ResNetConfig(), 25, 720),
+    ],
+)
+def test_idol_is_trained_as_its_paper_says(recipe: str, backbone: object, classes: int, shorter_px: int):
+    job = build(recipe)
+    (stage,) = job.stages
+    assert (job.model, stage.part, stage.batch_size, stage.iterations) == ("idol", "whole", 16, 12_000)
+    assert (stage.optimizer, stage.weight_decay, stage.clip_gradient) == ("adamw", 1e-4, 0.01)
+    rates = {0: 1e-4, 7_999: 1e-4, 8_000: 1e-5, 11_999: 1e-5}
+    assert {at: learning_rate(stage, at) for at in rates} == pytest.approx(rates)
+    assert (stage.groups[0].begins, stage.groups[0].rate, stage.batch_norm) == (("network.backbone.",), 0.1, "frozen")
+    assert stage.sampling == Pair(window=10)
+    drawn, large = stage.augmentation, recipe.endswith("ovis")
+    assert (drawn.shorter_px[0], drawn.shorter_px[-1], len(drawn.shorter_px)) == (
+        (480, 800) if large else (320, 640)
+    ) + (11,)
+    assert (drawn.longer_most_px, drawn.crop_px, drawn.crop) == (1333 if large else 768, (384, 600), 0.5)
+    config = job.config
+    assert (config.backbone, config.classes, config.shorter_px) == (backbone, classes, shorter_px)
+    assert (config.queries, config.encoder_layers, config.decoder_layers, config.temporal_weight) == (
+        300,
+        6,
+        6,
+        "paper",
+    )
+    assert (config.embed_weight, config.cosine_weight) == (1.0, 0.0)
+
+
+def test_idol_learns_images_then_two_crops_of_each_before_videos():
+    images, pairs = build("idol_r50_coco").stages[0], build("idol_r50_coco_pairs").stages[0]
+    assert (images.part, images.sampling, pairs.part, pairs.sampling) == ("detector", Single(), "whole", PseudoPair())
+    rates = {0: 2e-4, 22_199: 2e-4, 22_200: 2e-5, 44_400: 2e-6}
+    assert {at: learning_rate(pairs, at) for at in rates} == pytest.approx(rates)
+
+
+def test_rows_of_idol_that_are_rules_share_weights_and_the_others_are_trained_whole():
+    hard = "idol_r18_world_hard"
+    assert in_one_table(hard) == ("proposed", "ot_embedding")
+    assert not with_row(hard, "ot_embedding").config.temporal
+    with pytest.raises(
+        BadConfig, match=f"trained whole: vis train --recipe {hard} --set config.embed_loss=id --set co"
+    ):
+        with_row(hard, "id_embedding")
+    for name, row in rows_of(hard).items():
+        job = build(hard, {f"config.{field}": value for field, value in row.changes.items()})
+        assert (name == "proposed") == (job.config == build(hard).config)
+
+
+def test_the_published_ap_of_idol_is_named_with_the_weights_that_it_is_of():
+    said = {
+        name: (recipe.__doc__ or "").splitlines()[0] for name, recipe in RECIPES.items() if name.startswith("idol_r50_")
+    }
+    assert published_ap("idol_r50_ytvis2019") == 46.4
+    assert "46.4 from COCO's masks, 49.5 (dagger) from pseudo pairs" in said["idol_r50_ytvis2019"]
+    assert all("dagger" in line for name, line in said.items() if published_ap(name))
 
 
 def test_extra_data_is_given_from_outside():

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.unit
 
 INFO = VideoInfo("film.mp4", 20, 30)
 ORIGIN = {"plan_id": "p", "unit": "u", "archive": "a", "model": "m"}
+NAMES = ["cat", "dog", "cow"]
 COMMON = ORIGIN | {"video_id": "film.mp4", "category_id": 3, "category": "dog", "track_score": 0.5}
 
 
@@ -45,7 +46,7 @@ def test_a_track_is_summed_up():
         video.add(seen)
     video.add(verdict(score=0.7))
     tracks, low = video.tracks(min_score=0.05)
-    row = track_row(1, tracks[1])
+    row = track_row(1, tracks[1], NAMES)
     assert low == 0
     assert (row["first_frame"], row["last_frame"], row["n_obs"], row["gap_count"]) == (2, 6, 3, 1)
     assert (row["start_s"], row["end_s"], row["duration_s"]) == pytest.approx((0.2, 0.6, 0.4))
@@ -116,6 +117,25 @@ def test_a_model_that_forgets_a_verdict_or_changes_its_mind_is_stopped():
         video.add(verdict())
 
 
+def test_an_object_that_may_be_of_several_classes_is_one_track_that_names_them_all():
+    video = record(MaskSpill(), frames=1)
+    video.add(square(0, 0, 2))
+    video.add(Tracks([], [Verdict(1, 2, 0.7, ((0, 0.4), (1, 0.1)))]))
+    row = track_row(1, video.tracks(0)[0][1], NAMES)
+    assert (row["score"], row["other_classes"]) == (0.7, [("cat", 0.4), ("dog", 0.1)])
+    assert tables.TRACKS.field("other_classes").nullable
+
+
+def test_what_a_model_takes_back_is_no_track_and_needs_no_verdict():
+    video = record(MaskSpill(), frames=4)
+    for frame in range(2):
+        video.add(square(frame, 0, 2, track_id=frame))
+    video.add(Tracks([], [], withdrawn=(0,)))
+    video.add(verdict(1))
+    assert list(video.tracks(0)[0]) == [1]
+    assert video.tracks(0.9) == ({}, 1)
+
+
 def test_without_a_clock_there_are_no_times():
     spill = MaskSpill()
     video = record(spill, frames=2, fps=None)
@@ -123,7 +143,7 @@ def test_without_a_clock_there_are_no_times():
     video.add(verdict())
     spill.finish()
     assert rows(video, 1)[0]["time_s"] is None
-    row = track_row(1, video.tracks(0)[0][1])
+    row = track_row(1, video.tracks(0)[0][1], NAMES)
     assert (row["start_s"], row["end_s"], row["duration_s"]) == (None, None, None)
 
 

@@ -205,3 +205,114 @@ def masktrack_shapes(mmtracking: bool, classes: int = 40) -> Shapes:
     return (
         shapes | _biased(f"{roi}mask_head.upsample", 256, 256, 2) | _biased(f"{roi}mask_head.conv_logits", own, 256, 1)
     )
+
+
+def idol_shapes(depth: int, classes: int = 40, queries: int = 300) -> Shapes:
+    """The authors' IDOL on detectron2's ResNet, whose norms are frozen."""
+    backbone: Shapes = {}
+    for key, shape in resnet_shapes(depth).items():
+        if not key.startswith("fc.") and not key.endswith("num_batches_tracked"):
+            backbone[_detectron(key)] = shape
+    return _idol(backbone, (512, 1024, 2048), classes, queries)
+
+
+def idol_swin_shapes(width: int, blocks: tuple[int, ...], heads: tuple[int, ...], window: int) -> Shapes:
+    """The authors' IDOL on a Swin transformer, of 40 classes."""
+    return _idol(swin_shapes(width, blocks, heads, window), (2 * width, 4 * width, 8 * width), 40, 300)
+
+
+def _idol(backbone: Shapes, given: tuple[int, ...], classes: int, queries: int) -> Shapes:
+    shapes = {f"detr.detr.backbone.0.backbone.{key}": shape for key, shape in backbone.items()}
+    heads = {"detr.controller": 169, "detr.reid_embed_head": 256}
+    return shapes | _idol_head(given, classes, queries, "detr.detr.", heads)
+
+
+def deformable_detr_shapes(classes: int = 91) -> Shapes:
+    """The authors' Deformable DETR with iterative box refinement, on torchvision's ResNet-50 with frozen norms."""
+    shapes: Shapes = {}
+    for key, shape in resnet_shapes(50).items():
+        if not key.startswith("fc.") and not key.endswith("num_batches_tracked"):
+            shapes[f"backbone.0.body.{key}"] = shape
+    return shapes | _idol_head((512, 1024, 2048), classes, 300, "", {})
+
+
+def _idol_head(given: tuple[int, ...], classes: int, queries: int, before: str, more: dict[str, int]) -> Shapes:
+    """What both have after the backbone, and IDOL's own parts."""
+    shapes: Shapes = {}
+    for level, (inside, kernel) in enumerate([(inside, 1) for inside in given] + [(given[-1], 3)]):
+        shapes |= _biased(f"{before}input_proj.{level}.0", 256, inside, kernel)
+        shapes |= _scaled(f"{before}input_proj.{level}.1", 256)
+    transformer = f"{before}transformer"
+    shapes |= {f"{transformer}.level_embed": (4, 256)} | _linear(f"{transformer}.reference_points", 2, 256)
+    for layer in range(6):
+        for part, attention, norms in (("encoder", "self_attn", 2), ("decoder", "cross_attn", 3)):
+            name = f"{transformer}.{part}.layers.{layer}"
+            for leaf, out in (
+                ("sampling_offsets", 256), ("attention_weights", 128), ("value_proj", 256), ("output_proj", 256)
+            ):  # fmt: skip
+                shapes |= _linear(f"{name}.{attention}.{leaf}", out, 256)
+            for norm in range(norms):
+                shapes |= _scaled(f"{name}.norm{norm + 1}", 256)
+            shapes |= _linear(f"{name}.linear1", 1024, 256) | _linear(f"{name}.linear2", 256, 1024)
+        own = f"{transformer}.decoder.layers.{layer}.self_attn"
+        shapes |= {f"{own}.in_proj_weight": (768, 256), f"{own}.in_proj_bias": (768,)}
+        shapes |= _linear(f"{own}.out_proj", 256, 256)
+        shapes |= _linear(f"{before}class_embed.{layer}", classes, 256)
+        for name in (f"{before}bbox_embed.{layer}", f"{transformer}.decoder.bbox_embed.{layer}"):
+            shapes |= _mlp(name, 4)
+    shapes |= {f"{before}query_embed.weight": (queries, 512)}
+    for name, out in more.items():
+        shapes |= _mlp(name, out)
+    if more:
+        for name, out, inside in (
+            ("lay3", 256, 256), ("lay4", 256, 256), ("dcn", 256, 256), ("lay1", 64, 256), ("lay2", 8, 64)
+        ):  # fmt: skip
+            shapes |= _biased(f"detr.mask_head.{name}", out, inside, 3)
+    return shapes
+
+
+def swin_shapes(
+    width: int, blocks: tuple[int, ...], heads: tuple[int, ...], window: int, of_pictures: bool = False
+) -> Shapes:
+    """Microsoft's Swin transformer, with a norm on each map; `of_pictures`: as it was trained to class pictures, with
+    one norm, a head of 21841 classes, and what it works out from its window."""
+    shapes = _biased("patch_embed.proj", width, 3, 4) | _scaled("patch_embed.norm", width)
+    cells = window * window
+    for stage, (count, own) in enumerate(zip(blocks, heads, strict=True)):
+        channels = width * 2**stage
+        for index in range(count):
+            block = f"layers.{stage}.blocks.{index}"
+            shapes |= _scaled(f"{block}.norm1", channels) | _scaled(f"{block}.norm2", channels)
+            shapes |= {f"{block}.attn.relative_position_bias_table": ((2 * window - 1) ** 2, own)}
+            shapes |= {f"{block}.attn.relative_position_index": (cells, cells)}
+            shapes |= {f"{block}.attn_mask": (4, cells, cells)} if of_pictures and index % 2 else {}
+            shapes |= _linear(f"{block}.attn.qkv", 3 * channels, channels)
+            shapes |= _linear(f"{block}.attn.proj", channels, channels)
+            shapes |= _linear(f"{block}.mlp.fc1", 4 * channels, channels)
+            shapes |= _linear(f"{block}.mlp.fc2", channels, 4 * channels)
+        if stage < len(blocks) - 1:
+            shapes |= _scaled(f"layers.{stage}.downsample.norm", 4 * channels)
+            shapes |= {f"layers.{stage}.downsample.reduction.weight": (2 * channels, 4 * channels)}
+        shapes |= {} if of_pictures else _scaled(f"norm{stage}", channels)
+    last = width * 2 ** (len(blocks) - 1)
+    return shapes | (_scaled("norm", last) | _linear("head", 21841, last) if of_pictures else {})
+
+
+def _mlp(key: str, out: int) -> Shapes:
+    return (
+        _linear(f"{key}.layers.0", 256, 256)
+        | _linear(f"{key}.layers.1", 256, 256)
+        | _linear(f"{key}.layers.2", out, 256)
+    )
+
+
+def _scaled(key: str, channels: int) -> Shapes:
+    return {f"{key}.weight": (channels,), f"{key}.bias": (channels,)}
+
+
+def _detectron(key: str) -> str:
+    """detectron2's name for a tensor of torchvision's ResNet."""
+    key = re.sub(r"^layer(\d)", lambda found: f"res{int(found[1]) + 1}", key)
+    key = key.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
+    key = re.sub(r"\.bn(\d)\.", r".conv\1.norm.", key)
+    return re.sub(r"^(conv1|bn1)\.", lambda found: "stem.conv1." + "norm." * (found[1] == "bn1"), key)

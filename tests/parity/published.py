@@ -1,7 +1,7 @@
 """The small set of published numbers: a table beside this file, so that a clone proves parity with nothing beside it.
 
-`python -m tests.parity.published FOLDER` makes it from the large set, FOLDER with `parity/`, `maskrcnn/` and
-`vis_eval/`: all inputs of the cases below, and of the numbers that the published implementations gave for them the
+`python -m tests.parity.published FOLDER` makes it from the large set, FOLDER with `parity/`, `maskrcnn/`, `swin/`
+and `vis_eval/`: all inputs of the cases below, and of the numbers that the published implementations gave for them the
 short arrays whole and samples of the long ones, by the rule of `case.places`. The column `origin` names the
 implementation and its commit.
 """
@@ -33,6 +33,10 @@ ORIGINS = {
     "roi_align": "torchvision 0.28",
     "maskrcnn": "torchvision 0.28",
     "masktrack": "youtubevos/MaskTrackRCNN 10e5d7de",
+    "msda": "wjf5203/VNext db338339",
+    "idol": "wjf5203/VNext db338339",
+    "swin": "wjf5203/VNext db338339",
+    "dice": "formulas of DETR and CondInst",
     "fill_rule": "numpy, the rule of weights.py",
     "expected": "youtubevos/cocoapi f3f9948a",
     "tracking": "JonathonLuiten/TrackEval 12c8791b",
@@ -45,6 +49,8 @@ CASES = (
     *("lovasz_hinge", "lovasz_one_pixel", "lovasz_one_pixel_object", "lovasz_single_class", "lovasz_some_ignored"),
     *("box_nms", "fill_rule_samples", "resnet50_features"),
     *("roi_align", "masktrack_match_score", "masktrack_sequence", "masktrack_track_head", "maskrcnn_v1_losses"),
+    *("msda_core", "idol_position_encoding", "idol_forward_padded", "swin_small_padded", "dice_losses"),
+    *("idol_simota", "idol_criterion", "idol_contrastive", "idol_tracker"),
 )
 EVALUATIONS = ("basic_a", "nulls_a", "quirks_a")
 SAMPLED_INPUTS = {"in.priors_full"}
@@ -101,7 +107,7 @@ def evaluations(kind: str = "") -> list[str]:
 
 
 def make(folder: Path) -> None:
-    of = {name: "maskrcnn" if name.startswith("maskrcnn") else "parity" for name in CASES}
+    of = {name: next((part for part in ("maskrcnn", "swin") if name.startswith(part)), "parity") for name in CASES}
     rows = [row for name, part in of.items() for row in _of_arrays(name, folder / part / f"{name}.npz")]
     rows += [row for name in EVALUATIONS for row in _of_evaluation(name, folder / "vis_eval")]
     schema = {"case": pa.string(), "key": pa.string(), "origin": pa.string(), "dtype": pa.string()}

@@ -3,8 +3,8 @@
 python -m pytest tests/proofs/masktrack_by_heart.py
 """
 
-from tests.vis_models.test_learning import masktrack_by_heart
+from tests.vis_models.test_learning import by_heart, small_masktrack
 
 
 def test_masktrack_rcnn_learns_one_clip_by_heart_from_pairs():
-    assert masktrack_by_heart(iterations=400)["AP"] >= 0.95
+    assert by_heart(small_masktrack, iterations=400)["AP"] >= 0.95

@@ -24,6 +24,8 @@ from vis_models.cards import ModelCard
 from vis_models.checkpoints import load_model, save_model
 from vis_models.config import BadConfig
 from vis_models.data.annotations import Category
+from vis_models.idol.config import IdolConfig
+from vis_models.idol.model import Idol
 from vis_models.layers.backbone_config import ResNetConfig
 from vis_models.mask_rcnn.config import MaskRcnnConfig
 from vis_models.masktrack_rcnn.config import MaskTrackConfig
@@ -121,7 +123,44 @@ def forgetful() -> MaskTrackRcnn:
     return model
 
 
+def idol(**changes: Any) -> Idol:
+    config = IdolConfig(
+        num_classes=3,
+        image_size=(HEIGHT, WIDTH),
+        backbone=ResNetConfig(depth=18, width=16, blocks=(1, 1, 1, 1), stem_pool=False),
+        queries=8,
+        channels=32,
+        heads=4,
+        points=2,
+        encoder_layers=1,
+        decoder_layers=2,
+        hidden=32,
+        norm_groups=8,
+        dropout=0.0,  # what it drops differs between one worker and two
+        frozen_stages=2,
+        min_score=0.0,
+        new_score=0.0,
+        detections=5,
+        tracks=10,
+        slot_recycling=True,
+        **changes,
+    )
+    model = Idol(config)
+    for name, parameter in model.network.named_parameters():
+        if "bbox_embed" in name or "sampling_offsets" in name or "attention_weights" in name:
+            nn.init.normal_(parameter, std=0.3)  # at the start boxes and points do not move
+    for head in model.network.class_embed:
+        nn.init.normal_(head.weight, std=0.3)
+    return model
+
+
+def unlike() -> Idol:
+    """Whose detections continue nothing."""
+    return idol(match_score=1.0)
+
+
 MODELS = (
+    Entrant("idol", idol, clip_length=2, slots=10, restless=unlike),
     Entrant("masktrack_rcnn", masktrack, clip_length=2, slots=10, restless=forgetful),
     Entrant("rgnn", rgnn, slots=5, restless=lambda: rgnn(keep_active_logit=9.0)),
     Entrant("linked", partial(linked, "greedy"), slots=5, tracker="greedy"),

@@ -1,5 +1,6 @@
 """The losses teach what they should: a model learns one clip by heart."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -7,6 +8,8 @@ import torch
 
 from vis_models import boxes
 from vis_models import masks as mask_ops
+from vis_models.idol.config import IdolConfig
+from vis_models.idol.model import Idol
 from vis_models.layers.backbone_config import ResNetConfig
 from vis_models.mask_rcnn.config import MaskRcnnConfig
 from vis_models.masktrack_rcnn.config import MaskTrackConfig
@@ -112,10 +115,30 @@ def small_masktrack() -> MaskTrackRcnn:
     return MaskTrackRcnn(MaskTrackConfig(detector=detector, embedding=32, learn_reference=True))
 
 
-def masktrack_by_heart(iterations: int) -> dict[str, float]:
+def small_idol() -> Idol:
+    config = IdolConfig(
+        num_classes=3,
+        image_size=(HEIGHT, WIDTH),
+        backbone=ResNetConfig(depth=18, width=16, blocks=(1, 1, 1, 1), stem_pool=False),
+        queries=12,
+        channels=32,
+        heads=4,
+        levels=3,
+        encoder_layers=1,
+        decoder_layers=2,
+        hidden=64,
+        norm_groups=8,
+        dropout=0.0,
+        frozen_stages=0,
+        learn_reference=True,
+    )
+    return Idol(config)
+
+
+def by_heart(make: Callable[[], Any], iterations: int) -> dict[str, float]:
     """Its score on the clip of which it learned random pairs."""
     torch.manual_seed(0)
-    clip, model = one_clip(), small_masktrack()
+    clip, model = one_clip(), make()
     part: Any = model.part("whole")
 
     def loss() -> dict:
@@ -130,6 +153,13 @@ def masktrack_by_heart(iterations: int) -> dict[str, float]:
 
 def test_masktrack_rcnn_begins_to_learn_a_clip_from_pairs():
     """By heart in `tests/proofs/masktrack_by_heart.py`."""
-    score = masktrack_by_heart(iterations=150)
+    score = by_heart(small_masktrack, iterations=150)
+    assert score["AP50"] >= 0.9
+    assert score["AP"] >= 0.3
+
+
+def test_idol_begins_to_learn_a_clip_from_pairs():
+    """By heart in `tests/proofs/idol_by_heart.py`."""
+    score = by_heart(small_idol, iterations=100)
     assert score["AP50"] >= 0.9
     assert score["AP"] >= 0.3

@@ -7,6 +7,7 @@ workers sees the same global batch.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -182,8 +183,17 @@ class ClipSet:
         order = np.random.default_rng([self.seed, 0, turn]).permutation(len(self.usable))
         return self.clip(int(order[place]), n)
 
+    @cached_property
+    def _first_object(self) -> list[int]:
+        """Of each usable video, where all objects of the set are counted."""
+        return [0, *accumulate(len(video.tracks) for video in self.usable)]
+
     def clip(self, index: int, n: int) -> Clips:
         """Sample n, whose turn has come to video `index` of `usable`."""
+        drawn = self._drawn(index, n)
+        return replace(drawn, identities=self._first_object[index] + torch.arange(drawn.objects.labels.shape[1])[None])
+
+    def _drawn(self, index: int, n: int) -> Clips:
         video = self.usable[index]
         rng = np.random.default_rng([self.seed, 1, n])
         frames = self.sampling.draw(self._shows(video), rng)
@@ -242,13 +252,23 @@ def collate(clips: Sequence[Clips]) -> Clips:
     """Clips side by side. Where sizes are drawn, all are padded at the right and the bottom, with zeros, to the
     largest of them and from there to a multiple of `STRIDE`; `sizes_px` says what of each is picture."""
     shapes = {(clip.frames.shape[-2], clip.frames.shape[-1]) for clip in clips}
+    names = _names(clips)
     if len(shapes) == 1 and all(clip.sizes_px is None for clip in clips):
-        return Clips(torch.cat([clip.frames for clip in clips]), join_objects([clip.objects for clip in clips]))
+        frames = torch.cat([clip.frames for clip in clips])
+        return Clips(frames, join_objects([clip.objects for clip in clips]), identities=names)
     height, width = (-(-max(shape[axis] for shape in shapes) // STRIDE) * STRIDE for axis in (0, 1))
     sizes = torch.cat([_sizes(clip) for clip in clips])
     frames = torch.cat([_padded_to(clip.frames, (height, width)) for clip in clips])
     objects = [replace(clip.objects, masks=_padded_to(clip.objects.masks, (height, width))) for clip in clips]
-    return Clips(frames, join_objects(objects), sizes)
+    return Clips(frames, join_objects(objects), sizes, names)
+
+
+def _names(clips: Sequence[Clips]) -> Int[Tensor, "B A"] | None:
+    named = [clip.identities for clip in clips if clip.identities is not None]
+    if len(named) < len(clips):
+        return None
+    slots = max(each.shape[1] for each in named)
+    return torch.cat([F.pad(each, [0, slots - each.shape[1]], value=-1) for each in named])
 
 
 def _sizes(clip: Clips) -> Int[Tensor, "B L 2"]:

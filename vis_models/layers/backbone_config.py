@@ -1,8 +1,8 @@
 """What can be chosen about a backbone; without torch, as recipes are made of it."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import PositiveInt
+from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 
 from vis_models.config import Config
 
@@ -30,3 +30,43 @@ class ResNetConfig(Config):
     def stride(self) -> int:
         """Of C3, the first map that comes out."""
         return 8 if self.stem_pool else 4
+
+
+class SwinConfig(Config):
+    """Size of a Swin transformer; defaults are Swin-L as IDOL uses it, pre-trained at 384."""
+
+    name: Literal["swin"] = "swin"
+    width: PositiveInt = 192
+    """Channels of the first stage, doubled by each later one: 96 in Swin-T and -S, 128 in -B."""
+    blocks: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (2, 2, 18, 2)
+    heads: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (6, 12, 24, 48)
+    """Of each stage; they divide its channels."""
+    window: PositiveInt = 12
+    """Side in cells within which cells look at each other: 7 pre-trained at 224."""
+    drop_path: float = Field(0.3, ge=0, lt=1)
+    """Chance in training that the last block is left out; that of earlier ones rises to it from 0."""
+
+    @property
+    def stride(self) -> int:
+        """Of C3, the first map that comes out."""
+        return 8
+
+    @model_validator(mode="after")
+    def _heads_divide_channels(self) -> "SwinConfig":
+        for stage, heads in enumerate(self.heads):
+            if (channels := self.width * 2**stage) % heads:
+                raise ValueError(
+                    f"stage {stage} has {channels} channels and {heads} heads: choose heads that divide them"
+                )
+        return self
+
+
+def _kind(given: Any) -> str:
+    name = given.get("name") if isinstance(given, dict) else getattr(given, "name", None)
+    return "swin" if name == "swin" else "resnet"
+
+
+BackboneConfig = Annotated[
+    Annotated[ResNetConfig, Tag("resnet")] | Annotated[SwinConfig, Tag("swin")], Discriminator(_kind)
+]
+"""A residual network says no name, as it had none when it was the only one."""

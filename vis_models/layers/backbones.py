@@ -4,13 +4,16 @@ Source: He et al., "Deep residual learning for image recognition", CVPR 2016, wi
 3x3 convolution of a bottleneck (torchvision's "v1.5"). Used by every model of the house.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vis_models.layers.backbone_config import ResNetConfig
+from vis_models.layers.backbone_config import ResNetConfig, SwinConfig
 from vis_models.layers.norm import BatchNorm
+from vis_models.layers.swin import Swin
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -112,13 +115,19 @@ class ResNet(nn.Module):
         return checkpoint(layers, x, use_reentrant=False)
 
 
+def backbone(config: ResNetConfig | SwinConfig) -> ResNet | Swin:
+    """What the config names: normalised images in, three maps out, whose widths are its `channels`."""
+    return Swin(config) if isinstance(config, SwinConfig) else ResNet(config)
+
+
 def recompute(module: nn.Module) -> None:
-    """Let every backbone inside keep only what enters its four stages for the backward pass, and compute the rest
-    again: a third more time for a fraction of the memory (Chen et al., "Training deep nets with sublinear memory cost",
-    2016). Statistics of batch norms would be taken twice, so their norms must be frozen."""
-    for backbone in module.modules():
-        if isinstance(backbone, ResNet):
-            backbone.recomputes = True
+    """Let every part inside that can (`recomputes`) keep only what enters its stages or layers for the backward pass,
+    and compute the rest again: a third more time for a fraction of the memory (Chen et al., "Training deep nets with
+    sublinear memory cost", 2016). Statistics of batch norms would be taken twice, so their norms must be frozen."""
+    part: Any
+    for part in module.modules():
+        if hasattr(part, "recomputes"):
+            part.recomputes = True
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vis_models.layers.normalise import DIVISOR
 from vis_models.layers.paste_masks import Pasting, paste
 from vis_models.mask_rcnn.config import MaskRcnnDetectorConfig
-from vis_models.mask_rcnn.model import DIVISOR, MaskRcnn
+from vis_models.mask_rcnn.model import MaskRcnn
 from vis_models.trackers.contract import Candidates, Sizes
 from vis_models.types import Frames, Masks, Objects, VideoInfo
 

@@ -10,7 +10,9 @@ import re
 import torch
 from torch import Tensor
 
-TORCHVISION = {
+from vis_models.layers.backbone_layouts import DETECTRON, Names
+
+TORCHVISION: Names = {
     r"^backbone\.body\.": "backbone.",
     r"^backbone\.fpn\.": "fpn.",
     r"^(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$": r"\1.0.\2",
@@ -19,7 +21,7 @@ TORCHVISION = {
     r"^roi_heads\.": "",
 }
 """One after the other; the third and fourth are of 2019, as are the masks' convolutions below."""
-MMDETECTION = {
+MMDETECTION: Names = {
     r"^detector\.": "",
     r"^roi_head\.": "",
     r"^neck\.lateral_convs\.(\d+)\.conv\.": r"fpn.inner_blocks.\1.0.",
@@ -36,15 +38,9 @@ MMDETECTION = {
     r"^mask_head\.conv_logits\.": "mask_predictor.mask_fcn_logits.",
     r"^track_head\.embed_head\.fcs\.": "track_head.fcs.",
 }
-DETECTRON2 = {
-    r"^backbone\.bottom_up\.stem\.": "backbone.",
-    r"^backbone\.bottom_up\.res2\.": "backbone.layer1.",
-    r"^backbone\.bottom_up\.res3\.": "backbone.layer2.",
-    r"^backbone\.bottom_up\.res4\.": "backbone.layer3.",
-    r"^backbone\.bottom_up\.res5\.": "backbone.layer4.",
-    r"^(backbone\..*)conv(\d)\.norm\.": r"\1bn\2.",
-    r"^(backbone\..*)shortcut\.norm\.": r"\1downsample.1.",
-    r"^(backbone\..*)shortcut\.": r"\1downsample.0.",
+DETECTRON2: Names = {
+    r"^backbone\.bottom_up\.": "backbone.",
+    **DETECTRON,
     r"^proposal_generator\.rpn_head\.conv\.": "rpn.conv.0.0.",
     r"^proposal_generator\.rpn_head\.objectness_logits\.": "rpn.cls_logits.",
     r"^proposal_generator\.rpn_head\.anchor_deltas\.": "rpn.bbox_pred.",
@@ -95,7 +91,7 @@ def _of_detectron2(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _named(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+def _named(state: dict[str, Tensor], names: Names) -> dict[str, Tensor]:
     found = {}
     for key, tensor in state.items():
         for theirs, ours in names.items():

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from vis_models.layers.backbones import ResNet
 from vis_models.layers.box_nms import nms_in_groups
 from vis_models.layers.fpn import TopDownPyramid
 from vis_models.layers.norm import BatchNorm
+from vis_models.layers.normalise import normalised
 from vis_models.layers.paste_masks import Pasting, paste
 from vis_models.layers.roi_align import align_own, pyramid_level, roi_align
 from vis_models.layers.roi_heads import (
@@ -41,8 +41,6 @@ from vis_models.mask_rcnn.config import MaskRcnnConfig
 from vis_models.mask_rcnn.losses import BOX_WEIGHTS, Sampled, Truth
 from vis_models.types import Clips, Found, Frames, Masks, Objects, Rows, VideoInfo
 
-DIVISOR = 32
-"""Sides of what enters the backbone are multiples of it; frames are padded at the right and the bottom."""
 LEAST_SIDE_PX = 1e-2
 GIVEN_CELLS = 112
 """Pixels along a side of a given mask: four times those of its own, so that little is lost but what a tracker loses."""
@@ -117,13 +115,7 @@ class MaskRcnn(nn.Module):
 
     def normalised(self, pixels: UInt8[Tensor, "F 3 H W"], sizes_px: Int[Tensor, "F 2"]) -> Float[Tensor, "F 3 _ _"]:
         """What enters the backbone: padding is zero after the normalisation."""
-        images = (pixels - self.mean) / self.std
-        height, width = images.shape[-2:]
-        if bool((sizes_px != sizes_px.new_tensor([height, width])).any()):
-            rows = torch.arange(height, device=images.device) < sizes_px[:, :1]
-            columns = torch.arange(width, device=images.device) < sizes_px[:, 1:]
-            images = images * (rows[:, None, :, None] & columns[:, None, None, :])
-        return F.pad(images, [0, -width % DIVISOR, 0, -height % DIVISOR])
+        return normalised(pixels, sizes_px, self.mean, self.std)
 
     def pyramid(self, images: Float[Tensor, "F 3 H W"]) -> list[Float[Tensor, "F _ _ _"]]:
         """Of normalised images. In channels-last order training is faster, and rounds more than parity allows."""

@@ -123,8 +123,8 @@ class Stage(Config):
     """Statistics of the detector's batch norms, where it is trained: those of the global batch, whatever the number of
     workers, or the ones it started with, scale and shift included."""
     recompute: bool = False
-    """Compute what the stages of a backbone answer again for the backward pass instead of keeping it: less memory, a
-    third more time. For frozen batch norms."""
+    """Compute what the stages of a backbone and the layers of a transformer answer again for the backward pass instead
+    of keeping it: less memory, a third more time. For frozen batch norms."""
     compile: bool = False
     """Let `torch.compile` fuse the convolutional parts. On a GPU; without one it is not used."""
     cached_copies: NonNegativeInt = 0

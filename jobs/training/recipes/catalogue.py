@@ -11,33 +11,47 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from jobs.training.recipes import masktrack_rcnn, rgnn
+from jobs.training.recipes import idol, masktrack_rcnn, rgnn
 from jobs.training.recipes.base import TrainJob
 from jobs.training.recipes.changes import changed
 from vis_models.config import BadConfig, nearest
+from vis_models.idol.rows import ROWS as IDOL_ROWS
 from vis_models.masktrack_rcnn.rows import ROWS as MASKTRACK_ROWS
 from vis_models.rgnn.rows import ROWS as RGNN_ROWS
 from vis_models.rows import BASE, Row
 
 Recipe = Callable[[], TrainJob]
 
-RECIPES: dict[str, Recipe] = {recipe.__name__: recipe for module in (rgnn, masktrack_rcnn) for recipe in module.RECIPES}
+RECIPES: dict[str, Recipe] = {
+    recipe.__name__: recipe for module in (rgnn, masktrack_rcnn, idol) for recipe in module.RECIPES
+}
 RECIPES |= {recipe.__name__: recipe for recipe in rgnn.ROW_RECIPES}
 _ROWS = {recipe.__name__ for recipe in rgnn.ROW_RECIPES}
 DEFAULT = rgnn.rgnn_r18_world_easy.__name__
 """What is trained when nothing is said."""
-DEFAULTS = (DEFAULT, masktrack_rcnn.masktrack_r18_world_easy.__name__)
+DEFAULTS = (DEFAULT, masktrack_rcnn.masktrack_r18_world_easy.__name__, idol.idol_r18_world_easy.__name__)
 """What each deployment trains when nothing is said to it (infra/prefect.yaml)."""
 PUBLISHED = {
     "masktrack_r50_ytvis2019": 30.3,
     "masktrack_r101_ytvis2019": 31.8,
     "masktrack_r50_ytvis2021": 28.7,
     "masktrack_r50_ovis": 10.8,
+    "idol_r50_ytvis2019": 46.4,
+    "idol_r101_ytvis2019": 48.2,
+    "idol_swinl_ytvis2019": 61.5,
+    "idol_r50_ytvis2021": 43.9,
+    "idol_r50_ovis": 30.2,
 }
 """AP in percent of recipes whose model has no table of rows; where each comes from stands in its docstring."""
-ROWS: dict[str, Mapping[str, Row]] = {"rgnn": RGNN_ROWS, "masktrack_rcnn": MASKTRACK_ROWS}
+ROWS: dict[str, Mapping[str, Row]] = {"rgnn": RGNN_ROWS, "masktrack_rcnn": MASKTRACK_ROWS, "idol": IDOL_ROWS}
 """The tables of each model's paper."""
-HARD_WORLDS = {"rgnn": "rgnn_r18_world_hard", "masktrack_rcnn": "masktrack_r18_world_hard"}
+HARD_WORLDS = {
+    "rgnn": "rgnn_r18_world_hard",
+    "masktrack_rcnn": "masktrack_r18_world_hard",
+    "idol": "idol_r18_world_hard",
+}
+TRAINED_ANEW = ("detector.", "embed_loss", "select")
+"""Beginnings of fields that change the weights which the rows of an ablation share."""
 MEASURED = Path(__file__).parent.with_name("measured.csv")
 """What was measured with a recipe: figures, data, command and commit, one line per run as `vis ablate` writes them."""
 
@@ -87,8 +101,8 @@ def in_one_table(recipe: str) -> tuple[str, ...]:
 
 
 def _of_its_own(row: Row) -> bool:
-    """Whether a row changes the detector."""
-    return any(path.startswith("detector.") for path in row.changes)
+    """Whether a row changes the detector, or what its weights are trained for."""
+    return any(path.startswith(TRAINED_ANEW) for path in row.changes)
 
 
 def with_row(recipe: str, name: str, changes: dict[str, Any] | None = None) -> TrainJob:
@@ -105,7 +119,7 @@ def with_row(recipe: str, name: str, changes: dict[str, Any] | None = None) -> T
     if _of_its_own(rows[name]):
         sets = " ".join(f"--set config.{path}={value}" for path, value in rows[name].changes.items())
         raise BadConfig(
-            f"the row {name!r} changes the detector itself, and all rows of an ablation share that of one model. "
+            f"the row {name!r} changes the weights themselves, and all rows of an ablation share those of one model. "
             f"It is trained whole: vis train --recipe {recipe} {sets}"
         )
     switches = {f"config.{path}": value for path, value in rows[name].changes.items()}

@@ -1,0 +1,150 @@
+"""IDOL: instances found by deformable DETR, and linked by embeddings learned by contrast.
+
+Source: Wu et al., "In defense of online models for video instance segmentation", ECCV 2022, sections 3.1 to 3.3.
+
+Axes: B videos side by side, F frames, L decoder layers, Q queries, N detection slots, M tracks, T embeddings of
+each, S classes, D channels of an embedding.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor, nn
+
+from vis_models import boxes as box_ops
+from vis_models.idol import association, layouts, tracker
+from vis_models.idol.config import IdolConfig
+from vis_models.idol.network import IdolNetwork
+from vis_models.idol.objective import Objective
+from vis_models.idol.state import IdolEncoded, IdolState
+from vis_models.layers.backbones import ResNet
+from vis_models.layers.normalise import normalised
+from vis_models.mask_rcnn.model import sizes_of
+from vis_models.types import Clips, Found, Frames, Tracks, VideoInfo
+
+
+class Idol(nn.Module):
+    """A `VideoModel`, trained end to end."""
+
+    published = layouts.PUBLISHED
+    """The layouts that it knows, in words."""
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: IdolConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.network = IdolNetwork(config)
+        self.objective = Objective(config)
+        self.register_buffer("mean", torch.tensor(config.mean_rgb).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std_rgb).view(3, 1, 1), persistent=False)
+
+    def from_published(self, state: dict[str, Tensor]) -> tuple[str, dict[str, Tensor]] | None:
+        """As `IdolNetwork.from_published`."""
+        return self.network.from_published(state)
+
+    # ---- the contract ----------------------------------------------------------------------------------------
+
+    def frame_size(self, video: VideoInfo) -> tuple[int, int]:
+        if self.config.image_size:
+            return self.config.image_size
+        sides = (video.height, video.width)
+        scale = min(self.config.shorter_px / min(sides), self.config.longer_most_px / max(sides))
+        return max(1, round(video.height * scale)), max(1, round(video.width * scale))
+
+    @torch.no_grad()
+    def encode(self, frames: Frames) -> IdolEncoded:
+        """The detections of each frame: likely queries without duplicates, by box and by mask."""
+        height, width = frames.pixels.shape[-2:]
+        sizes = torch.tensor([[height, width]], device=frames.pixels.device).expand(len(frames.pixels), 2)
+        output = self.network(normalised(frames.pixels, sizes, self.mean, self.std), sizes)
+        chances = output.logits[-1].float().sigmoid()
+        corners = box_ops.corners(output.boxes[-1].float()) * sizes.flip(1).repeat(1, 2)[:, None]
+        embeddings = self.network.embed(output.queries[-1]).float()
+        columns, masks = [], []
+        for frame in range(len(sizes)):
+            kept = association.detections(self.config, chances[frame], corners[frame])
+            logits = self.network.masks(output, -1, torch.full_like(kept, frame), kept).float()
+            own = association.unlike_better(self.config, logits > 0)
+            masks.append(logits[own])
+            columns.append([values[frame, kept[own]] for values in (corners, chances, embeddings)])
+        boxes, likely, embedded = (self._in_slots(column) for column in zip(*columns, strict=True))
+        count = torch.tensor([len(own) for own in masks], device=sizes.device)
+        return IdolEncoded(boxes, likely, embedded, count, sizes.clone(), tuple(masks))
+
+    @torch.no_grad()
+    def start(self, videos: list[VideoInfo]) -> IdolState:
+        sizes = torch.tensor([(video.height, video.width) for video in videos]).view(-1, 2)
+        return IdolState.empty(self.config, sizes, self.mean)
+
+    @torch.no_grad()
+    def step(self, encoded: IdolEncoded, state: IdolState) -> tuple[list[Tracks], IdolState]:
+        said, rows = [], []
+        for row in range(len(state)):
+            tracks, new = tracker.step(self.config, encoded[[row]], state[[row]])
+            said.append(tracks)
+            rows.append(new)
+        return said, IdolState.join(rows)
+
+    @torch.no_grad()
+    def finish(self, state: IdolState) -> list[Tracks]:
+        return [tracker.finish(self.config, state[[row]]) for row in range(len(state))]
+
+    @torch.no_grad()
+    def find(self, frame: UInt8[np.ndarray, "H W 3"]) -> Found:
+        """The instances of a frame, at its own size."""
+        size = (frame.shape[0], frame.shape[1])
+        height, width = self.frame_size(VideoInfo("", *size))
+        resized = Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR)
+        encoded = self.encode(Frames(torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].to(self.mean.device)))
+        which = list(range(int(encoded.count[0])))
+        scores, labels = encoded.chances[0, which].max(1)
+        return Found(
+            labels.tolist(), scores.tolist(), encoded.masks_of(0, which, size, self.config.mask_stride).whole()
+        )
+
+    def _in_slots(self, found: Sequence[Float[Tensor, "_ K"]]) -> Float[Tensor, "F N K"]:
+        slots = self.config.detections
+        return torch.stack([F.pad(own, [0, 0, 0, slots - len(own)]) for own in found])
+
+    # ---- training --------------------------------------------------------------------------------------------
+
+    def part(self, name: str) -> nn.Module:
+        """`detector`: on single frames, without what embeddings are made by. `whole`: all of it, on key and reference.
+        The first stages of the backbone stay as they are."""
+        self.train().requires_grad_(True)
+        for module in self._frozen_stages():
+            module.requires_grad_(False).eval()
+        if name == "detector":
+            for module in (self.network.reid_embed_head, self.objective):
+                module.requires_grad_(False)
+        return self
+
+    def _frozen_stages(self) -> list[nn.Module]:
+        """The stem of a residual network and its first stages; of a Swin transformer the norm of a map nobody takes."""
+        net, count = self.network.backbone, self.config.frozen_stages
+        if not isinstance(net, ResNet):
+            return [net.get_submodule("norm0")]
+        if not count:
+            return []
+        return [net.conv1, net.bn1, *[net.layer1, net.layer2, net.layer3, net.layer4][:count]]
+
+    def frame_detector(self, name: str) -> "Idol | None":
+        return self if name == "detector" else None
+
+    def fusible(self) -> tuple[nn.Module, ...]:
+        return (self.network.backbone,) if self.config.frame_px else ()
+
+    def loss(self, clips: Clips) -> dict[str, Tensor]:
+        """Of single frames: class, box and mask. Of a key and a reference frame: also of embeddings.
+
+        Raises:
+            ValueError: clips that are neither.
+        """
+        sizes = sizes_of(clips)
+        images = normalised(clips.frames.flatten(0, 1), sizes, self.mean, self.std)
+        return self.objective(self.network, self.network(images, sizes), clips, sizes)

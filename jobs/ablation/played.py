@@ -136,7 +136,7 @@ class Players:
             for name in names:
                 found[name] = list(play(self.players[name], videos, self.categories, frames_of))
         for name in self.truly_linked:
-            found[name] = [entry for video in videos for entry in self._truly_linked(video, found[BASE])]
+            found[name] = [entry for video in videos for entry in truly_linked(self.truth, video, found[BASE])]
         return found
 
     @torch.no_grad()
@@ -157,17 +157,22 @@ class Players:
                 parts.append(self.model.encode_objects(frames, objects.to(device)))
         return type(parts[0]).join(parts)
 
-    def _truly_linked(self, video: AnnotatedVideo, entries: Sequence[Entry]) -> Iterator[Entry]:
-        """What the proposed approach saw in a video, under the identities of the labels."""
-        own = [entry for entry in entries if entry["video_id"] == video.video_id]
-        size = [video.height, video.width]
-        for track in true_identities(self.truth.predictions(own), self.truth.truths(video.video_id)):
-            yield {
-                "video_id": video.video_id,
-                "category_id": track.category,
-                "score": track.score,
-                "segmentations": [rle and {"size": size, "counts": rle["counts"]} for rle in track.rles],
-            }
+
+def truly_linked(truth: GroundTruth, video: AnnotatedVideo, entries: Sequence[Entry]) -> Iterator[Entry]:
+    """What was predicted in a video, under the identities of the labels."""
+    own = [entry for entry in entries if entry["video_id"] == video.video_id]
+    size = [video.height, video.width]
+    for track in true_identities(truth.predictions(own), truth.truths(video.video_id)):
+        yield {
+            "video_id": video.video_id,
+            "category_id": track.category,
+            "score": track.score,
+            "segmentations": [rle and {"size": size, "counts": _text(rle["counts"])} for rle in track.rles],
+        }
+
+
+def _text(counts: str | bytes) -> str:
+    return counts.decode() if isinstance(counts, bytes) else counts
 
 
 def _changed(model: Any, row: Row) -> Any:

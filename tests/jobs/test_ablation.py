@@ -13,7 +13,8 @@ from scipy import stats
 from jobs.ablation import played as rows_that_are_played
 from jobs.ablation import results as kept_results
 from jobs.ablation.ablate import AblationJob, ablate, labels_of
-from jobs.ablation.results import RowResult, read_results
+from jobs.ablation.played import truly_linked
+from jobs.ablation.results import RowResult, figures_of, read_results
 from jobs.ablation.table import Comparison, markdown
 from jobs.evaluation.evaluate import EvaluateJob, evaluate
 from jobs.evaluation.standings import standings
@@ -26,10 +27,11 @@ from jobs.training.recipes.catalogue import RECIPES, build, measured, published_
 from jobs.training.train import train
 from vis_models.checkpoints import ModelCard, save_model
 from vis_models.config import BadConfig
-from vis_models.data.annotations import Category
-from vis_models.data.world import CATEGORIES
+from vis_models.data.annotations import Category, as_youtube_vis, read_youtube_vis
+from vis_models.data.world import CATEGORIES, WorldConfig, write_youtube_vis
 from vis_models.masktrack_rcnn.model import MaskTrackRcnn
 from vis_models.masktrack_rcnn.rows import ROWS as MASKTRACK_ROWS
+from vis_models.metrics.youtube_vis import GroundTruth
 from vis_models.rgnn.model import Rgnn
 from vis_models.rgnn.rows import ROWS
 
@@ -298,6 +300,21 @@ def test_a_row_gives_what_its_own_model_gives_when_films_are_segmented(played: S
     assert found[0].parameters == sum(parameter.numel() for parameter in whole.parameters())
     assert found[1].parameters == sum(parameter.numel() for parameter in whole.detector.parameters())
     assert all(each.frames_per_s > 0 for each in found)
+
+
+@pytest.mark.unit
+def test_what_the_labels_cut_into_pieces_is_whole_again_under_their_identities(tmp_path: Path):
+    write_youtube_vis(WorldConfig(height=48, width=64, frames=6), tmp_path, 0, 2)
+    videos = read_youtube_vis(tmp_path / "val.json")
+    truth, pieces = GroundTruth(as_youtube_vis(videos), "labels"), []
+    for labelled in as_youtube_vis(videos)["annotations"]:
+        for part in (slice(0, 3), slice(3, 6)):
+            masks = [rle if n in range(*part.indices(6)) else None for n, rle in enumerate(labelled["segmentations"])]
+            piece = {name: labelled[name] for name in ("video_id", "category_id")} | {"segmentations": masks}
+            pieces += [piece | {"score": 0.5}] if any(masks) else []
+    whole = [entry for video in videos.videos for entry in truly_linked(truth, video, pieces)]
+    assert figures_of(videos, pieces)["ap"] < figures_of(videos, whole)["ap"] == pytest.approx(1.0)
+    assert json.loads(json.dumps(whole)) == whole  # as they are kept
 
 
 @pytest.mark.unit

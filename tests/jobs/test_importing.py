@@ -164,7 +164,7 @@ def test_what_is_no_whole_network_or_has_no_tracker_or_classes_is_refused(settin
     refused(write(odd, tmp_path / "odd.pth"), "1 of another shape, such as detector.backbone.layer1.0.conv2.weight")
     refused(write(resnet_shapes(50), tmp_path / "resnet.pth"), "a backbone starts a training: vis train --init")
     refused(write({"encoder.weight": (2, 2)}, tmp_path / "other.pth"), "is of no known layout")
-    refused(write(idol_shapes(), tmp_path / "idol.pth"), "is an IDOL, whose detector no other tracker can take")
+    refused(write(idol_shapes(50), tmp_path / "idol.pth"), "is an IDOL, whose detector no other tracker can take")
     refused(whole, "unknown tracker 'iuo', did you mean iou", tracker="iuo")
     other = tmp_path / "other.json"
     other.write_text('{"categories": [{"id": 1}]}')

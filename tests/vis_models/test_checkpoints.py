@@ -67,6 +67,15 @@ def test_weights_that_are_not_those_of_the_card_are_refused(folder: Path):
         load_model(folder)
 
 
+def test_weights_with_numbers_that_are_none_are_refused_with_the_tensor(tmp_path: Path):
+    model = Rgnn(small_config())
+    with torch.no_grad():
+        model.detector.backbone.conv1.weight[0, 0, 0, 0] = float("nan")
+    save_model(tmp_path, model, card())
+    with pytest.raises(BadConfig, match=r"1 of \d+ tensors hold numbers that are none.*detector.backbone.conv1.weight"):
+        load_model(tmp_path)
+
+
 def test_a_class_list_of_another_length_is_refused(tmp_path: Path):
     save_model(tmp_path, Rgnn(small_config()), card(classes=5))
     with pytest.raises(BadConfig, match="the config has 3 classes, the class list 5"):
@@ -84,7 +93,7 @@ def test_an_unknown_config_key_is_named():
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones():
-    with pytest.raises(BadConfig, match=r"unknown model 'yolact', expected one of linked, masktrack_rcnn, rgnn"):
+    with pytest.raises(BadConfig, match=r"unknown model 'yolact', expected one of idol, linked, masktrack_rcnn, rgnn"):
         build("yolact", {})
 
 

@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -ec
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit proofs lint types bench chaos bench-gpu clean
+.PHONY: help setup demo test unit proofs lint types bench chaos bench-gpu bench-torchvision clean
 
 SIZE ?= full
 PIP := .venv/bin/python -m pip install --disable-pip-version-check --constraint infra/constraints.txt
@@ -20,6 +20,7 @@ help:
 	@echo 'make proofs slow proofs of what the tests show in small (an hour)'
 	@echo 'make chaos  runs that are killed at any of their steps, 300 times (ten minutes)'
 	@echo 'make bench  speed and memory, after make demo (a quarter of an hour)'
+	@echo 'make bench-torchvision   Mask R-CNN beside torchvision (five minutes)'
 	@echo 'make bench-gpu   training and inference on a GPU (five minutes)'
 	@echo 'make setup  .venv and vis only make clean  remove .venv and caches, keep .vis'
 
@@ -114,6 +115,17 @@ bench: .venv/test.stamp
 	.venv/bin/python -m tests.bench
 	.venv/bin/python -m tests.bench_lake
 	.venv/bin/python -m tests.bench_idol
+
+# torchvision needs the CUDA build of torch, which runs on a CPU as well: an environment beside ours.
+TORCHVISION := .venv/torchvision
+$(TORCHVISION)/stamp: $(PINS) | .venv/bin/python
+	.venv/bin/python -m venv --clear $(TORCHVISION)
+	$(TORCHVISION)/bin/pip install --disable-pip-version-check --quiet --constraint infra/constraints.txt \
+	    torch==2.13.0 torchvision==0.28.0 numpy pydantic jaxtyping pillow pycocotools safetensors
+	@touch $@
+
+bench-torchvision: $(TORCHVISION)/stamp
+	$(TORCHVISION)/bin/python -m tests.bench_torchvision
 
 bench-gpu: .venv/test.stamp
 	.venv/bin/python -m tests.bench_gpu

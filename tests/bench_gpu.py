@@ -24,15 +24,22 @@ from typing import Any
 import torch
 
 from jobs.training.descent import Losses, compile_fusible, descend, load_batches, optimizer_of
-from jobs.training.recipes.base import Stage
+from jobs.training.recipes.base import Stage, TrainJob
 from jobs.training.recipes.catalogue import build
 from tests.vis_models.drawn import small_config
 from vis_models.data.annotations import VideoSet, read_youtube_vis
 from vis_models.data.clips import ClipSet
 from vis_models.data.world import CATEGORIES, WorldConfig, write_archive, write_youtube_vis
+from vis_models.layers import norm
 from vis_models.rgnn.config import RgnnConfig
 from vis_models.rgnn.model import Rgnn
 from vis_models.types import Clips, Frames, VideoInfo
+from vis_models.zoo import model_class
+
+OTHERS = ("masktrack_r50_ytvis2019",)
+TINY_OTHERS = ("masktrack_r18_world_tiny",)
+SHARE = 0.4
+"""Of the time of a stage of RGNN that another model is trained."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,8 @@ class Plan:
     film: WorldConfig
     processes: int
     compile: bool
+    others: tuple[TrainJob, ...]
+    """Recipes of the other models: each is trained and used in a shorter while."""
 
 
 def full_plan(compile: bool) -> Plan:
@@ -82,6 +91,7 @@ def full_plan(compile: bool) -> Plan:
         film=WorldConfig(height=720, width=1280, frames=48),
         processes=max((os.cpu_count() or 2) - 1, 1),
         compile=compile,
+        others=tuple(build(name) for name in OTHERS),
     )
 
 
@@ -109,6 +119,7 @@ def tiny_plan() -> Plan:
         film=WorldConfig(height=72, width=128, frames=3),
         processes=0,
         compile=False,
+        others=tuple(build(name, {"stages.0.batch_size": 2}) for name in TINY_OTHERS),
     )
 
 
@@ -137,25 +148,27 @@ class Rates:
     """Of the loaded window."""
 
 
-def train(plan: Plan, stage: Stage, model: Any, videos: VideoSet) -> Rates:
-    """A stage as `jobs/training/train.py` runs it, first on four batches over and over, then through the loader."""
-    part = model.detector if stage.part == "detector" else model
-    part.train()
-    part.requires_grad_(True)
-    if stage.part == "whole":
-        model.detector.requires_grad_(False)
+def train(plan: Plan, stage: Stage, model: Any, videos: VideoSet, share: float = 1.0) -> Rates:
+    """A stage as `jobs/training/train.py` runs it, first on four batches over and over, then through the loader.
+
+    Args:
+        share: of the plan's seconds.
+    """
+    part = model.part(stage.part)
+    if stage.batch_norm == "frozen":
+        norm.freeze(part)
     optimizer = optimizer_of(stage, part)
     losses = Losses(part, part.loss)
-    clips = ClipSet(videos, stage.samples, plan.config.detector.image_size, stage.augmentation, seed=0)
+    clips = ClipSet(videos, stage.samples, model.config.frame_px, stage.augmentation, seed=0)
     count = plan.warm_up + plan.window
     numbers = [list(range(n * stage.batch_size, (n + 1) * stage.batch_size)) for n in range(count)]
 
     kept = [(batch,) for batch in load_batches(clips, numbers[:4], plan.device, 0)]
     resident = descend(stage, (0,), losses, optimizer, itertools.cycle(kept))
-    done, took = timed(plan, resident, plan.resident_s)
+    done, took = timed(plan, resident, share * plan.resident_s)
     ceiling = done / took
     waited = Waited(load_batches(clips, numbers, plan.device, plan.processes), plan.warm_up)
-    done, took = timed(plan, descend(stage, (0,), losses, optimizer, waited), plan.loaded_s)
+    done, took = timed(plan, descend(stage, (0,), losses, optimizer, waited), share * plan.loaded_s)
     return Rates(ceiling, done / took, waited.seconds / took, done)
 
 
@@ -197,9 +210,9 @@ def small_model(plan: Plan, trained: Any) -> Rgnn:
     return model.to(plan.device, memory_format=torch.channels_last).eval()
 
 
-def infer(plan: Plan, model: Rgnn, videos: VideoSet) -> tuple[float, float, float]:
+def infer(plan: Plan, model: Any, videos: VideoSet, size_px: tuple[int, int]) -> tuple[float, float, float]:
     """Frames per second of encode and step together, and of each alone; no decoding, no RLE."""
-    height, width = plan.inference_size
+    height, width = size_px
     frames = [torch.tensor(v.read_frame(0)).permute(2, 0, 1)[None].float() for v in videos.videos]
     small = [torch.nn.functional.interpolate(frame, (height, width)).to(torch.uint8) for frame in frames]
     pixels = torch.cat(list(itertools.islice(itertools.cycle(small), plan.streams))).to(plan.device)
@@ -258,6 +271,21 @@ def film_to_masks(plan: Plan, model: Rgnn, folder: Path) -> tuple[float, int, di
     return frames / took, masks, {name: stage.seconds[name] / busy for name in ("decode", "encode", "step", "rle")}
 
 
+def report_other(plan: Plan, job: TrainJob, videos: VideoSet) -> None:
+    """Training and inference of another model, a line each."""
+    stage = job.stages[-1]
+    torch.manual_seed(0)
+    model = model_class(job.model)(job.config.with_classes(len(CATEGORIES)))
+    model = model.to(plan.device, memory_format=torch.channels_last)
+    rates = train(plan, stage, model, videos, SHARE)
+    what = f"{job.recipe}, {stage.batch_size} pairs, {stage.precision}, {rates.iterations} iterations"
+    print(f"{what:72}{rates.loaded:7.2f} it/s{rates.resident:7.2f} it/s{rates.waiting:10.0%}", flush=True)
+    size = model.frame_size(VideoInfo("", plan.world.height, plan.world.width))
+    fps, encode, step = infer(plan, model.eval(), videos, size)
+    what = f"  inference {size[0]}x{size[1]}, bf16, {plan.streams} videos side by side, encode and step"
+    print(f"{what:72}{fps:8.0f} f/s  (encode alone {encode:.0f}, step alone {step:.0f})", flush=True)
+
+
 def report(plan: Plan) -> None:
     height, width = plan.config.detector.image_size
     with tempfile.TemporaryDirectory() as folder:
@@ -281,7 +309,7 @@ def report(plan: Plan) -> None:
         parts = " + ".join(f"{part:.1f}" for part in hours)
         print(f"{f'whole schedule, {counts} iterations at these speeds with loading':72}{sum(hours):10.1f} h ({parts})")
         small = small_model(plan, model)
-        fps, encode, step = infer(plan, small, videos)
+        fps, encode, step = infer(plan, small, videos, plan.inference_size)
         size = "x".join(map(str, plan.inference_size))
         what = f"inference {size}, bf16, {plan.streams} videos side by side, encode and step"
         print(f"{what:72}{fps:8.0f} f/s  (encode alone {encode:.0f}, step alone {step:.0f})", flush=True)
@@ -292,6 +320,8 @@ def report(plan: Plan) -> None:
             print(f"{what:72}{fps:8.0f} f/s  ({masks} masks; {parts})", flush=True)
         except ModuleNotFoundError as error:
             print(f"{what:72}not measured: {error}", flush=True)
+        for job in plan.others:
+            report_other(plan, job, videos)
         if plan.device.type == "cuda":
             print(f"{'most GPU memory':72}{torch.cuda.max_memory_allocated(plan.device) / 2**30:8.1f} GiB")
 

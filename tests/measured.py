@@ -12,8 +12,9 @@ from pathlib import Path
 from statistics import mean
 
 from jobs.ablation.ablate import AblationJob
-from jobs.ablation.table import Comparison, markdown
+from jobs.ablation.table import Comparison, Rows, markdown
 from jobs.training.recipes.catalogue import MEASURED
+from vis_models.masktrack_rcnn.rows import ROWS as MASKTRACK_ROWS
 from vis_models.rgnn.rows import ROWS
 from vis_models.rows import BASE
 
@@ -22,7 +23,7 @@ from .conftest import REPOSITORY
 README = REPOSITORY / "README.md"
 VIDEOS = MEASURED.with_name("measured_videos.csv")
 PLACE = re.compile(r"(<!-- measured: (?P<name>\w+) -->)(?P<figure>.*?)(<!-- /measured -->)", re.DOTALL)
-TABLE, DEMO = "rgnn_r18_world_hard", "rgnn_r18_world_demo"
+TABLE, DEMO, CUES = "rgnn_r18_world_hard", "rgnn_r18_world_demo", "masktrack_r18_world_hard"
 DEMO_LOSES_WEIGHT = "2026-11-28"
 """Since then the demo's recipe decays its weights; runs before it are another recipe of the same name."""
 
@@ -37,15 +38,17 @@ def written(text: str, lines: list[Line], spreads: list[Line]) -> str:
 
 def figures(lines: list[Line], spreads: list[Line]) -> dict[str, str]:
     """Every figure by its name."""
-    rows = [line for line in lines if line["row"]]
+    rows = of_table(TABLE, lines)
     detector = table_detector(rows)
     base = [line for line in rows if line["row"] == BASE and line["detector"] == detector]
     minutes = [float(line["minutes"]) for line in rows]
     demo = [line for line in lines if line["recipe"] == DEMO]
     now = [line for line in demo if line["created_at"] >= DEMO_LOSES_WEIGHT]
     before = [line for line in demo if line["created_at"] < DEMO_LOSES_WEIGHT]
-    compared = comparisons(lines, spreads)
+    compared = comparisons(rows, spreads, ROWS)
+    cues = comparisons(of_table(CUES, lines), spreads, MASKTRACK_ROWS)
     found = {
+        "cues": f"\n{markdown(cues, CUES, 'MODEL', trained=False)}",
         "table": f"\n{markdown(compared, TABLE, 'MODEL')}{_footnote(rows, compared)}",
         "runs": f"{len(AblationJob(detector=detector).runs)} runs",
         "minutes": f"{mean(minutes):.1f} minutes ({min(minutes):.1f} to {max(minutes):.1f})",
@@ -60,14 +63,18 @@ def figures(lines: list[Line], spreads: list[Line]) -> dict[str, str]:
     return found
 
 
-def comparisons(lines: list[Line], spreads: list[Line]) -> list[Comparison]:
+def of_table(recipe: str, lines: list[Line]) -> list[Line]:
+    """The lines of an ablation of this recipe."""
+    return [line for line in lines if line["row"] and line["recipe"].partition(".")[0] == recipe]
+
+
+def comparisons(rows: list[Line], spreads: list[Line], known: Rows) -> list[Comparison]:
     """Each row against the proposed approach, with the same seeds on the same detector."""
-    rows = [line for line in lines if line["row"]]
     usual = table_detector(rows)
     ap = {(line["row"], line["detector"], line["seed"]): float(line["ap"]) for line in rows}
     spread = {(s["row"], s["detector"], int(s["seeds"])): float(s["spread_of_videos"]) for s in spreads}
     found = []
-    for row in (name for name in ROWS if any(line["row"] == name for line in rows)):
+    for row in (name for name in known if any(line["row"] == name for line in rows)):
         on = detector_of(row, rows)
         pairs = [(value, ap[BASE, on, seed]) for (name, d, seed), value in ap.items() if (name, d) == (row, on)]
         by_seed = tuple(value - base for value, base in pairs)

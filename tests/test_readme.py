@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from vis_models.rgnn.rows import ROWS
+
 from . import measured
 from .conftest import REPOSITORY
 from .parity import published
@@ -92,7 +94,7 @@ def test_a_row_on_another_detector_is_held_against_the_proposed_approach_on_that
         {"row": "limited", "detector": "first", "seeds": "3", "spread_of_videos": "0.02"},
         {"row": "masktrack", "detector": "second", "seeds": "1", "spread_of_videos": "0.02"},  # of fewer seeds: old
     ]
-    proposed, limited, masktrack = measured.comparisons(lines, spreads)
+    proposed, limited, masktrack = measured.comparisons(lines, spreads, ROWS)
     assert (proposed.seeds, proposed.ap, proposed.difference) == pytest.approx((3, 0.21, 0))
     assert (limited.seeds, limited.difference, limited.elsewhere) == (3, pytest.approx(-0.1), False)
     assert (limited.spread_of_videos, limited.verdict) == (0.02, "reproduced")

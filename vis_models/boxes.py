@@ -12,9 +12,11 @@ def area(boxes: Float[Tensor, "*S 4"]) -> Float[Tensor, "*S"]:
 
 def intersection(a: Float[Tensor, "*S N 4"], b: Float[Tensor, "*S M 4"]) -> Float[Tensor, "*S N M"]:
     """Area shared by each pair."""
-    low = torch.maximum(a[..., :, None, :2], b[..., None, :, :2])
-    high = torch.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
-    return (high - low).clamp(min=0).prod(-1)
+    ax0, ay0, ax1, ay1 = a[..., :, None, :].unbind(-1)
+    bx0, by0, bx1, by1 = b[..., None, :, :].unbind(-1)
+    width = (torch.minimum(ax1, bx1) - torch.maximum(ax0, bx0)).clamp(min=0)
+    height = (torch.minimum(ay1, by1) - torch.maximum(ay0, by0)).clamp(min=0)
+    return width * height
 
 
 def iou(a: Float[Tensor, "*S N 4"], b: Float[Tensor, "*S M 4"]) -> Float[Tensor, "*S N M"]:

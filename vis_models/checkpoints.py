@@ -1,15 +1,18 @@
 """Model folders of the house, and published checkpoints in their own layouts.
 
 A model folder is `model.safetensors` and `card.json`; loading one runs no code from outside. Published
-checkpoints are read with `torch.load(weights_only=True)` and renamed key by key; what did not fit is reported.
+checkpoints are read with `torch.load(weights_only=True)`, or as a pickle of nothing but numpy's arrays, and renamed key
+by key; what did not fit is reported.
 """
 
 import hashlib
+import pickle
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -315,7 +318,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     kind = kind_of_weights(str(path), beginning)
     content: Any
     try:
-        content = load_file(path) if kind == "safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        if kind == "safetensors":
+            content = load_file(path)
+        elif (content := read_arrays(path)) is None:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files fail in many ways; none of them may run code
         if found := re.search(r"GLOBAL (\S+) was not an allowed global", str(error)):
             raise BadConfig(
@@ -342,6 +348,44 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise BadConfig(f"{path} holds no tensors, only {keys}: save the model's state_dict()")
     _require_finite(path, tensors)
     return tensors
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Of all that a pickle can ask for, what an array of numbers is made of."""
+
+    ALLOWED: ClassVar = {
+        ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"), ("numpy", "ndarray"),
+        ("numpy", "dtype"), ("_codecs", "encode"), ("collections", "OrderedDict"),
+    }  # fmt: skip
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name} is no part of an array")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def read_arrays(path: Path) -> Any:
+    """What a plain pickle of numpy arrays holds, as tensors: the files of detectron2's model zoo. None: it is none."""
+    with path.open("rb") as file:
+        if file.read(2) == b"PK":  # as torch writes since its version 1.6
+            return None
+        file.seek(0)
+        try:
+            content = _ArraysOnly(file, encoding="latin1").load()
+        except Exception:  # damaged, or another kind of file: `torch.load` says which
+            return None
+    return _tensors_of(content) if isinstance(content, dict) else None
+
+
+def _tensors_of(content: dict[Any, Any]) -> dict[Any, Any]:
+    return {
+        key: _tensors_of(value)
+        if isinstance(value, dict)
+        else torch.from_numpy(value)
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
+        else value
+        for key, value in content.items()
+    }
 
 
 def _require_finite(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -28,8 +28,8 @@ from vis_models.trackers.config import LinkedConfig
 from vis_models.yolact.config import YolactConfig, YolactDetectorConfig
 
 KNOWN = (
-    "torchvision Mask R-CNN (v1, v2), mmdetection Mask R-CNN, MaskTrack R-CNN (original, mmtracking), YOLACT, RGNN and "
-    "IDOL as their authors released them"
+    "torchvision Mask R-CNN (v1, v2), mmdetection and detectron2 Mask R-CNN, MaskTrack R-CNN (original, mmtracking), "
+    "YOLACT, RGNN and IDOL as their authors released them"
 )
 MASKTRACK = ("original MaskTrack R-CNN", "mmtracking MaskTrack R-CNN")
 """Layouts of Mask R-CNN that bring a tracker."""
@@ -117,6 +117,10 @@ def recognise(path: Path, tracker: str | None = None) -> Network:
         if network.model == "linked":
             raise BadConfig(f"{path} is a {network.layout}, which finds objects and links none: name a --tracker")
         return network
+    if not hasattr(network.config, "as_detector"):
+        raise BadConfig(
+            f"{path} is an {network.layout}, which has no detector that another tracker could take: no --tracker"
+        )
     config = LinkedConfig.model_validate({"detector": network.config.as_detector, "tracker": {"name": tracker}})
     own = {key: value for key, value in network.tensors.items() if key.startswith("detector.")}
     return Network(network.layout, "linked", config, own)
@@ -156,6 +160,12 @@ def _mask_rcnn(layout: str, tensors: dict[str, Tensor]) -> Network:
         return Network(layout, "masktrack_rcnn", whole.model_copy(update={"detector": detector}), own)
     if layout.startswith("torchvision"):
         base = MaskRcnnConfig.torchvision(2 if layout.endswith("v2") else 1)
+    elif layout.startswith("detectron2"):
+        base = MaskRcnnConfig.detectron2()
+        if backbone.groups > 1:
+            base = base.model_copy(update={"std_rgb": MaskRcnnConfig().std_rgb})
+        else:
+            backbone = backbone.model_copy(update={"stride_first": True})
     else:  # its tests' settings, where MaskTrack R-CNN of the same code has others
         tested = {"shorter_px": 800, "longer_most_px": 1333, "min_score": 0.05}
         tested |= {"proposals_per_level": 1000, "proposals": 1000}

@@ -13,6 +13,7 @@ from jobs.training.fetching import Published, fetch
 from jobs.training.importing import fetch_model, import_file
 from tests.jobs.test_web import Web, web  # noqa: F401 - a fixture
 from tests.parity.layouts import (
+    detectron2_shapes,
     idol_shapes,
     mask_rcnn_shapes,
     masktrack_shapes,
@@ -111,6 +112,7 @@ def test_the_classes_of_a_data_set_are_as_many_as_the_network_tells_apart():
 
 WHOLE = {
     "torchvision Mask R-CNN v2": (mask_rcnn_shapes(2), "coco", "iou", "mask_rcnn + iou", 90),
+    "detectron2 Mask R-CNN": (detectron2_shapes(), "coco", "iou", "mask_rcnn + iou", 80),
     "mmtracking MaskTrack R-CNN": (masktrack_shapes(True), "ytvis2019", None, "masktrack_rcnn", 40),
     "original MaskTrack R-CNN": (masktrack_shapes(False), "ytvis2019", "seq", "mask_rcnn + seq", 40),
     "YOLACT": (yolact_shapes(101, 80), "coco", "greedy", "yolact + greedy", 80),
@@ -162,6 +164,7 @@ def test_what_is_no_whole_network_or_has_no_tracker_or_classes_is_refused(settin
     refused(write(odd, tmp_path / "odd.pth"), "1 of another shape, such as detector.backbone.layer1.0.conv2.weight")
     refused(write(resnet_shapes(50), tmp_path / "resnet.pth"), "a backbone starts a training: vis train --init")
     refused(write({"encoder.weight": (2, 2)}, tmp_path / "other.pth"), "is of no known layout")
+    refused(write(idol_shapes(), tmp_path / "idol.pth"), "is an IDOL, whose detector no other tracker can take")
     refused(whole, "unknown tracker 'iuo', did you mean iou", tracker="iuo")
     other = tmp_path / "other.json"
     other.write_text('{"categories": [{"id": 1}]}')

@@ -113,3 +113,30 @@ def test_without_a_wish_only_what_detects_is_scored_and_only_at_the_end(videos: 
     judge = Judge(stage, Knowing(videos), videos, Store.open(Settings(store=str(tmp_path))), "f")
     assert not any(judge.due(done) for done in range(1, 41))
     assert judge.keep(40, {"mask_ap": 0.5}) == {"mask_ap": 0.5}
+
+
+class AtOwnSize(Knowing):
+    """Sees each video at its own size, so that only alike ones can share a batch."""
+
+    def __init__(self, videos: VideoSet) -> None:
+        super().__init__(videos)
+        self.seen: set[tuple[int, ...]] = set()
+
+    def frame_size(self, video: VideoInfo) -> tuple[int, int]:
+        return video.height, video.width
+
+    def encode(self, frames: Frames) -> Place:
+        self.seen.add(tuple(frames.pixels.shape))
+        return super().encode(frames)
+
+
+def test_videos_of_one_length_but_other_sizes_are_played_in_batches_of_their_own(tmp_path: Path):
+    sets = []
+    for number, (height, width) in enumerate([(32, 48), (48, 32)]):
+        write_youtube_vis(WorldConfig(height=height, width=width, frames=4), tmp_path / str(number), 0, 2)
+        sets.append(read_youtube_vis(tmp_path / str(number) / "val.json"))
+    videos = [replace(video, video_id=10 * n + i) for n, part in enumerate(sets) for i, video in enumerate(part.videos)]
+    mixed = replace(sets[0], videos=(videos[0], videos[2], videos[1], videos[3]))
+    model = AtOwnSize(mixed)
+    assert video_ap(model, mixed, 4)["val_ap"] == pytest.approx(1.0)
+    assert model.seen == {(2, 3, 32, 48), (2, 3, 48, 32)}

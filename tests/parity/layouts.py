@@ -145,6 +145,34 @@ def mask_rcnn_shapes(version: int, old_names: bool = False) -> Shapes:
     return {_name_of_2019(key): shape for key, shape in shapes.items()} if old_names else shapes
 
 
+def detectron2_shapes(classes: int = 80) -> Shapes:
+    """Mask R-CNN on ResNet-50 of detectron2's model zoo, with the constants that its older files carry."""
+    stages = {f"layer{n - 1}": f"res{n}" for n in (2, 3, 4, 5)}
+    shapes: Shapes = {"pixel_mean": (3, 1, 1), "pixel_std": (3, 1, 1)}
+    for key, shape in resnet_shapes(50).items():
+        if key.startswith("fc.") or "num_batches" in key:
+            continue
+        key = re.sub(r"^layer\d", lambda found: stages[found[0]], key).replace("downsample.0", "shortcut")
+        key = re.sub(r"bn(\d)\.", r"conv\1.norm.", key.replace("downsample.1", "shortcut.norm"))
+        shapes[f"backbone.bottom_up.{key if key.startswith('res') else f'stem.{key}'}"] = shape
+    for level, inside in zip((2, 3, 4, 5), (256, 512, 1024, 2048), strict=True):
+        shapes |= _biased(f"backbone.fpn_lateral{level}", 256, inside, 1)
+        shapes |= _biased(f"backbone.fpn_output{level}", 256, 256, 3)
+    for level in range(5):
+        shapes[f"proposal_generator.anchor_generator.cell_anchors.{level}"] = (3, 4)
+    head = "proposal_generator.rpn_head"
+    shapes |= _biased(f"{head}.conv", 256, 256, 3) | _biased(f"{head}.objectness_logits", 3, 256, 1)
+    shapes |= _biased(f"{head}.anchor_deltas", 12, 256, 1)
+    linears = {"box_head.fc1": (1024, 12544), "box_head.fc2": (1024, 1024)}
+    linears |= {"box_predictor.cls_score": (classes + 1, 1024), "box_predictor.bbox_pred": (4 * classes, 1024)}
+    for name, shape in linears.items():
+        shapes |= {f"roi_heads.{name}.weight": shape, f"roi_heads.{name}.bias": shape[:1]}
+    for index in range(1, 5):
+        shapes |= _biased(f"roi_heads.mask_head.mask_fcn{index}", 256, 256, 3)
+    shapes |= _biased("roi_heads.mask_head.deconv", 256, 256, 2)
+    return shapes | _biased("roi_heads.mask_head.predictor", classes, 256, 1)
+
+
 def _name_of_2019(key: str) -> str:
     """torchvision's key, before its convolutions were blocks."""
     key = re.sub(r"(_blocks\.\d)\.0\.", r"\1.", key).replace("rpn.head.conv.0.0.", "rpn.head.conv.")

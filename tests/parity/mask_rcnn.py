@@ -15,7 +15,7 @@ from vis_models.layers.roi_align import align_own, roi_align
 from vis_models.mask_rcnn import losses
 from vis_models.mask_rcnn.config import MaskRcnnConfig
 from vis_models.mask_rcnn.losses import Truth
-from vis_models.mask_rcnn.model import MaskRcnn, masks_of
+from vis_models.mask_rcnn.model import MaskRcnn
 from vis_models.masktrack_rcnn import association
 from vis_models.masktrack_rcnn.config import MaskTrackConfig
 from vis_models.masktrack_rcnn.model import MaskTrackEncoded, MaskTrackRcnn, MaskTrackState, TrackHead, track_loss
@@ -101,7 +101,7 @@ def forward(case: Case) -> None:
     original = (int(case["in.original_size"][0]), int(case["in.original_size"][1]))
     scale = torch.tensor(original) / sizes[0]
     case.close("out.original_boxes", found.boxes_px * scale.flip(0).repeat(2), NETWORK)
-    masks = masks_of(encoded, 0, range(len(found.boxes_px)), original)
+    masks = model.masks_of(encoded, 0, range(len(found.boxes_px)), original)
     off = (torch.tensor(masks.areas_px()) - case["out.mask_area_px"]).abs().max()
     assert off <= AREA_PX, f"{case.name}: the area of a mask is {off} px off"
     packed = case["out.masks_first_6_packed"]

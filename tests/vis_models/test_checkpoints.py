@@ -3,6 +3,7 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -381,4 +382,27 @@ def test_a_checkpoint_that_carries_code_is_refused_and_the_code_never_runs(tmp_p
         BadConfig, match=r"cannot be read as a checkpoint of tensors: .*code.* is never run here. Save .*"
     ):
         initialise(Yolact(small_config().detector), tmp_path / "evil.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_plain_pickle_of_arrays_is_read_as_tensors(tmp_path: Path):
+    content = {"model": {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}, "__author__": "somebody"}
+    for protocol in (2, 4):
+        (tmp_path / "zoo.pkl").write_bytes(pickle.dumps(content, protocol))
+        assert read_tensors(tmp_path / "zoo.pkl")["w"].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+class Harm:
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.file,)
+
+
+def test_code_in_a_pickle_of_arrays_is_not_run(tmp_path: Path):
+    content = {"model": {"w": np.zeros(3), "x": Harm(tmp_path / "ran")}}
+    (tmp_path / "zoo.pkl").write_bytes(pickle.dumps(content, 2))
+    with pytest.raises(BadConfig, match=r"cannot be read as a checkpoint of tensors"):
+        read_tensors(tmp_path / "zoo.pkl")
     assert not (tmp_path / "ran").exists()

@@ -6,16 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from tests.parity.layouts import mask_rcnn_shapes, masktrack_shapes
+from tests.parity.layouts import detectron2_shapes, mask_rcnn_shapes, masktrack_shapes
 from vis_models.checkpoints import initialise
 from vis_models.config import BadConfig
 from vis_models.layers import anchors, rpn
 from vis_models.layers.backbone_config import ResNetConfig
+from vis_models.layers.backbones import ResNet
 from vis_models.layers.box_nms import nms_in_groups
 from vis_models.layers.paste_masks import paste
 from vis_models.layers.roi_align import align_own, pyramid_level, roi_align
+from vis_models.mask_rcnn import layouts
 from vis_models.mask_rcnn.config import MaskRcnnConfig
 from vis_models.mask_rcnn.model import MaskRcnn
 from vis_models.masktrack_rcnn.config import MaskTrackConfig
@@ -179,7 +182,8 @@ def test_a_mask_fills_its_box_wherever_that_lies(pasting: str):
     for mask, (x0, y0, x1, y1) in zip(masks.whole(), PLACES.int().tolist(), strict=True):
         expected = torch.zeros(50, 100, dtype=torch.bool)
         expected[max(y0, 0) : max(y1 + last, 0), max(x0, 0) : max(x1 + last, 0)] = True
-        assert torch.equal(mask, expected)
+        outline = 2 * int(expected.any(0).sum() + expected.any(1).sum())
+        assert int((mask ^ expected).sum()) <= (outline if last else 0)
     assert all(part.numel() <= 25 * 25 for part in masks.parts)  # never the frame
 
 
@@ -229,6 +233,7 @@ LAYOUTS: dict[str, tuple[Callable[[], torch.nn.Module], dict]] = {
     "torchvision Mask R-CNN v1": (lambda: MaskRcnn(MaskRcnnConfig.torchvision(1)), mask_rcnn_shapes(1)),
     "torchvision Mask R-CNN v1, of 2019": (lambda: MaskRcnn(MaskRcnnConfig.torchvision(1)), mask_rcnn_shapes(1, True)),
     "torchvision Mask R-CNN v2": (lambda: MaskRcnn(MaskRcnnConfig.torchvision(2)), mask_rcnn_shapes(2)),
+    "detectron2 Mask R-CNN": (lambda: MaskRcnn(MaskRcnnConfig.detectron2()), detectron2_shapes()),
     "original MaskTrack R-CNN": (lambda: MaskTrackRcnn(MaskTrackConfig.released("original")), masktrack_shapes(False)),
     "mmtracking MaskTrack R-CNN": (
         lambda: MaskTrackRcnn(MaskTrackConfig.released("mmtracking")),
@@ -245,7 +250,7 @@ def test_a_published_file_loads_without_a_missing_or_a_left_over_key(layout: str
         shape_of = make()
     report = initialise(shape_of.to_empty(device="cpu"), write(shapes, tmp_path / "published.pth"))
     assert report.layout == layout.removesuffix(", of 2019")
-    assert report.loaded == len(shapes)
+    assert report.loaded == sum(not key.startswith(layouts.CONSTANTS) for key in shapes)
     assert report.missing == report.unexpected == report.reshaped == []
 
 
@@ -259,6 +264,24 @@ def test_background_that_a_file_counts_last_comes_first(tmp_path: Path):
     initialise(model, tmp_path / "mmtracking.pth")
     assert model.detector.box_predictor.cls_score.bias.tolist() == [40, *range(40)]
     assert model.detector.box_predictor.bbox_pred.bias.tolist() == [0, 0, 0, 0, *range(160)]
+
+
+def test_a_net_that_saw_blue_first_sees_red_first_and_the_same(tmp_path: Path):
+    state = {key: torch.zeros(()).expand(shape) for key, shape in detectron2_shapes().items()}
+    stem = torch.randn(64, 3, 7, 7)
+    torch.save(state | {"backbone.bottom_up.stem.conv1.weight": stem}, tmp_path / "zoo.pth")
+    model = MaskRcnn(MaskRcnnConfig.detectron2())
+    initialise(model, tmp_path / "zoo.pth")
+    frame = torch.randint(0, 255, (1, 3, 32, 32), dtype=torch.uint8)
+    theirs = F.conv2d(frame.flip(1) - torch.tensor([103.53, 116.28, 123.675]).view(3, 1, 1), stem, stride=2, padding=3)
+    ours = model.backbone.conv1(model.normalised(frame, torch.tensor([[32, 32]])))
+    assert torch.allclose(ours, theirs, atol=1e-3)
+
+
+def test_the_first_convolution_of_a_block_has_the_stride_where_that_is_said():
+    blocks = [ResNet(ResNetConfig(width=8, stride_first=first)).layer2[0] for first in (True, False)]
+    assert [(block.conv1.stride, block.conv2.stride) for block in blocks] == [((2, 2), (1, 1)), ((1, 1), (2, 2))]
+    assert blocks[0](torch.zeros(1, 32, 8, 8)).shape == (1, 64, 4, 4)
 
 
 def test_an_unknown_file_is_refused_with_the_layouts_that_are_known(tmp_path: Path):

@@ -11,24 +11,15 @@ from torch import Tensor
 from vis_models.config import BadConfig
 from vis_models.idol.config import IdolConfig
 from vis_models.layers.backbone_config import SwinConfig
-from vis_models.layers.backbone_layouts import told_backbone
+from vis_models.layers.backbone_layouts import DETECTRON, Names, told_backbone
 
-IDOL = {
+IDOL: Names = {
     r"^detr\.detr\.backbone\.0\.backbone\.": "backbone.",
     r"^detr\.detr\.": "",
     r"^detr\.": "",
 }
 """One after the other, as in every table here."""
-DETECTRON = {
-    r"^backbone\.stem\.conv1\.norm\.": "backbone.bn1.",
-    r"^backbone\.stem\.": "backbone.",
-    r"^backbone\.res(\d)\.": lambda found: f"backbone.layer{int(found[1]) - 1}.",
-    r"^(backbone\.layer\d\.\d+)\.conv(\d)\.norm\.": r"\1.bn\2.",
-    r"^(backbone\.layer\d\.\d+)\.shortcut\.norm\.": r"\1.downsample.1.",
-    r"^(backbone\.layer\d\.\d+)\.shortcut\.": r"\1.downsample.0.",
-}
-"""Its names of a residual network, after those of `IDOL`."""
-DEFORMABLE_DETR = {r"^backbone\.0\.body\.": "backbone."}
+DEFORMABLE_DETR: Names = {r"^backbone\.0\.body\.": "backbone."}
 REPEATED = r"^transformer\.decoder\.(bbox|class)_embed\."
 """The decoder names the box heads of the network a second time."""
 COMPUTED = r"\.relative_position_index$|\.attn_mask$"
@@ -112,7 +103,7 @@ def require_alike(layout: str, tensors: dict[str, Tensor], config: IdolConfig) -
         raise BadConfig(f"the {layout} has {has}, this model {wanted}: its weights mean nothing here. Try {hint}")
 
 
-def _named(state: dict[str, Tensor], names: dict) -> dict[str, Tensor]:
+def _named(state: dict[str, Tensor], names: Names) -> dict[str, Tensor]:
     found = {}
     for key, tensor in state.items():
         for theirs, ours in names.items():

@@ -22,6 +22,9 @@ class ResNetConfig(Config):
     """Of the 3x3 convolutions of bottlenecks; 32 or 64 in ResNeXt (Xie et al., CVPR 2017)."""
     group_width: PositiveInt = 64
     """Channels of a group in the first stage, of a net of `width` 64: 4 in ResNeXt-101 32x4d and 64x4d."""
+    stride_first: bool = False
+    """A bottleneck's first convolution has the stride (He et al., CVPR 2016, and detectron2's own weights), not its
+    second as in torchvision's."""
 
     @property
     def stride(self) -> int:

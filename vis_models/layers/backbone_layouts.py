@@ -1,7 +1,7 @@
-"""Which backbone a checkpoint has, as its tensors tell."""
+"""Backbones in published checkpoints: their names -> ours, and which one a file has, as its tensors tell."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isqrt
 from typing import Any
 
@@ -9,6 +9,18 @@ from torch import Tensor
 
 from vis_models.config import BadConfig
 from vis_models.layers.backbone_config import ResNetConfig, SwinConfig
+
+Names = dict[str, str | Callable[[re.Match[str]], str]]
+"""Patterns of theirs -> ours, one after the other, as `re.sub` takes them."""
+DETECTRON: Names = {
+    r"^backbone\.stem\.conv1\.norm\.": "backbone.bn1.",
+    r"^backbone\.stem\.": "backbone.",
+    r"^backbone\.res(\d)\.": lambda found: f"backbone.layer{int(found[1]) - 1}.",
+    r"^(backbone\.layer\d\.\d+)\.conv(\d)\.norm\.": r"\1.bn\2.",
+    r"^(backbone\.layer\d\.\d+)\.shortcut\.norm\.": r"\1.downsample.1.",
+    r"^(backbone\.layer\d\.\d+)\.shortcut\.": r"\1.downsample.0.",
+}
+"""detectron2's residual network behind `backbone.`."""
 
 
 def told_backbone(tensors: Mapping[str, Tensor], prefix: str) -> ResNetConfig | SwinConfig | None:

@@ -39,16 +39,17 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride), 1x1 convolutions and a shortcut; four times as many channels come out."""
+    """1x1, 3x3, 1x1 convolutions and a shortcut; four times as many channels come out. The 3x3 one has the stride."""
 
     expansion = 4
 
     def __init__(self, in_channels: int, channels: int, stride: int, config: ResNetConfig) -> None:
         super().__init__()
         inner = channels * config.group_width // 64 * config.groups
-        self.conv1 = _conv(in_channels, inner, 1)
+        first, second = (stride, 1) if config.stride_first else (1, stride)
+        self.conv1 = _conv(in_channels, inner, 1, first)
         self.bn1 = BatchNorm(inner)
-        self.conv2 = _conv(inner, inner, 3, stride, config.groups)
+        self.conv2 = _conv(inner, inner, 3, second, config.groups)
         self.bn2 = BatchNorm(inner)
         self.conv3 = _conv(inner, 4 * channels, 1)
         self.bn3 = BatchNorm(4 * channels)

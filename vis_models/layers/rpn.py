@@ -119,31 +119,32 @@ def assign(
     """
     shift = boxes.new_tensor([0, 0, plus_one, plus_one])
     boxes, truth, crowd = boxes + shift, truth + shift, crowd + shift
-    state = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)
-    matched = torch.zeros_like(state)
+    matched = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)
+    state = torch.zeros_like(matched)
     if len(truth) and len(boxes):
         overlap = box_ops.iou(truth, boxes)  # (A, P)
         best, matched = overlap.max(0)
         state = torch.where(best >= positive_iou, 1, torch.where(best < negative_iou, 0, -1))
         if best_too:
-            top = overlap.max(1, keepdim=True).values
-            state = torch.where((overlap == top).any(0), 1, state)
+            state = state.masked_fill((overlap == overlap.amax(1, keepdim=True)).any(0), 1)
     if len(crowd):
         share = box_ops.intersection(boxes, crowd).amax(1) / box_ops.area(boxes).clamp(min=LEAST_SIDE_PX)
-        state = torch.where((state == 0) & (share > 0.5), -1, state)
+        state = state.masked_fill((state == 0) & (share > 0.5), -1)
     return matched, state
 
 
-def sample(state: Int[Tensor, " P"], count: int, positive_share: float) -> Bool[Tensor, " P"]:
-    """At most `count` of those that are positive or negative, drawn at random, at most so large a share positive."""
+def sample(state: Int[Tensor, "*B P"], count: int, positive_share: float) -> Bool[Tensor, "*B P"]:
+    """In each row at most `count` of those that are positive or negative, drawn at random, at most so large a share
+    positive."""
     lottery = torch.rand_like(state, dtype=torch.float32)
     chosen = torch.zeros_like(state, dtype=torch.bool)
-    room = int(count * positive_share)
+    room = torch.full_like(state[..., :1], int(count * positive_share))
+    left = torch.full_like(room, count)
     for kind in (1, 0):
-        own = (state == kind).nonzero().squeeze(1)
-        drawn = own if len(own) <= room else own[lottery[own].topk(room).indices]
-        chosen[drawn] = True
-        room = count - len(drawn)
+        drawn, place = lottery.masked_fill(state != kind, 2.0).topk(min(count, state.shape[-1]), largest=False)
+        taken = (drawn < 2.0) & (torch.arange(drawn.shape[-1], device=state.device) < room)
+        chosen |= torch.zeros_like(chosen).scatter(-1, place, taken)
+        room = left - taken.sum(-1, keepdim=True)
     return chosen
 
 
@@ -162,18 +163,19 @@ def region_losses(
     sampled in all."""
     anchors = torch.cat(found.anchors)
     logits, told = torch.cat(found.logits, 1), torch.cat(found.told, 1)
-    states, targets, drawn = [], [], []
-    for truth, crowd in zip(truths, crowds, strict=True):
-        matched, state = assign(anchors, truth, crowd, positive_iou, negative_iou, True, plus_one)
-        positive = state == 1
-        target = torch.zeros_like(anchors)
-        target[positive] = box_coding.encode(truth[matched[positive]], anchors[positive], WEIGHTS, plus_one)
-        states.append(state)
-        targets.append(target)
-        drawn.append(sample(state, samples, positive_share))
-    state, target, chosen = torch.stack(states), torch.stack(targets), torch.stack(drawn)
+    judged = [
+        assign(anchors, truth, crowd, positive_iou, negative_iou, True, plus_one)
+        for truth, crowd in zip(truths, crowds, strict=True)
+    ]
+    state = torch.stack([own for _, own in judged])
+    first = torch.tensor([0, *(len(truth) for truth in truths[:-1])], device=anchors.device).cumsum(0)
+    matched = torch.stack([own for own, _ in judged]) + first[:, None]
+    chosen = sample(state, samples, positive_share)
     positive = chosen & (state == 1)
     count = mean_over_workers(chosen.sum()).clamp(min=1)
     objectness = F.binary_cross_entropy_with_logits(logits[chosen], (state[chosen] == 1).float(), reduction="sum")
-    box = F.smooth_l1_loss(told[positive], target[positive], beta=beta, reduction="sum")
+    wanted = box_coding.encode(
+        torch.cat(list(truths))[matched[positive]], anchors.expand_as(told)[positive], WEIGHTS, plus_one
+    )
+    box = F.smooth_l1_loss(told[positive], wanted, beta=beta, reduction="sum")
     return {"objectness": objectness / count, "region": box / count}

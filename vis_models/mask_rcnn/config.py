@@ -101,6 +101,16 @@ class MaskRcnnConfig(Config):
             return cls.model_validate(common | {"norm_eps": 0.0})
         return cls.model_validate(common | {"norms": True, "region_convs": 2, "box_head": "convolutional"})
 
+    @classmethod
+    def detectron2(cls) -> "MaskRcnnConfig":
+        """`mask_rcnn_R_50_FPN_3x` and its relatives in detectron2's model zoo, whose ResNets stand on weights of Caffe:
+        colours are centred, not scaled, and the first convolution of a block has the stride."""
+        return cls(
+            num_classes=80, shorter_px=800, longer_most_px=1333, std_rgb=(1.0, 1.0, 1.0),
+            backbone=ResNetConfig(stride_first=True), round_anchors=False, samples=None, proposals_per_level=1000,
+            proposals=1000, detections=100, region_samples=256, box_samples=512,
+        )  # fmt: skip
+
     @model_validator(mode="after")
     def _anchors_of_each_level(self) -> "MaskRcnnConfig":
         levels = 6 - self.finest + self.extra_levels

@@ -1,7 +1,8 @@
 """Published Mask R-CNNs: their names -> ours.
 
 torchvision's two versions, the files of 2019 with their older names, the original MaskTrack R-CNN (of an early
-mmdetection) and mmtracking's, which counts background last.
+mmdetection), mmtracking's and detectron2's, which count background last. The nets of detectron2's model zoo see blue
+first; ours, made of them, red.
 """
 
 import re
@@ -9,7 +10,9 @@ import re
 import torch
 from torch import Tensor
 
-TORCHVISION = {
+from vis_models.layers.backbone_layouts import DETECTRON, Names
+
+TORCHVISION: Names = {
     r"^backbone\.body\.": "backbone.",
     r"^backbone\.fpn\.": "fpn.",
     r"^(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$": r"\1.0.\2",
@@ -18,7 +21,7 @@ TORCHVISION = {
     r"^roi_heads\.": "",
 }
 """One after the other; the third and fourth are of 2019, as are the masks' convolutions below."""
-MMDETECTION = {
+MMDETECTION: Names = {
     r"^detector\.": "",
     r"^roi_head\.": "",
     r"^neck\.lateral_convs\.(\d+)\.conv\.": r"fpn.inner_blocks.\1.0.",
@@ -35,9 +38,24 @@ MMDETECTION = {
     r"^mask_head\.conv_logits\.": "mask_predictor.mask_fcn_logits.",
     r"^track_head\.embed_head\.fcs\.": "track_head.fcs.",
 }
+DETECTRON2: Names = {
+    r"^backbone\.bottom_up\.": "backbone.",
+    **DETECTRON,
+    r"^proposal_generator\.rpn_head\.conv\.": "rpn.conv.0.0.",
+    r"^proposal_generator\.rpn_head\.objectness_logits\.": "rpn.cls_logits.",
+    r"^proposal_generator\.rpn_head\.anchor_deltas\.": "rpn.bbox_pred.",
+    r"^roi_heads\.box_head\.fc1\.": "box_head.fc6.",
+    r"^roi_heads\.box_head\.fc2\.": "box_head.fc7.",
+    r"^roi_heads\.mask_head\.deconv\.": "mask_predictor.conv5_mask.",
+    r"^roi_heads\.mask_head\.predictor\.": "mask_predictor.mask_fcn_logits.",
+    r"^roi_heads\.": "",
+}
+CONSTANTS = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.")
+"""What older files of detectron2 carry beside the weights, and the config says."""
 PUBLISHED = (
     "torchvision Mask R-CNN (backbone.body...) or ResNet (layer1.0.conv1.weight), mmdetection Mask R-CNN, MaskTrack "
-    "R-CNN original or of mmtracking (neck.lateral_convs...), ours (detector.backbone...)"
+    "R-CNN original or of mmtracking (neck.lateral_convs...), detectron2 Mask R-CNN (backbone.bottom_up...), ours "
+    "(detector.backbone...)"
 )
 
 
@@ -54,12 +72,26 @@ def renamed(state: dict[str, Tensor]) -> tuple[str, dict[str, Tensor]] | None:
         else:
             layout = "mmdetection Mask R-CNN"
         return layout, _background_first(found) if last else found
+    if "backbone.bottom_up.stem.conv1.weight" in state and "roi_heads.mask_head.deconv.weight" in state:
+        return "detectron2 Mask R-CNN", _background_first(_of_detectron2(state))
     if "layer1.0.conv1.weight" in state:
         return "torchvision ResNet", {f"backbone.{key}": v for key, v in state.items() if not key.startswith("fc.")}
     return None
 
 
-def _named(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+def _of_detectron2(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    own = {key: tensor for key, tensor in state.items() if not key.startswith(CONSTANTS)}
+    pyramid = re.compile(r"^backbone\.fpn_(lateral|output)(\d)\.")
+    blocks = {"lateral": "inner", "output": "layer"}
+    places = {
+        key: pyramid.sub(lambda found: f"fpn.{blocks[found[1]]}_blocks.{int(found[2]) - 2}.0.", key) for key in own
+    }
+    found = _named({places[key]: tensor for key, tensor in own.items()}, DETECTRON2)
+    found["backbone.conv1.weight"] = found["backbone.conv1.weight"].flip(1)
+    return found
+
+
+def _named(state: dict[str, Tensor], names: Names) -> dict[str, Tensor]:
     found = {}
     for key, tensor in state.items():
         for theirs, ours in names.items():

@@ -84,6 +84,14 @@ def test_large_products_do_not_overflow_and_without_pairs_there_is_nothing_to_le
         assert torch.autograd.grad(nothing, key)[0].item() == nothing.item() == 0
 
 
+def test_under_half_precision_the_contrast_is_the_same():
+    torch.manual_seed(0)
+    pair = torch.randn(32), torch.randn(3, 32), torch.randn(5, 32)
+    plain = losses.contrast(*pair), losses.cosine_loss(*pair)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (losses.contrast(*pair), losses.cosine_loss(*pair)) == plain
+
+
 def test_the_cosine_with_a_positive_shall_be_one_and_with_a_negative_zero():
     key, positives = torch.tensor([3.0, 0]), torch.tensor([[2.0, 0], [0, 3.0]])
     negatives = torch.tensor([[-1.0, 0], [0, 1.0], [1.0, 1.0]])

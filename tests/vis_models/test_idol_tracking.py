@@ -71,6 +71,16 @@ def test_embeddings_that_nobody_normalised_do_not_overflow_not_even_in_half_prec
         assert alike.tolist() == [[1, 0], [0, 1]]
 
 
+def test_under_half_precision_products_and_pixels_are_counted_in_full():
+    torch.manual_seed(0)
+    found, known, seen = torch.randn(3, 64), torch.randn(2, 64), torch.tensor([1, 2])
+    masks = torch.rand(3, 40, 40) > 0.4
+    alike, overlap = association.similarity(config(), found, known, seen), association.mask_iou(masks, masks)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(association.similarity(config(), found, known, seen), alike)
+        assert torch.equal(association.mask_iou(masks, masks), overlap)
+
+
 def test_in_the_paper_the_time_that_a_track_exists_counts_where_nothing_else_does():
     nothing, seen = torch.zeros(1, 2), torch.tensor([3, 1])
     paper = association.similarity(config(temporal_weight="paper"), nothing, torch.zeros(2, 2), seen)

@@ -14,5 +14,5 @@ numbers are the paper's; where its released code differs there is a named switch
     association.py  which detection continues which track, Eq. (5) to (7)
     tracker.py      a frame of a film, a step of its memory (3.3); state.py is that memory
     model.py        the contract: encode, start, step, finish, loss
-    ablations.py    the rows of its tables
+    rows.py         the rows of its tables
 """

@@ -44,7 +44,8 @@ def unlike_better(config: IdolConfig, masks: Bool[Tensor, "N h w"]) -> Bool[Tens
 def mask_iou(a: Bool[Tensor, "N h w"], b: Bool[Tensor, "M h w"]) -> Float[Tensor, "N M"]:
     """Of each pair; 1 where both are empty."""
     first, second = a.flatten(1).float(), b.flatten(1).float()
-    shared = first @ second.T
+    with torch.autocast(a.device.type, enabled=False):
+        shared = first @ second.T
     union = first.sum(1)[:, None] + second.sum(1) - shared
     return (shared + 1e-6) / (union + 1e-6)
 
@@ -78,7 +79,8 @@ def similarity(
     Args:
         seen: sightings of each track so far, sigma.
     """
-    alike = found.float() @ known.float().T
+    with torch.autocast(found.device.type, enabled=False):
+        alike = found.float() @ known.float().T
     among_tracks = alike
     if config.temporal and config.temporal_weight == "paper":
         among_tracks = torch.logaddexp(alike, seen.float().log())

@@ -59,7 +59,8 @@ def contrast(
     each, which does not overflow. Without a positive or a negative there is no pair, and the loss is log 1."""
     if not (len(positives) and len(negatives)):
         return (key.sum() + positives.sum() + negatives.sum()) * 0
-    return F.softplus((negatives @ key).logsumexp(0) + (-(positives @ key)).logsumexp(0))
+    liked, disliked = (positives * key).sum(1), (negatives * key).sum(1)  # no product of matrices: half precision
+    return F.softplus(disliked.logsumexp(0) + (-liked).logsumexp(0))
 
 
 def cosine_loss(
@@ -74,4 +75,4 @@ def cosine_loss(
     if not len(others):
         return key.sum() * 0
     wanted = torch.cat([positives.new_ones(len(positives)), negatives.new_zeros(len(negatives))])
-    return F.mse_loss(F.normalize(others, dim=-1) @ F.normalize(key, dim=-1), wanted)
+    return F.mse_loss((F.normalize(others, dim=-1) * F.normalize(key, dim=-1)).sum(1), wanted)

@@ -121,7 +121,7 @@ TORCHVISION := .venv/torchvision
 $(TORCHVISION)/stamp: $(PINS) | .venv/bin/python
 	.venv/bin/python -m venv --clear $(TORCHVISION)
 	$(TORCHVISION)/bin/pip install --disable-pip-version-check --quiet --constraint infra/constraints.txt \
-	    torch==2.13.0 torchvision==0.28.0 numpy pydantic jaxtyping pillow pycocotools safetensors
+	    torch===2.13.0 torchvision===0.28.0 numpy pydantic jaxtyping pillow pycocotools safetensors
 	@touch $@
 
 bench-torchvision: $(TORCHVISION)/stamp

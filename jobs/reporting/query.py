@@ -97,6 +97,7 @@ DUCKDB_TYPES = {
     pa.float64(): "DOUBLE",
     pa.large_binary(): "BLOB",
     pa.map_(pa.string(), pa.string()): "MAP(VARCHAR, VARCHAR)",
+    pa.map_(pa.string(), pa.float32()): "MAP(VARCHAR, FLOAT)",
 }
 
 
@@ -363,10 +364,10 @@ def _view(
     source = f"SELECT {empty} WHERE false"
     if keys and store.is_local:
         files = ", ".join(_file(store.path(key)) for key in keys)
-        if schema in tables.SCHEMAS.values():  # all files have all columns
+        if schema in tables.SCHEMAS.values() and schema is not tables.TRACKS:  # all files have all columns
             source = f"SELECT {', '.join(schema.names)} FROM read_parquet([{files}])"
         else:
-            by_name = "true" if schema is evaluations.EVALUATIONS else "false"
+            by_name = "true" if schema in (evaluations.EVALUATIONS, tables.TRACKS) else "false"
             source += f" UNION ALL BY NAME SELECT * FROM read_parquet([{files}], union_by_name = {by_name})"
     elif keys:
         connection.register(f"{name}_in_s3", tables.dataset(store, schema, keys))

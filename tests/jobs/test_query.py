@@ -332,3 +332,14 @@ def test_describe_says_what_columns_mean(store: Store, sql: str):
     assert meaning["rle"][0] == "BLOB"
     assert "px" in meaning["area_px"][1] or "pixel" in meaning["area_px"][1]
     assert all(comment for _, comment in meaning.values())
+
+
+@pytest.mark.parametrize("older", ["some of", "all"])
+def test_a_column_that_files_of_earlier_days_lack_is_null_there(labelled_lake, older: str):
+    store = Store.open(labelled_lake.settings)
+    keys = tables.files(store, tables.choose(store))["tracks"]
+    for key in keys if older == "all" else keys[:1]:
+        path = store.path(key)
+        pq.write_table(pq.read_table(path).drop_columns(["other_classes"]), path)
+    answer = run("SELECT count(*) AS tracks, count(other_classes) AS told FROM tracks", store)
+    assert answer.to_pylist() == [{"tracks": len(labelled_lake.results), "told": 0}]

@@ -32,7 +32,7 @@ def masktrack_r18_world_easy() -> TrainJob:
 
     vis train --recipe masktrack_r18_world_easy
     """
-    return _world("masktrack_r18_world_easy", "easy", iterations=5000, train_videos=1000, val_videos=150)
+    return _world("masktrack_r18_world_easy", "easy", iterations=2600, train_videos=1000, val_videos=150)
 
 
 def masktrack_r18_world_hard() -> TrainJob:
@@ -40,7 +40,7 @@ def masktrack_r18_world_hard() -> TrainJob:
 
     vis train --recipe masktrack_r18_world_hard
     """
-    return _world("masktrack_r18_world_hard", "hard", iterations=5000, train_videos=1000, val_videos=200)
+    return _world("masktrack_r18_world_hard", "hard", iterations=2600, train_videos=1000, val_videos=200)
 
 
 def masktrack_r50_ytvis2019() -> TrainJob:

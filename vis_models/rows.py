@@ -22,3 +22,5 @@ class Row:
     """Another tracker (`trackers/config.py`) links what the same detector finds."""
     oracle: Literal["identity", "image"] | None = None
     """What is taken from the labels. Such a row says what would be left to gain; it is no rival."""
+    published_ovis_ap: float | None = None
+    """On that of OVIS, where the paper says."""

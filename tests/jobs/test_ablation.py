@@ -29,6 +29,7 @@ from vis_models.checkpoints import ModelCard, save_model
 from vis_models.config import BadConfig
 from vis_models.data.annotations import Category, as_youtube_vis, read_youtube_vis
 from vis_models.data.world import CATEGORIES, WorldConfig, write_youtube_vis
+from vis_models.idol.rows import ROWS as IDOL_ROWS
 from vis_models.masktrack_rcnn.model import MaskTrackRcnn
 from vis_models.masktrack_rcnn.rows import ROWS as MASKTRACK_ROWS
 from vis_models.metrics.youtube_vis import GroundTruth
@@ -328,6 +329,13 @@ def test_a_published_gap_upwards_counts_as_reproduced_when_the_interval_is_above
     row, base = MASKTRACK_ROWS["image_oracle"], MASKTRACK_ROWS["proposed"]
     assert Comparison("image_oracle", row, base, 1, 0.8, 0.4, 0.05, (0.4,)).verdict == "reproduced in one run"
     assert Comparison("image_oracle", row, base, 1, 0.3, -0.1, 0.05, (-0.1,)).verdict == "not reproduced in one run"
+
+
+@pytest.mark.unit
+def test_a_row_says_what_its_paper_reports_on_ovis_too():
+    row, base = IDOL_ROWS["ot_embedding"], IDOL_ROWS["proposed"]
+    table = markdown([Comparison("ot_embedding", row, base, 1, 0.1, -0.01, 0.02, (-0.01,))], "R", "D", trained=False)
+    assert "| 44.8 (OVIS 28.3) | 10.0 (1) |" in table
 
 
 @pytest.mark.unit

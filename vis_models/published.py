@@ -119,7 +119,7 @@ def recognise(path: Path, tracker: str | None = None) -> Network:
         return network
     if not hasattr(network.config, "as_detector"):
         raise BadConfig(
-            f"{path} is an {network.layout}, which has no detector that another tracker could take: no --tracker"
+            f"{path} is an {network.layout}, whose detector no other tracker can take: leave --tracker {tracker} out"
         )
     config = LinkedConfig.model_validate({"detector": network.config.as_detector, "tracker": {"name": tracker}})
     own = {key: value for key, value in network.tensors.items() if key.startswith("detector.")}

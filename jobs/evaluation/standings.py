@@ -119,10 +119,11 @@ def _parameters(store: Store, model: str) -> int | None:
         return sum(prod(file.get_slice(key).get_shape()) for key in counted)
 
 
-def _speed(store: Store, plan: str) -> float | None:
-    batches = Lake(store).batches()
-    if not len(batches):
+def _speed(store: Store, plan_id: str) -> float | None:
+    plan = store.plan(plan_id)
+    if plan is None:
         return None
-    own = batches.filter(pc.equal(batches["plan_id"], plan))
+    batches = Lake(store, plan.lake).batches()
+    own = batches.filter(pc.equal(batches["plan_id"], plan_id))
     frames, seconds = (pc.sum(own[column]).as_py() or 0 for column in ("frames", "wall_s"))
     return frames / seconds if frames and seconds else None

@@ -291,7 +291,8 @@ def test_a_row_gives_what_its_own_model_gives_when_films_are_segmented(played: S
     labels = labels_of(of_masktrack(), played).name
     scored = []
     for row, model in rows.items():
-        done = segment(SegmentJob(archive=labels, model=model, min_score=0), played)
+        job = SegmentJob(archive=labels, model=model, min_score=0, purpose="evaluation")
+        done = segment(job, played)
         scored.append(evaluate(EvaluateJob(data=labels, plan=done.plan_id), played))
         assert scored[-1].figures["AP"] == pytest.approx(said[row], abs=1e-9), row
 

@@ -23,6 +23,7 @@ from vis_models.idol.objective import Objective
 from vis_models.idol.state import IdolEncoded, IdolState
 from vis_models.layers.backbones import ResNet
 from vis_models.layers.normalise import normalised
+from vis_models.layers.resize import keeping_aspect
 from vis_models.mask_rcnn.model import sizes_of
 from vis_models.types import Clips, Found, Frames, Tracks, VideoInfo
 
@@ -50,11 +51,10 @@ class Idol(nn.Module):
     # ---- the contract ----------------------------------------------------------------------------------------
 
     def frame_size(self, video: VideoInfo) -> tuple[int, int]:
-        if self.config.image_size:
-            return self.config.image_size
-        sides = (video.height, video.width)
-        scale = min(self.config.shorter_px / min(sides), self.config.longer_most_px / max(sides))
-        return max(1, round(video.height * scale)), max(1, round(video.width * scale))
+        config = self.config
+        return config.image_size or keeping_aspect(
+            (video.height, video.width), config.shorter_px, config.longer_most_px
+        )
 
     @torch.no_grad()
     def encode(self, frames: Frames) -> IdolEncoded:

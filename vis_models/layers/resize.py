@@ -38,3 +38,10 @@ def resize_parts(
         columns = rows[:, x0:x1]
         whole = resize_logits(columns[None, None], (height, x1 - x0))[0, 0] if apart else columns
         yield whole[y0:y1]
+
+
+def keeping_aspect(size_px: tuple[int, int], shorter_px: int, longer_most_px: int) -> tuple[int, int]:
+    """(height, width) of a picture whose shorter side becomes `shorter_px`, or less where the longer one would become
+    more than `longer_most_px`."""
+    scale = min(shorter_px / min(size_px), longer_most_px / max(size_px))
+    return max(1, round(size_px[0] * scale)), max(1, round(size_px[1] * scale))

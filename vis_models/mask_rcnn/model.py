@@ -26,6 +26,7 @@ from vis_models.layers.fpn import TopDownPyramid
 from vis_models.layers.norm import BatchNorm
 from vis_models.layers.normalise import normalised
 from vis_models.layers.paste_masks import Pasting, paste
+from vis_models.layers.resize import keeping_aspect
 from vis_models.layers.roi_align import align_own, pyramid_level, roi_align
 from vis_models.layers.roi_heads import (
     BOX_CELLS,
@@ -171,11 +172,10 @@ class MaskRcnn(nn.Module):
     # ---- decisions -------------------------------------------------------------------------------------------
 
     def frame_size(self, video: VideoInfo) -> tuple[int, int]:
-        if self.config.image_size:
-            return self.config.image_size
-        sides = (video.height, video.width)
-        scale = min(self.config.shorter_px / min(sides), self.config.longer_most_px / max(sides))
-        return max(1, round(video.height * scale)), max(1, round(video.width * scale))
+        config = self.config
+        return config.image_size or keeping_aspect(
+            (video.height, video.width), config.shorter_px, config.longer_most_px
+        )
 
     @torch.no_grad()
     def encode(self, frames: Frames) -> MaskRcnnEncoded:

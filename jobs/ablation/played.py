@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from jobs.ablation.results import figures_of, truth_of
+from jobs.ablation.results import Run, figures_of, truth_of
 from jobs.ablation.table import Rows
 from jobs.models import find
 from jobs.segmentation.true_objects import TrueObjects
@@ -40,8 +40,6 @@ GROUP = 25
 FRAMES = 16
 """Of a video, encoded at once."""
 
-Run = tuple[str, int]
-"""(row, seed)"""
 Entry = dict[str, Any]
 """Of a results file."""
 

@@ -17,6 +17,8 @@ from vis_models.metrics.scenes import scenes
 from vis_models.metrics.track_matching import Matches, match_video
 from vis_models.metrics.youtube_vis import GroundTruth, results_by_video
 
+Run = tuple[str, int]
+"""(row, seed)"""
 RUN = ".run.json"
 """Ending of the file of a finished run."""
 FIGURES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ar10": "AR10"}

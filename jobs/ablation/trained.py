@@ -14,7 +14,7 @@ import ray
 import torch
 from torch import Tensor
 
-from jobs.ablation.results import figures_of
+from jobs.ablation.results import Run, figures_of
 from jobs.ablation.table import Rows
 from jobs.cluster import TICKETS_PER_CORE, cluster, listening
 from jobs.models import find
@@ -39,8 +39,6 @@ from vis_models.progress import Progress
 
 DETECTOR = "detector.json"
 """In the folder of an ablation: what the detections that its rows share allow."""
-Run = tuple[str, int]
-"""(row, seed)"""
 
 
 @dataclass(frozen=True)

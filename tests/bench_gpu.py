@@ -36,8 +36,8 @@ from vis_models.rgnn.model import Rgnn
 from vis_models.types import Clips, Frames, VideoInfo
 from vis_models.zoo import model_class
 
-OTHERS = ("masktrack_r50_ytvis2019",)
-TINY_OTHERS = ("masktrack_r18_world_tiny",)
+OTHERS = ("masktrack_r50_ytvis2019", "idol_r50_ytvis2019")
+TINY_OTHERS = ("masktrack_r18_world_tiny", "idol_r18_world_tiny")
 SHARE = 0.4
 """Of the time of a stage of RGNN that another model is trained."""
 

@@ -73,7 +73,7 @@ def test_loopback_is_reached_past_a_dead_proxy_and_all_else_is_not(server, surro
     reach_loopback()
     url = f"http://{host}:{server}/here"
     assert httpx.get(url).text == requests.get(url, timeout=30).text == "/here"
-    with urllib.request.urlopen(url, timeout=30) as answer:
+    with urllib.request.urlopen(url, timeout=120) as answer:
         assert answer.read() == b"/here"
     assert should_bypass_proxies(url)  # botocore's, which s3fs uses
     for host_given in filter(None, ",".join(given.values()).split(",")):

@@ -40,13 +40,13 @@ def deformable_attention(
             f"there are {len(levels)} levels of values and points on {points.shape[3]}, expected one number of both: "
             "they come from `levels` of the config and from the weights"
         )
-    grid = (2 * points - 1).movedim(2, 1)  # grid_sample counts from -1 to 1; now (B, G, Q, L, K, 2)
-    samples = []
+    grid = (2 * points - 1).movedim(2, 1).flatten(0, 1)  # grid_sample counts from -1 to 1; now (B*G, Q, L, K, 2)
+    share = weights.movedim(2, 1).flatten(0, 1)  # (B*G, Q, L, K)
+    total = torch.zeros((), device=points.device)
     for level, value in enumerate(levels):
-        at = grid[..., level, :, :].flatten(0, 1)  # (B*G, Q, K, 2)
-        sample = F.grid_sample(value.flatten(0, 1), at, align_corners=False)  # (B*G, D, Q, K)
-        samples.append(sample.unflatten(0, value.shape[:2]))
-    return torch.einsum("lbgdqk,bqglk->bqgd", torch.stack(samples), weights).flatten(2)
+        sample = F.grid_sample(value.flatten(0, 1), grid[:, :, level], align_corners=False)  # (B*G, D, Q, K)
+        total = total + (sample * share[:, None, :, level]).sum(-1)
+    return total.unflatten(0, levels[0].shape[:2]).permute(0, 3, 1, 2).flatten(2)
 
 
 def gathered_attention(

@@ -51,6 +51,7 @@ def train(
 def ablate(
     detector: Annotated[str, typer.Option(help="Model whose weights every row shares.", metavar="MODEL")],
     recipe: Annotated[str | None, typer.Option(help="The proposed approach; default: that of the hard world.")] = None,
+    other: Annotated[list[str] | None, typer.Option(help="Plays rows of other weights.", metavar="MODEL")] = None,
     data: Annotated[str | None, typer.Option(help="As of vis train, for recipes that draw no world.")] = None,
     row: Annotated[list[str] | None, typer.Option(help="A row of the tables; default: all.")] = None,
     seeds: Annotated[int, typer.Option(help="Of trained rows with a published gap of 3 AP or more.", min=1)] = 3,
@@ -59,6 +60,7 @@ def ablate(
     """Make the tables of a model's paper again: each row on the same weights and films, against the whole approach.
 
     RGNN's rows are trained on one detector; those of MaskTrack R-CNN are rules and trackers that need no training.
+    Where rows differ in what the weights learned, as IDOL's do, each is played by the model that was trained so.
     """
     from jobs import models
     from jobs.settings import Settings
@@ -71,15 +73,22 @@ def ablate(
     if not recipe:
         recipe = hard_world(read_card(store.local_copy(models.find(store, detector))).model)
     for each in row or [BASE]:
-        with_row(recipe, each)
-    models.find(store, detector)
+        with_row(recipe, each, apart=bool(other))
+    for each in (detector, *(other or ())):
+        models.find(store, each)
     with held_signals():
         from flows.progress import at_terminal
         from jobs.ablation.ablate import AblationJob, ablate
 
     rows = tuple(row) if row else None
     job = AblationJob(
-        recipe=recipe, detector=detector, data=data, seeds=tuple(range(seeds)), iterations=iterations, rows=rows
+        recipe=recipe,
+        detector=detector,
+        others=tuple(other or ()),
+        data=data,
+        seeds=tuple(range(seeds)),
+        iterations=iterations,
+        rows=rows,
     )
     with at_terminal() as progress:
         done = ablate(job, Settings(), progress, typed())

@@ -8,7 +8,7 @@ the same ablation again goes on, and two that run side by side lose nothing of e
 from pydantic import NonNegativeInt, PositiveInt
 
 from jobs.ablation import played, trained
-from jobs.ablation.results import RowResult, keep, read_results, truth_of
+from jobs.ablation.results import Asked, RowResult, keep, read_results, truth_of
 from jobs.ablation.table import LARGE_GAP, compare, markdown, spreads
 from jobs.settings import Settings
 from jobs.store import LAYOUT, Store, code_version, now
@@ -28,11 +28,14 @@ class AblationJob(Config):
     recipe: str = HARD_WORLDS["rgnn"]
     detector: str
     """Registered model whose detector every row shares; where nothing is trained, all of its weights."""
+    others: tuple[str, ...] = ()
+    """Models whose weights were trained as some rows say, and the detector's were not: these rows are played by
+    them."""
     data: str | None = None
     """As in TrainJob, for recipes that draw no world."""
     rows: tuple[str, ...] | None = None
-    """By their short names (`vis_models/*/rows.py`); None: all that share a detector. The proposed approach, with which
-    each is compared, is among them without being named."""
+    """By their short names (`vis_models/*/rows.py`); None: all that the models can play. The proposed approach, with
+    which each is compared, is among them without being named."""
     seeds: tuple[NonNegativeInt, ...] = (0, 1, 2)
     """Of training."""
     iterations: PositiveInt | None = None
@@ -40,8 +43,8 @@ class AblationJob(Config):
 
     @property
     def chosen(self) -> tuple[str, ...]:
-        rows = in_one_table(self.recipe) if self.rows is None else self.rows
-        return tuple(dict.fromkeys((BASE, *rows)))
+        every = rows_of(self.recipe) if self.others else in_one_table(self.recipe)
+        return tuple(dict.fromkeys((BASE, *(every if self.rows is None else self.rows))))
 
     @property
     def runs(self) -> list[tuple[str, int]]:
@@ -61,13 +64,15 @@ class AblationJob(Config):
 
     @property
     def folder(self) -> str:
-        left_out = {"rows", "seeds"} | ({"data"} if self.data is None else set())
+        left_out = {"rows", "seeds"} | {name for name in ("data", "others") if not getattr(self, name)}
         return f"{LAYOUT}/ablations/{self.recipe}-{config_hash(self.model_dump(mode='json', exclude=left_out))}"
 
     def job(self, row: str, seed: int) -> TrainJob:
         """The recipe of a row. Raises BadConfig: an unknown recipe or row, or a row with a detector of its own."""
         changes = {"seed": seed, "data": self.data} if self.data else {"seed": seed}
-        made = with_row(self.recipe, row, changes | ({"detector": self.detector} if self.trains else {}))
+        made = with_row(
+            self.recipe, row, changes | ({"detector": self.detector} if self.trains else {}), apart=bool(self.others)
+        )
         if self.iterations:
             stages = [stage.model_copy(update={"iterations": self.iterations}) for stage in made.stages]
             made = made.model_copy(update={"stages": tuple(stages)})
@@ -91,7 +96,7 @@ def ablate(job: AblationJob, settings: Settings, progress: Progress | None = Non
     """
     report = progress or (lambda *_: None)
     for row in job.chosen:
-        with_row(job.recipe, row)
+        with_row(job.recipe, row, apart=bool(job.others))
     jobs = {run: job.job(*run) for run in job.runs}
     store, base = Store.open(settings), job.job(BASE, job.seeds[0])
     data = prepare_data(base, settings, report)
@@ -103,9 +108,8 @@ def ablate(job: AblationJob, settings: Settings, progress: Progress | None = Non
     report("ablation", len(results), len(jobs), {})
     run_rows = trained.run_rows if job.trains else played.run_rows
     if waiting:
-        for (row, seed), figures, predictions in run_rows(
-            job.detector, base, waiting, rows_of(job.recipe), sets, store, job.folder, settings, report
-        ):
+        asked = Asked((job.detector, *job.others), base, waiting, sets, job.folder)
+        for (row, seed), figures, predictions in run_rows(asked, store, settings, report):
             result = RowResult(
                 row=row,
                 seed=seed,

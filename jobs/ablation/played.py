@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from jobs.ablation.results import Run, figures_of, truth_of
-from jobs.ablation.table import Rows
+from jobs.ablation.results import Asked, Run, figures_of, truth_of
 from jobs.models import find
 from jobs.segmentation.true_objects import TrueObjects
 from jobs.settings import Settings
 from jobs.store import Store
 from jobs.training.recipes.base import TrainJob
+from jobs.training.recipes.catalogue import how_trained, rows_of, trained_anew, with_row
 from jobs.training.validation import Encode, picture, play
 from jobs.workers import share
 from vis_models.cards import ModelCard
@@ -45,46 +45,62 @@ Entry = dict[str, Any]
 
 
 def run_rows(
-    model: str,
-    base: TrainJob,
-    waiting: Mapping[Run, TrainJob],
-    rows: Rows,
-    sets: tuple[VideoSet, VideoSet],
-    store: Store,
-    folder: str,
-    settings: Settings,
-    report: Progress,
+    asked: Asked, store: Store, settings: Settings, report: Progress
 ) -> Iterator[tuple[Run, dict[str, Any], list[Entry]]]:
     """The runs, when all videos have been played: which, its figures, its results.
 
     Raises:
-        BadConfig: the model is of another kind than the recipe's, or has classes that the labels have not.
+        BadConfig: a model is of another kind than the recipe's, or has classes that the labels have not; or no model
+            has the weights of a row.
     """
-    net, card = load_model(store.local_copy(find(store, model)), share(settings, torch.cuda.device_count()).device)
-    if card.model != base.model:
-        raise BadConfig(
-            f"{model} is of the kind {card.model!r}, the recipe {base.recipe} of {base.model!r}, whose rows are "
-            "another table: take a model of that kind, or another recipe (--recipe)"
-        )
-    val_set = sets[1]
-    wanted = {which[0]: rows[which[0]] for which in waiting}
-    truth, categories = truth_of(val_set), _categories(card, val_set)
-    found: dict[str, list[Entry]] = {name: [] for name in wanted}
+    val_set, device = asked.sets[1], share(settings, torch.cuda.device_count()).device
+    models = [_loaded(name, asked.base, store, device) for name in asked.models]
+    rows = rows_of(asked.base.recipe)
+    played_by = {name: _with_weights_of(name, asked.base, models) for name, _ in asked.waiting}
+    truth = truth_of(val_set)
+    found: dict[str, list[Entry]] = {name: [] for name in played_by}
     started = time.perf_counter()
     for first in range(0, len(val_set.videos), GROUP):
-        key = f"{folder}/played/{first}.json.gz"
+        key = f"{asked.folder}/played/{first}.json.gz"
         kept = json.loads(gzip.decompress(store.read_bytes(key))) if store.exists(key) else {}
-        if missing := {name: row for name, row in wanted.items() if name not in kept}:
-            kept |= Players(net, missing, truth, categories).play(val_set.videos[first : first + GROUP])
-            store.write_bytes(key, gzip.compress(json.dumps(kept).encode()))
-        for name in wanted:
+        for number, (net, card) in enumerate(models):
+            missing = {name: rows[name] for name, by in played_by.items() if by == number and name not in kept}
+            if missing:
+                players = Players(net, missing, truth, _categories(card, val_set))
+                kept |= players.play(val_set.videos[first : first + GROUP])
+                store.write_bytes(key, gzip.compress(json.dumps(kept).encode()))
+        for name in found:
             found[name] += kept[name]
         report("play", min(first + GROUP, len(val_set.videos)), len(val_set.videos), {})
-    minutes = round((time.perf_counter() - started) / 60 / len(wanted), 2)
-    for which in waiting:
+    minutes = round((time.perf_counter() - started) / 60 / len(found), 2)
+    for which in asked.waiting:
         entries = found[which[0]]
         said = {"loss": float("nan"), "iterations": 0, "minutes": minutes}
         yield which, figures_of(val_set, entries) | said, entries
+
+
+def _loaded(name: str, base: TrainJob, store: Store, device: str) -> tuple[Any, ModelCard]:
+    net, card = load_model(store.local_copy(find(store, name)), device)
+    if card.model != base.model:
+        raise BadConfig(
+            f"{name} is of the kind {card.model!r}, the recipe {base.recipe} of {base.model!r}, whose rows are "
+            "another table: take a model of that kind, or another recipe (--recipe)"
+        )
+    return net, card
+
+
+def _with_weights_of(name: str, base: TrainJob, models: Sequence[tuple[Any, ModelCard]]) -> int:
+    """Which model a row is played by: the first one that was trained as the row says."""
+    wanted = with_row(base.recipe, name, apart=True).config
+    fields = trained_anew(base.recipe)
+    for number, (net, _) in enumerate(models):
+        if all(getattr(net.config, field) == getattr(wanted, field) for field in fields):
+            return number
+    trained_as = ", ".join(f"{field}={getattr(wanted, field)}" for field in fields)
+    raise BadConfig(
+        f"the row {name!r} is of weights that were trained with {trained_as}, unlike those of "
+        f"{', '.join(card.name for _, card in models)}. {how_trained(base.recipe, name)}"
+    )
 
 
 def _categories(card: ModelCard, val_set: VideoSet) -> list[Category]:

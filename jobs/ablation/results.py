@@ -7,9 +7,12 @@ import csv
 import gzip
 import io
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from jobs.store import Store
+from jobs.training.recipes.base import TrainJob
 from vis_models.config import Config
 from vis_models.data.annotations import VideoSet, as_youtube_vis
 from vis_models.metrics.average_precision import accumulate
@@ -22,6 +25,21 @@ Run = tuple[str, int]
 RUN = ".run.json"
 """Ending of the file of a finished run."""
 FIGURES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ar10": "AR10"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The runs that have no result yet, and what they have in common."""
+
+    models: tuple[str, ...]
+    """Registered; the first one's weights are those of the proposed approach."""
+    base: TrainJob
+    """The proposed approach."""
+    waiting: Mapping[Run, TrainJob]
+    sets: tuple[VideoSet, VideoSet]
+    """Training and validation."""
+    folder: str
+    """Of the ablation, in the store."""
 
 
 class RowResult(Config):

@@ -5,7 +5,7 @@ as many rows run side by side as there are cores.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ import ray
 import torch
 from torch import Tensor
 
-from jobs.ablation.results import Run, figures_of
-from jobs.ablation.table import Rows
+from jobs.ablation.results import Asked, Run, figures_of
 from jobs.cluster import TICKETS_PER_CORE, cluster, listening
 from jobs.models import find
 from jobs.settings import Settings
@@ -59,33 +58,26 @@ class Shared:
 
 
 def run_rows(
-    detector: str,
-    base: TrainJob,
-    waiting: Mapping[Run, TrainJob],
-    rows: Rows,
-    sets: tuple[VideoSet, VideoSet],
-    store: Store,
-    folder: str,
-    settings: Settings,
-    report: Progress,
+    asked: Asked, store: Store, settings: Settings, report: Progress
 ) -> Iterator[tuple[Run, dict[str, Any], list[dict[str, Any]]]]:
     """Runs as they finish, as many side by side as there are cores: which, its figures, its results.
 
     Raises:
         BadConfig: the detector is of another config or of other classes, or below the recipe's gate.
     """
-    unreadable = unreadable_frames(sets[0], base.unreadable_share)
-    train_set = without(sets[0], [one.file_name for one in unreadable])
+    base, (train_set, val_set) = asked.base, asked.sets
+    unreadable = unreadable_frames(train_set, base.unreadable_share)
+    train_set = without(train_set, [one.file_name for one in unreadable])
     with cluster(settings):
-        shared, model = _encode(detector, base, settings, store, (train_set, sets[1]), report)
-        if not store.exists(f"{folder}/{DETECTOR}"):
+        shared, model = _encode(asked.models[0], base, settings, store, (train_set, val_set), report)
+        if not store.exists(f"{asked.folder}/{DETECTOR}"):
             if (gate := gate_of(base)) and gate.gate_ap50:
-                check_gate(base, gate, frame_mask_ap(model.detector, sets[1], gate.gate_frames))
-            store.write_json(f"{folder}/{DETECTOR}", _detector_figures(shared))
+                check_gate(base, gate, frame_mask_ap(model.detector, val_set, gate.gate_frames))
+            store.write_json(f"{asked.folder}/{DETECTOR}", _detector_figures(shared))
         place = ray.put(shared)
         run = ray.remote(num_cpus=TICKETS_PER_CORE if settings.ray_address is None else 1)(run_row)
         with listening(lambda note: report(note["run"], note["done"], note["of"], {"loss": note["loss"]})) as board:
-            tasks = {run.remote(job, place, board): which for which, job in waiting.items()}
+            tasks = {run.remote(job, place, board): which for which, job in asked.waiting.items()}
             while tasks:
                 (finished,), _ = ray.wait(list(tasks), num_returns=1)
                 yield tasks.pop(finished), *ray.get(finished)

@@ -3,6 +3,7 @@ import json
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from jobs.ablation import played as rows_that_are_played
 from jobs.ablation import results as kept_results
 from jobs.ablation.ablate import AblationJob, ablate, labels_of
 from jobs.ablation.played import truly_linked
-from jobs.ablation.results import RowResult, figures_of, read_results
+from jobs.ablation.results import RowResult, figures_of, predictions_of, read_results
 from jobs.ablation.table import Comparison, markdown
 from jobs.evaluation.evaluate import EvaluateJob, evaluate
 from jobs.evaluation.standings import standings
@@ -29,6 +30,7 @@ from vis_models.checkpoints import ModelCard, save_model
 from vis_models.config import BadConfig
 from vis_models.data.annotations import Category, as_youtube_vis, read_youtube_vis
 from vis_models.data.world import CATEGORIES, WorldConfig, write_youtube_vis
+from vis_models.idol.model import Idol
 from vis_models.idol.rows import ROWS as IDOL_ROWS
 from vis_models.masktrack_rcnn.model import MaskTrackRcnn
 from vis_models.masktrack_rcnn.rows import ROWS as MASKTRACK_ROWS
@@ -302,6 +304,40 @@ def test_a_row_gives_what_its_own_model_gives_when_films_are_segmented(played: S
     assert found[0].parameters == sum(parameter.numel() for parameter in whole.parameters())
     assert found[1].parameters == sum(parameter.numel() for parameter in whole.detector.parameters())
     assert all(each.frames_per_s > 0 for each in found)
+
+
+def registered_idol(settings: Settings, name: str, weights: Idol | None = None, **changes: Any) -> Idol:
+    """An IDOL of random weights, or of those of another one."""
+    config = build("idol_r18_world_tiny").config.model_copy(update=changes)
+    classes = tuple(Category(id=n, name=each) for n, each in enumerate(CATEGORIES, start=1))
+    model = Idol(config)
+    if weights:
+        model.load_state_dict(model.state_dict() | weights.state_dict())
+    card = ModelCard(
+        name=name, model="idol", config=config.model_dump(mode="json"), classes=classes, created_at=datetime.now(UTC)
+    )
+    save_model(Path(Store.open(settings).path(f"{LAYOUT}/models/{name}")), model, card)
+    return model
+
+
+def test_a_row_of_other_weights_is_played_by_the_model_that_was_trained_so(played: Settings):
+    torch.manual_seed(1)
+    whole = registered_idol(played, "whole")
+    registered_idol(played, "twin", whole, embed_loss="id")
+    registered_idol(played, "other", embed_loss="id")
+    rows, said = ("ot_embedding", "id_temporal"), {}
+    for name in ("twin", "other"):
+        job = AblationJob(recipe="idol_r18_world_tiny", detector="whole", others=(name,), rows=rows)
+        done = ablate(job, played)
+        said[name] = [predictions_of(Store.open(played), job.folder, row, 0) for row in ("proposed", "id_temporal")]
+    assert said["twin"][1] == said["twin"][0] == said["other"][0] != said["other"][1]
+    assert [line.split("|")[2].strip() for line in done.table.splitlines()[2:]] == [
+        IDOL_ROWS[name].title for name in ("proposed", "id_temporal", "ot_embedding")
+    ]
+
+    lacking = "row 'iou_multicue' is .* embed_loss=contrastive, select=iou, unlike those of whole, twin"
+    with pytest.raises(BadConfig, match=f"{lacking}.*config.select=iou, and given as --other"):
+        ablate(AblationJob(recipe="idol_r18_world_tiny", detector="whole", others=("twin",)), played)
 
 
 @pytest.mark.unit

@@ -96,8 +96,14 @@ def rows_of(recipe: str) -> Mapping[str, Row]:
 
 
 def in_one_table(recipe: str) -> tuple[str, ...]:
-    """The rows that can share the weights of one detector."""
+    """The rows that can share the weights of one model."""
     return tuple(name for name, row in rows_of(recipe).items() if not _of_its_own(row))
+
+
+def trained_anew(recipe: str) -> tuple[str, ...]:
+    """The fields by which a paper's rows differ in their weights."""
+    paths = [path for row in rows_of(recipe).values() for path in row.changes if path.startswith(TRAINED_ANEW)]
+    return tuple(dict.fromkeys(paths))
 
 
 def _of_its_own(row: Row) -> bool:
@@ -105,22 +111,33 @@ def _of_its_own(row: Row) -> bool:
     return any(path.startswith(TRAINED_ANEW) for path in row.changes)
 
 
-def with_row(recipe: str, name: str, changes: dict[str, Any] | None = None) -> TrainJob:
-    """A recipe with one row of its paper's tables that shares its detector, and more fields changed as in `build`.
+def how_trained(recipe: str, name: str) -> str:
+    """How to come by the weights of a row that has its own."""
+    row = rows_of(recipe)[name]
+    fields = {path: value for path, value in row.changes.items() if path.startswith(TRAINED_ANEW)}
+    sets = "".join(f" --set config.{path}={value}" for path, value in fields.items())
+    given = "" if rows_of(recipe) is RGNN_ROWS else ", and given as --other MODEL"
+    return f"It is trained whole: vis train --recipe {recipe}{sets}{given}"
+
+
+def with_row(recipe: str, name: str, changes: dict[str, Any] | None = None, apart: bool = False) -> TrainJob:
+    """A recipe with one row of its paper's tables that shares its weights, and more fields changed as in `build`.
+
+    Args:
+        apart: the row may have weights of its own.
 
     Raises:
-        BadConfig: unknown recipe or row, or a row with a detector of its own.
+        BadConfig: unknown recipe or row, or a row with weights of its own.
     """
     rows = rows_of(recipe)
     if name not in rows:
         meant = nearest(name, rows)
         hint = f"did you mean {meant}?" if meant else f"expected one of: {', '.join(rows)}"
         raise BadConfig(f"unknown row {name!r} of the paper's tables, {hint}")
-    if _of_its_own(rows[name]):
-        sets = " ".join(f"--set config.{path}={value}" for path, value in rows[name].changes.items())
+    if _of_its_own(rows[name]) and not apart:
         raise BadConfig(
             f"the row {name!r} changes the weights themselves, and all rows of an ablation share those of one model. "
-            f"It is trained whole: vis train --recipe {recipe} {sets}"
+            f"{how_trained(recipe, name)}"
         )
     switches = {f"config.{path}": value for path, value in rows[name].changes.items()}
     renamed = {"recipe": f"{recipe}.{name}"} if name != BASE else {}

@@ -35,23 +35,23 @@ def deformable_convolution(
     """
     batch, channels = x.shape[:2]
     outputs, inner, *kernel = weight.shape
-    taps = kernel[0] * kernel[1]
+    count = kernel[0] * kernel[1]
     size = _output_size(x, kernel, stride, padding, dilation)
-    groups, rest = divmod(offsets.shape[1], 2 * taps)
+    groups, rest = divmod(offsets.shape[1], 2 * count)
     if rest or not groups or channels % groups or tuple(offsets.shape[2:]) != size:
         raise ValueError(
-            f"offsets have shape {tuple(offsets.shape)}, expected (batch, groups * {2 * taps}, {size[0]}, {size[1]}) "
+            f"offsets have shape {tuple(offsets.shape)}, expected (batch, groups * {2 * count}, {size[0]}, {size[1]}) "
             f"with groups that divide {channels} channels: a kernel of {kernel[0]}x{kernel[1]}, stride {stride}, "
             f"padding {padding}, dilation {dilation} on {x.shape[2]}x{x.shape[3]} pixels"
         )
     if channels % inner or outputs % (channels // inner):
         raise ValueError(f"a weight of shape {tuple(weight.shape)} does not divide {channels} channels into groups")
-    at = offsets.unflatten(1, (groups, taps, 2)) + _taps(offsets, size, kernel, stride, padding, dilation)
+    at = offsets.unflatten(1, (groups, count, 2)) + taps(offsets, size, kernel, stride, padding, dilation)
     samples = sample(x.reshape(batch * groups, -1, *x.shape[2:]), at.flatten(0, 1))  # (B*G, C/G, K, h, w)
     if strength is not None:
-        samples = samples * strength.reshape(batch * groups, 1, taps, *size)
-    columns = samples.reshape(batch, channels // inner, inner * taps, size[0] * size[1])
-    product = weight.reshape(channels // inner, -1, inner * taps) @ columns  # (B, groups, D/groups, h*w)
+        samples = samples * strength.reshape(batch * groups, 1, count, *size)
+    columns = samples.reshape(batch, channels // inner, inner * count, size[0] * size[1])
+    product = weight.reshape(channels // inner, -1, inner * count) @ columns  # (B, groups, D/groups, h*w)
     answer = product.reshape(batch, outputs, *size)
     return answer if bias is None else answer + bias[:, None, None]
 
@@ -100,14 +100,14 @@ def _output_size(x: Tensor, kernel: list[int], stride: int, padding: int, dilati
     return height, width
 
 
-def _taps(
+def taps(
     like: Tensor, size: tuple[int, int], kernel: list[int], stride: int, padding: int, dilation: int
 ) -> Float[Tensor, "K 2 h w"]:
     """Where the taps of a plain convolution read: (y, x) in pixels of its input, for each output pixel."""
     along = []
-    for count, taps in zip(size, kernel, strict=True):
+    for count, length in zip(size, kernel, strict=True):
         first = torch.arange(count, device=like.device) * stride - padding
-        along.append(first + dilation * torch.arange(taps, device=like.device)[:, None])  # (kh, h), then (kw, w)
+        along.append(first + dilation * torch.arange(length, device=like.device)[:, None])  # (kh, h), then (kw, w)
     y, x = along[0][:, None, :, None], along[1][None, :, None, :]
     shape = (*kernel, *size)
     return torch.stack([y.expand(shape), x.expand(shape)], 2).flatten(0, 1).to(like.dtype)

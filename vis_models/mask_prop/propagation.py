@@ -1,0 +1,107 @@
+"""Masks of a frame in another frame: features under each mask are warped there, and say which pixels are whose.
+
+Source: Bertasius, Torresani, "Mask propagation", CVPR 2020, section 4.2 and Figure 4. Ours, where the paper is silent:
+offsets start at zero and each dilation has its own; the three deformable convolutions are summed; the attention map is
+a sigmoid. As the paper describes them, the layers behind the offsets are linear in a mask. So they are counted from
+their end: the weights of the deformable convolutions are multiplied with those of the 1x1 convolution first, and what
+is sampled for a mask is one number a tap, not a vector of features. The answer is that of the layers one by one.
+
+Axes: P pairs of frames, N masks of the first of a pair, C channels of features, K taps of all dilations.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from vis_models.layers.deformable_convolution import DeformableConvolution, sample, taps
+from vis_models.mask_prop.config import MaskPropConfig
+
+KERNEL = 3
+NOT_THERE = -1e4
+"""Logit of a slot without a mask."""
+
+
+class Propagation(nn.Module):
+    """The mask propagation branch."""
+
+    def __init__(self, config: MaskPropConfig) -> None:
+        super().__init__()
+        channels, hidden = config.detector.channels, config.offset_channels
+        self.nobody = config.nobody
+        self.dilations = config.dilations
+        self.motion = ResidualBlock(channels, hidden)
+        self.offsets = nn.Conv2d(hidden, len(self.dilations) * 2 * KERNEL**2, 3, padding=1)
+        self.warps = nn.ModuleList(
+            DeformableConvolution(channels, channels, KERNEL, padding=d, dilation=d, bias=False) for d in self.dilations
+        )
+        self.mask = nn.Conv2d(channels, 1, 1, bias=False)
+        self.attention = nn.Conv2d(channels, 1, 3, padding=1)
+        nn.init.zeros_(self.offsets.weight)
+        nn.init.zeros_(self.offsets.bias)  # type: ignore[arg-type]
+
+    def forward(
+        self,
+        features: Float[Tensor, "P C h w"],
+        target: Float[Tensor, "P C h w"],
+        masks: Float[Tensor, "P N h w"],
+        there: Bool[Tensor, "P N"],
+    ) -> Float[Tensor, "P N h w"]:
+        """What each mask of the first frame of a pair becomes in the second, 0 to 1.
+
+        Args:
+            features: of the first frames.
+            target: of the second frames.
+            there: slots that hold a mask; the others take no part.
+        """
+        logits = self.logits(features, target, masks).masked_fill(~there[..., None, None], NOT_THERE)
+        if self.nobody:
+            logits = torch.cat([logits, torch.zeros_like(logits[:, :1])], 1)
+        shares = logits.softmax(1)[:, : masks.shape[1]]
+        return shares * self.attention(target).float().sigmoid()
+
+    def logits(
+        self,
+        features: Float[Tensor, "P C h w"],
+        target: Float[Tensor, "P C h w"],
+        masks: Float[Tensor, "P N h w"],
+    ) -> Float[Tensor, "P N h w"]:
+        """Of each mask, by how much they exceed those of an empty mask: what all have in common, the features of the
+        second frame among it, a softmax does not see."""
+        pairs, height, width = len(features), *features.shape[-2:]
+        at = self.places(features - target)  # (P, K, 2, h, w)
+        of_taps = F.conv2d(features, self.of_taps().to(features.dtype)).float()  # (P, K, h, w)
+        under = of_taps[:, :, None] * masks.float()[:, None]  # (P, K, N, h, w)
+        found = sample(under.flatten(0, 1), at.flatten(0, 1)[:, None])  # (P*K, N, 1, h, w)
+        return found.view(pairs, -1, masks.shape[1], height, width).sum(1)
+
+    def places(self, difference: Float[Tensor, "P C h w"]) -> Float[Tensor, "P K 2 h w"]:
+        """Where each tap of each dilation reads, in cells."""
+        size = (difference.shape[-2], difference.shape[-1])
+        moved = self.offsets(self.motion(difference)).float().unflatten(1, (len(self.dilations), KERNEL**2, 2))
+        still = [taps(moved, size, [KERNEL, KERNEL], 1, dilation, dilation) for dilation in self.dilations]
+        return (moved + torch.stack(still)).flatten(1, 2)
+
+    def of_taps(self) -> Float[Tensor, "K C 1 1"]:
+        """What the features under a tap add to a mask's logit."""
+        return torch.cat(list(self._of_each())).unsqueeze(-1).unsqueeze(-1)
+
+    def _of_each(self) -> Iterator[Float[Tensor, "_ C"]]:
+        for warp in self.warps:
+            yield torch.einsum("d,dckl->klc", self.mask.weight[0, :, 0, 0], warp.weight).flatten(0, 1)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and what they are added to, by a 1x1 convolution where it has another number of channels."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(
+            nn.Conv2d(channels, outputs, 3, padding=1), nn.ReLU(), nn.Conv2d(outputs, outputs, 3, padding=1)
+        )
+        self.skip = nn.Identity() if channels == outputs else nn.Conv2d(channels, outputs, 1)
+
+    def forward(self, x: Float[Tensor, "F C h w"]) -> Float[Tensor, "F D h w"]:
+        return F.relu(self.convs(x) + self.skip(x))

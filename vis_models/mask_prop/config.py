@@ -35,7 +35,7 @@ class MaskPropConfig(ModelConfig):
     dilations: tuple[PositiveInt, ...] = Field((3, 6, 12), min_length=1)
     """Of the deformable convolutions, one beside the other."""
     nobody: bool = False
-    """One more takes part in the softmax over the objects: one of an empty mask. Without it a lone object has every
+    """One more takes part in the softmax over the objects, whose logit is learned. Without it a lone object has every
     pixel that the attention leaves. Ours."""
     duplicate_iou: float = Field(0.7, ge=0, le=1)
     """A detection whose mask overlaps that of a better one by more, of whatever class, is dropped: two of one object

@@ -30,7 +30,7 @@ class Propagation(nn.Module):
     def __init__(self, config: MaskPropConfig) -> None:
         super().__init__()
         channels, hidden = config.detector.channels, config.offset_channels
-        self.nobody = config.nobody
+        self.nobody = nn.Parameter(torch.zeros(1)) if config.nobody else None
         self.dilations = config.dilations
         self.motion = ResidualBlock(channels, hidden)
         self.offsets = nn.Conv2d(hidden, len(self.dilations) * 2 * KERNEL**2, 3, padding=1)
@@ -57,8 +57,8 @@ class Propagation(nn.Module):
             there: slots that hold a mask; the others take no part.
         """
         logits = self.logits(features, target, masks).masked_fill(~there[..., None, None], NOT_THERE)
-        if self.nobody:
-            logits = torch.cat([logits, torch.zeros_like(logits[:, :1])], 1)
+        if self.nobody is not None:
+            logits = torch.cat([logits, self.nobody.to(logits.dtype).expand_as(logits[:, :1])], 1)
         shares = logits.softmax(1)[:, : masks.shape[1]]
         return shares * self.attention(target).float().sigmoid()
 
@@ -70,12 +70,10 @@ class Propagation(nn.Module):
     ) -> Float[Tensor, "P N h w"]:
         """Of each mask, by how much they exceed those of an empty mask: what all have in common, the features of the
         second frame among it, a softmax does not see."""
-        pairs, height, width = len(features), *features.shape[-2:]
         at = self.places(features - target)  # (P, K, 2, h, w)
         of_taps = F.conv2d(features, self.of_taps().to(features.dtype)).float()  # (P, K, h, w)
         under = of_taps[:, :, None] * masks.float()[:, None]  # (P, K, N, h, w)
-        found = sample(under.flatten(0, 1), at.flatten(0, 1)[:, None])  # (P*K, N, 1, h, w)
-        return found.view(pairs, -1, masks.shape[1], height, width).sum(1)
+        return sample(under.flatten(0, 1), at.flatten(0, 1)[:, None]).view(under.shape).sum(1)
 
     def places(self, difference: Float[Tensor, "P C h w"]) -> Float[Tensor, "P K 2 h w"]:
         """Where each tap of each dilation reads, in cells."""

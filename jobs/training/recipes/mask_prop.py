@@ -83,12 +83,13 @@ def maskprop_r50_ovis() -> TrainJob:
 
 
 def _world(name: str, base: TrainJob, iterations: tuple[int, int]) -> TrainJob:
-    """The detector, the films and the descent of MaskTrack R-CNN, so that what differs is how masks are linked."""
+    """The detector, the films and the descent of MaskTrack R-CNN, so that what differs is how masks are linked. Objects
+    are small and fast here: their masks are carried on the finest map, and learned from frames nearer to each other."""
     (pairs,), config = base.stages, base.config
     assert isinstance(config, MaskTrackConfig)
     whole, finer = iterations
     often = {"iterations": whole, "warm_up": whole // 20, "validate_every": whole // 5 or whole}
-    whole_stage = pairs.model_copy(update=often | {"sampling": Pair(window=WINDOW, itself=True)})
+    whole_stage = pairs.model_copy(update=often | {"sampling": Pair(window=10, itself=True)})
     finer_stage = pairs.model_copy(
         update={
             "name": "refinement",
@@ -103,8 +104,12 @@ def _world(name: str, base: TrainJob, iterations: tuple[int, int]) -> TrainJob:
         model="mask_prop",
         config=MaskPropConfig(
             detector=config.detector,
+            level=0,
             offset_channels=64,
+            dilations=(2, 6, 12),
             nobody=True,
+            link_iou=0.2,
+            propagation_weight=2.0,
             learn_reference=True,
             refinement=RefinementConfig(side_px=48, channels=16),
         ),

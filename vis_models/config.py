@@ -20,6 +20,8 @@ class ModelConfig(Config):
 
     parts: ClassVar[tuple[str, ...]] = ("whole",)
     """The parts of the model that a stage can train, by the names that `TrainableModel.part` knows."""
+    encoded_by: ClassVar[tuple[str, ...]] = ()
+    """Fields that `encode` reads and that can be changed without other weights."""
 
     @property
     def classes(self) -> int:

@@ -53,6 +53,7 @@ class MaskPropConfig(ModelConfig):
     """None: masks are those of the mask head."""
 
     parts: ClassVar[tuple[str, ...]] = ("detector", "whole", "refinement")
+    encoded_by: ClassVar[tuple[str, ...]] = ("refinement", "duplicate_iou")
 
     @classmethod
     def paper(cls, depth: Literal[50, 101] = 50) -> "MaskPropConfig":

@@ -36,7 +36,7 @@ def maskprop_r18_world_easy() -> TrainJob:
 
     vis train --recipe maskprop_r18_world_easy
     """
-    return _world("maskprop_r18_world_easy", masktrack_r18_world_easy(), iterations=(2600, 300))
+    return _world("maskprop_r18_world_easy", masktrack_r18_world_easy(), iterations=(2400, 200))
 
 
 def maskprop_r18_world_hard() -> TrainJob:
@@ -44,7 +44,7 @@ def maskprop_r18_world_hard() -> TrainJob:
 
     vis train --recipe maskprop_r18_world_hard
     """
-    return _world("maskprop_r18_world_hard", masktrack_r18_world_hard(), iterations=(2600, 300))
+    return _world("maskprop_r18_world_hard", masktrack_r18_world_hard(), iterations=(2400, 200))
 
 
 def maskprop_r50_ytvis2019() -> TrainJob:
@@ -88,7 +88,7 @@ def _world(name: str, base: TrainJob, iterations: tuple[int, int]) -> TrainJob:
     (pairs,), config = base.stages, base.config
     assert isinstance(config, MaskTrackConfig)
     whole, finer = iterations
-    often = {"iterations": whole, "warm_up": whole // 20, "validate_every": whole // 5 or whole}
+    often = {"iterations": whole, "warm_up": whole // 20, "validate_every": whole // 3 or whole}
     whole_stage = pairs.model_copy(update=often | {"sampling": Pair(window=10, itself=True)})
     finer_stage = pairs.model_copy(
         update={

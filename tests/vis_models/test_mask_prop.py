@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from vis_models.layers.backbone_config import ResNetConfig
+from vis_models.layers.deformable_convolution import sample
 from vis_models.mask_prop import linking, objective, tracker
 from vis_models.mask_prop.config import MaskPropConfig, RefinementConfig
 from vis_models.mask_prop.model import MaskProp
@@ -70,6 +71,25 @@ def test_counted_from_their_end_the_layers_say_what_they_say_one_by_one(nobody: 
     expected = torch.stack(logits, 1).softmax(1)[:, :3] * made.attention(target).sigmoid()
     there = torch.ones(2, 3, dtype=torch.bool)
     torch.testing.assert_close(made(source, target, masks, there), expected)
+
+
+def tap_by_tap(made: Propagation, source: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Logits of one mask where the sum is rectified: what each tap reads of features and mask, in turn."""
+    at = made.places(source - target)
+    weights = [weight for warp in made.warps for weight in warp.weight.flatten(2).unbind(2)]
+    brought = torch.zeros(())
+    for k, weight in enumerate(weights):
+        features, share = (sample(maps, at[:, k, None])[:, :, 0] for maps in (source, mask))
+        brought = brought + torch.einsum("dc,pchw->pdhw", weight, features) * share
+    return made.mask((brought + made.beneath(target)).relu())[:, 0]
+
+
+def test_a_sum_that_is_rectified_is_what_the_taps_say_one_by_one():
+    made = branch(overlay="rectified", carried=6)
+    source, target, masks = torch.randn(2, C, 9, 11), torch.randn(2, C, 9, 11), torch.rand(2, 3, 9, 11)
+    logits = torch.stack([tap_by_tap(made, source, target, masks[:, n, None]) for n in range(3)], 1)
+    expected = logits.softmax(1) * made.attention(target).sigmoid()
+    torch.testing.assert_close(made(source, target, masks, torch.ones(2, 3, dtype=torch.bool)), expected)
 
 
 def test_a_slot_without_a_mask_takes_no_part():

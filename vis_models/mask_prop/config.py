@@ -34,6 +34,12 @@ class MaskPropConfig(ModelConfig):
     """Of the residual block that looks for motion."""
     dilations: tuple[PositiveInt, ...] = Field((3, 6, 12), min_length=1)
     """Of the deformable convolutions, one beside the other."""
+    overlay: Literal["linear", "rectified"] = "linear"
+    """How the features that a mask brings meet those of the frame that they are brought to. `linear`: they are added,
+    as the text has it; but nothing that follows bends, so what is added is the same for every object, and the softmax
+    does not see it. `rectified`: a ReLU after the sum, so that those that agree reinforce each other. Ours."""
+    carried: PositiveInt | None = None
+    """Channels of the features that a mask brings; None: as many as the pyramid has (paper: 256)."""
     nobody: bool = False
     """One more takes part in the softmax over the objects, whose logit is learned. Without it a lone object has every
     pixel that the attention leaves. Ours."""
@@ -84,7 +90,7 @@ class MaskPropConfig(ModelConfig):
     @property
     def switches(self) -> dict[str, Any]:
         """Every field, outside the detector, under which alone weights mean what they were trained for."""
-        return self.model_dump(mode="json", include={"level", "dilations", "nobody"})
+        return self.model_dump(mode="json", include={"level", "dilations", "overlay", "carried", "nobody"})
 
     @model_validator(mode="after")
     def _carries_on_a_map_that_is_there(self) -> "MaskPropConfig":

@@ -9,8 +9,6 @@ is sampled for a mask is one number a tap, not a vector of features. The answer 
 Axes: P pairs of frames, N masks of the first of a pair, C channels of features, K taps of all dilations.
 """
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -30,14 +28,16 @@ class Propagation(nn.Module):
     def __init__(self, config: MaskPropConfig) -> None:
         super().__init__()
         channels, hidden = config.detector.channels, config.offset_channels
+        carried = config.carried or channels
         self.nobody = nn.Parameter(torch.zeros(1)) if config.nobody else None
         self.dilations = config.dilations
         self.motion = ResidualBlock(channels, hidden)
         self.offsets = nn.Conv2d(hidden, len(self.dilations) * 2 * KERNEL**2, 3, padding=1)
         self.warps = nn.ModuleList(
-            DeformableConvolution(channels, channels, KERNEL, padding=d, dilation=d, bias=False) for d in self.dilations
+            DeformableConvolution(channels, carried, KERNEL, padding=d, dilation=d, bias=False) for d in self.dilations
         )
-        self.mask = nn.Conv2d(channels, 1, 1, bias=False)
+        self.beneath = nn.Conv2d(channels, carried, 1) if config.overlay == "rectified" else None
+        self.mask = nn.Conv2d(carried, 1, 1, bias=False)
         self.attention = nn.Conv2d(channels, 1, 3, padding=1)
         nn.init.zeros_(self.offsets.weight)
         nn.init.zeros_(self.offsets.bias)  # type: ignore[arg-type]
@@ -71,9 +71,29 @@ class Propagation(nn.Module):
         """Of each mask, by how much they exceed those of an empty mask: what all have in common, the features of the
         second frame among it, a softmax does not see."""
         at = self.places(features - target)  # (P, K, 2, h, w)
+        if self.beneath is not None:
+            return self._rectified(features, self.beneath(target), masks, at)
         of_taps = F.conv2d(features, self.of_taps().to(features.dtype)).float()  # (P, K, h, w)
         under = of_taps[:, :, None] * masks.float()[:, None]  # (P, K, N, h, w)
         return sample(under.flatten(0, 1), at.flatten(0, 1)[:, None]).view(under.shape).sum(1)
+
+    def _rectified(
+        self,
+        features: Float[Tensor, "P C h w"],
+        beneath: Float[Tensor, "P D h w"],
+        masks: Float[Tensor, "P N h w"],
+        at: Float[Tensor, "P K 2 h w"],
+    ) -> Float[Tensor, "P N h w"]:
+        """With a ReLU after the sum. Differs from f * M: features and mask are each looked up between cells, then
+        multiplied, so that the features are looked up once for all masks."""
+        taps_, places = at.shape[1], at.flatten(0, 1)[:, None]
+        weights = torch.cat([weight.flatten(2).movedim(2, 0) for weight in self.warps.parameters()])  # (K, D, C)
+        values = F.conv2d(features, weights.flatten(0, 1)[..., None, None].to(features.dtype)).float()
+        seen = sample(values.unflatten(1, (taps_, -1)).flatten(0, 1), places).unflatten(0, at.shape[:2])[:, :, :, 0]
+        share = sample(masks.float().repeat_interleave(taps_, 0), places).unflatten(0, at.shape[:2])[:, :, :, 0]
+        brought = torch.einsum("pkdyx,pknyx->pndyx", seen, share)
+        overlaid = F.relu(brought + beneath.float()[:, None]) - F.relu(beneath.float())[:, None]
+        return torch.einsum("pndyx,d->pnyx", overlaid, self.mask.weight[0, :, 0, 0].float())
 
     def places(self, difference: Float[Tensor, "P C h w"]) -> Float[Tensor, "P K 2 h w"]:
         """Where each tap of each dilation reads, in cells."""
@@ -84,11 +104,9 @@ class Propagation(nn.Module):
 
     def of_taps(self) -> Float[Tensor, "K C 1 1"]:
         """What the features under a tap add to a mask's logit."""
-        return torch.cat(list(self._of_each())).unsqueeze(-1).unsqueeze(-1)
-
-    def _of_each(self) -> Iterator[Float[Tensor, "_ C"]]:
-        for warp in self.warps:
-            yield torch.einsum("d,dckl->klc", self.mask.weight[0, :, 0, 0], warp.weight).flatten(0, 1)
+        ours = self.mask.weight[0, :, 0, 0]
+        of_each = [torch.einsum("d,dckl->klc", ours, weight).flatten(0, 1) for weight in self.warps.parameters()]
+        return torch.cat(of_each)[..., None, None]
 
 
 class ResidualBlock(nn.Module):

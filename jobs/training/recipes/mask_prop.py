@@ -84,7 +84,8 @@ def maskprop_r50_ovis() -> TrainJob:
 
 def _world(name: str, base: TrainJob, iterations: tuple[int, int]) -> TrainJob:
     """The detector, the films and the descent of MaskTrack R-CNN, so that what differs is how masks are linked. Objects
-    are small and fast here: their masks are carried on the finest map, and learned from frames nearer to each other."""
+    are small and fast here: their masks are carried on the finest map and over seven frames, and learned from frames
+    nearer to each other; where something overlaps by a little it is nearly always the same."""
     (pairs,), config = base.stages, base.config
     assert isinstance(config, MaskTrackConfig)
     whole, finer = iterations
@@ -104,11 +105,12 @@ def _world(name: str, base: TrainJob, iterations: tuple[int, int]) -> TrainJob:
         model="mask_prop",
         config=MaskPropConfig(
             detector=config.detector,
+            reach=3,
             level=0,
             offset_channels=64,
             dilations=(2, 6, 12),
             nobody=True,
-            link_iou=0.2,
+            link_iou=0.15,
             propagation_weight=2.0,
             learn_reference=True,
             refinement=RefinementConfig(side_px=48, channels=16),

@@ -24,6 +24,11 @@ class ModelConfig(Config):
     """Fields that `encode` reads and that can be changed without other weights."""
 
     @property
+    def trained_parts(self) -> tuple[str, ...]:
+        """Those of `parts` that a model of this config has."""
+        return self.parts
+
+    @property
     def classes(self) -> int:
         """How many there are, without background."""
         raise NotImplementedError

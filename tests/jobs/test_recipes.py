@@ -125,6 +125,13 @@ def test_maskprop_is_trained_as_its_paper_says(
     )  # fmt: skip
 
 
+def test_a_stage_of_a_part_that_the_model_is_built_without_is_refused():
+    with pytest.raises(BadConfig, match=r"stage refinement trains the part 'refinement', expected .*: detector, whole"):
+        build("maskprop_r18_world_tiny", {"config.refinement": None})
+    kept = [stage.model_dump() for stage in build("maskprop_r18_world_tiny").stages[:1]]
+    assert build("maskprop_r18_world_tiny", {"config.refinement": None, "stages": kept}).config.refinement is None
+
+
 @pytest.mark.parametrize(
     ("recipe", "backbone", "classes", "shorter_px"),
     [

@@ -128,6 +128,7 @@ def mask_prop() -> MaskProp:
     config = MaskPropConfig(
         detector=mask_rcnn(),
         reach=2,
+        nobody=True,
         offset_channels=16,
         dilations=(1, 2),
         true_masks=1.0,  # what is drawn differs between one worker and two

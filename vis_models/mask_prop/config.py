@@ -68,6 +68,10 @@ class MaskPropConfig(ModelConfig):
         return cls(detector=detector.model_copy(update={"backbone": ResNetConfig(depth=depth)}))
 
     @property
+    def trained_parts(self) -> tuple[str, ...]:
+        return self.parts if self.refinement else self.parts[:-1]
+
+    @property
     def clip_length(self) -> int:
         return 2 * self.reach + 1
 

@@ -1,8 +1,8 @@
 """The rows of Tables 2 and 3 and of Figure 6 of Bertasius, Torresani, "Classifying, segmenting, and tracking object
 instances in video with mask propagation", CVPR 2020: one trained model, different rules when it is used.
 
-Published numbers are those of its largest backbone, with clips of 13 frames. The figure has no numbers in its text. FlowNet2 is a network of its
-own, in whose place stands propagation by the detector's features.
+Published numbers are those of its largest backbone, with clips of 13 frames; the figure is printed without any.
+FlowNet2 is a network of its own, in whose place stands propagation by the detector's features.
 """
 
 from vis_models.rows import BASE, Row

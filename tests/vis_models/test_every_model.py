@@ -133,7 +133,7 @@ def mask_prop() -> MaskProp:
         dilations=(1, 2),
         true_masks=1.0,  # what is drawn differs between one worker and two
         learn_reference=True,
-        refinement=RefinementConfig(side_px=16, channels=8, match_iou=0.0),
+        refinement=RefinementConfig(side_px=16, channels=8, match_iou=0.0, lessons=1000),
     )
     model = decided(MaskProp(config))
     nn.init.normal_(model.propagation.offsets.weight, std=0.3)  # at the start nothing moves

@@ -18,6 +18,8 @@ class RefinementConfig(Config):
     """By which the square exceeds the longer side of the box, as a share of it. Ours: the paper is silent."""
     channels: PositiveInt = 128
     blocks: PositiveInt = 3
+    lessons: PositiveInt = 32
+    """Detections of a batch that it learns from, at most: each is a picture of its own. Ours: the paper is silent."""
     match_iou: float = Field(0.5, ge=0, le=1)
     """Of its box with an object's, from which a detection learns that object's mask. Ours: the paper is silent."""
 

@@ -25,6 +25,9 @@ from vis_models.mask_rcnn.losses import Truth
 from vis_models.mask_rcnn.model import MaskRcnn, MaskRcnnEncoded, sizes_of, slots, truths_of
 from vis_models.types import Clips, Frames, Objects, Tracks, VideoInfo
 
+AT_ONCE = 16
+"""Masks that are refined together: the network sees each at the size of a picture."""
+
 
 class MaskProp(nn.Module):
     """A `VideoModel`; detector and propagation are trained together, the refinement after them."""
@@ -133,9 +136,12 @@ class MaskProp(nn.Module):
     ) -> Float[Tensor, "R r r"]:
         """Logits of masks in their squares."""
         assert self.refinement is not None
-        side = self.refinement.config.side_px
-        pixels = cut_out(images, frame, places_px, side)
-        return self.refinement(pixels, spread(masks, boxes_px, places_px, (side, side)))
+        side, logits = self.refinement.config.side_px, []
+        for own in torch.arange(len(masks), device=masks.device).split(AT_ONCE):
+            pixels = cut_out(images, frame[own], places_px[own], side)
+            before = spread(masks[own], boxes_px[own], places_px[own], (side, side))
+            logits.append(self.refinement(pixels, before))
+        return torch.cat(logits)
 
     # ---- training ----------------------------------------------------------------------------------------------
 
@@ -194,13 +200,16 @@ class MaskProp(nn.Module):
 
     def _refinement_loss(self, clips: Clips) -> dict[str, Tensor]:
         """Of the masks of detections that are an object; each frame of a clip is an image of its own."""
+        assert self.refinement is not None
         truths, sizes = truths_of(clips), sizes_of(clips)
         pixels = clips.frames.flatten(0, 1)
         with torch.no_grad():
             found, _ = self.detector.detect(pixels, sizes)
             frame, slot, object_ = self._recognised(found, truths)
+            if len(frame) > self.refinement.config.lessons:
+                every = torch.linspace(0, len(frame) - 1, self.refinement.config.lessons, device=frame.device).long()
+                frame, slot, object_ = frame[every], slot[every], object_[every]
             boxes, masks = found.boxes_px[frame, slot], found.mask_logits[frame, slot].float().sigmoid()
-            assert self.refinement is not None
             places = self.refinement.squares(boxes)
             wanted = self._wanted(truths, frame, object_, places)
         logits = self._refined(self.detector.normalised(pixels, sizes), frame, masks, boxes, places)

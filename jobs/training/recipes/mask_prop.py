@@ -113,7 +113,7 @@ def _world(name: str, base: TrainJob, iterations: tuple[int, int]) -> TrainJob:
             link_iou=0.15,
             propagation_weight=2.0,
             learn_reference=True,
-            refinement=RefinementConfig(side_px=48, channels=16),
+            refinement=RefinementConfig(side_px=48, channels=16, lessons=64),
         ),
         world=base.world,
         stages=(whole_stage, finer_stage),

@@ -22,7 +22,6 @@ MODULES = (idol, idol_tracking, layers, mask_rcnn, rgnn, swin, yolact)
 """Each offers CHECKS, prefix -> check, and SLOW, prefixes of what takes longer than a unit test may."""
 NOT_YET = {
     "centernet_": "CenterNet, of VisSTG",
-    "deform_conv_": "deformable convolution, of VisSTG and MaskProp",
 }
 """Prefix -> what the house does not have yet."""
 

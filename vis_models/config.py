@@ -20,6 +20,13 @@ class ModelConfig(Config):
 
     parts: ClassVar[tuple[str, ...]] = ("whole",)
     """The parts of the model that a stage can train, by the names that `TrainableModel.part` knows."""
+    encoded_by: ClassVar[tuple[str, ...]] = ()
+    """Fields that `encode` reads and that can be changed without other weights."""
+
+    @property
+    def trained_parts(self) -> tuple[str, ...]:
+        """Those of `parts` that a model of this config has."""
+        return self.parts
 
     @property
     def classes(self) -> int:

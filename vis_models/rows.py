@@ -15,12 +15,14 @@ class Row:
     title: str
     """As printed."""
     published_ap: float | None
-    """On the validation server of YouTube-VIS 2019, in percent; None where training diverged."""
+    """On the validation server of YouTube-VIS 2019, in percent; None where the paper has no number."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Fields of the model's config by dotted path; everything else is the proposed approach."""
     tracker: str | None = None
     """Another tracker (`trackers/config.py`) links what the same detector finds."""
     oracle: Literal["identity", "image"] | None = None
     """What is taken from the labels. Such a row says what would be left to gain; it is no rival."""
+    diverges: bool = False
+    """In the paper, training did."""
     published_ovis_ap: float | None = None
     """On that of OVIS, where the paper says."""

@@ -126,16 +126,19 @@ class Players:
         self.objects = TrueObjects(truth, [category.name for category in categories])
         self.model = model
         self.sees: dict[str, list[str]] = {"own": [], "linked": [], "given": []}
-        """Rows by what they read: the model's own encodings, a linked detector's, or those of the labelled objects."""
+        """Rows by what they read: the model's own encodings, a linked detector's, or those of the labelled objects; one
+        that changes what is encoded reads its own."""
         self.players: dict[str, Any] = {}
         self.truly_linked = [name for name, row in rows.items() if row.oracle == "identity"]
         for name, row in {BASE: Row(0, "", None), **rows}.items() if self.truly_linked else rows.items():
             if row.oracle == "identity":
                 continue
             kind = "linked" if row.tracker else "given" if row.oracle else "own"
+            if any(path.split(".")[0] in model.config.encoded_by for path in row.changes):
+                kind = name
             other = next((self.players[each] for each in self.sees["linked"]), None)
             self.players[name] = _linked(model, row.tracker, other) if row.tracker else _changed(model, row)
-            self.sees[kind].append(name)
+            self.sees.setdefault(kind, []).append(name)
 
     def play(self, videos: Sequence[AnnotatedVideo]) -> dict[str, list[Entry]]:
         """The tracks of every row in these videos."""
@@ -161,10 +164,11 @@ class Players:
         for first in range(0, len(video.file_names), FRAMES):
             which = range(first, min(first + FRAMES, len(video.file_names)))
             frames = Frames(torch.stack([picture(self.model, video, frame) for frame in which])).to(device)
-            if kind == "own":
-                parts.append(self.model.encode(frames))
-            elif kind == "linked":
-                parts.append(self.players[self.sees[kind][0]].detector.encode(frames, True))
+            first_of_them = self.players[self.sees[kind][0]]
+            if kind == "linked":
+                parts.append(first_of_them.detector.encode(frames, True))
+            elif kind != "given":
+                parts.append(first_of_them.encode(frames))
             else:
                 size = (frames.pixels.shape[-2], frames.pixels.shape[-1])
                 objects = self.objects.of([(str(video.video_id), frame) for frame in which], size)

@@ -101,7 +101,7 @@ def markdown(comparisons: Sequence[Comparison], recipe: str, detector: str, trai
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for each in comparisons:
         row = each.row
-        paper = "diverges" if row.published_ap is None else f"{row.published_ap:.1f}"
+        paper = "diverges" if row.diverges else "" if row.published_ap is None else f"{row.published_ap:.1f}"
         paper += "" if row.published_ovis_ap is None else f" (OVIS {row.published_ovis_ap:.1f})"
         gap = " | | " if each.name == BASE else _gap(each)
         verdict = f"{each.published_gap:+.1f} {each.verdict}".strip() if each.published_gap else ""

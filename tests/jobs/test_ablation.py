@@ -26,17 +26,21 @@ from jobs.training.linking import link
 from jobs.training.recipes.base import TrainJob
 from jobs.training.recipes.catalogue import RECIPES, build, measured, published_ap
 from jobs.training.train import train
+from vis_models import masks as mask_ops
 from vis_models.checkpoints import ModelCard, save_model
 from vis_models.config import BadConfig
 from vis_models.data.annotations import Category, as_youtube_vis, read_youtube_vis
 from vis_models.data.world import CATEGORIES, WorldConfig, write_youtube_vis
 from vis_models.idol.model import Idol
 from vis_models.idol.rows import ROWS as IDOL_ROWS
+from vis_models.mask_prop.model import MaskProp
+from vis_models.mask_prop.rows import ROWS as MASKPROP_ROWS
 from vis_models.masktrack_rcnn.model import MaskTrackRcnn
 from vis_models.masktrack_rcnn.rows import ROWS as MASKTRACK_ROWS
 from vis_models.metrics.youtube_vis import GroundTruth
 from vis_models.rgnn.model import Rgnn
 from vis_models.rgnn.rows import ROWS
+from vis_models.rows import BASE
 
 
 @pytest.fixture(scope="module")
@@ -282,6 +286,36 @@ def test_every_row_of_masktrack_is_played_on_the_same_detections_and_an_interrup
     assert results["identity_oracle"].ap >= max(results[name].ap for name in MASKTRACK_ROWS if "oracle" not in name)
     titles = [line.split("|")[2].strip() for line in done.table.splitlines()[2:]]
     assert titles == [row.title for row in MASKTRACK_ROWS.values()]
+
+
+def test_every_row_of_maskprop_is_played_and_one_without_refinement_looks_at_the_frames_itself(tmp_path: Path):
+    write_youtube_vis(WorldConfig(height=96, width=160), tmp_path, 1, 2)
+    labels = read_youtube_vis(tmp_path / "val.json")
+    torch.manual_seed(0)
+    whole = build("maskprop_r18_world_tiny").config
+    model = MaskProp(whole.model_copy(update={"detector": whole.detector.model_copy(update={"min_score": 0.0})})).eval()
+    torch.nn.init.constant_(model.refinement.change.bias, 3.0)  # larger masks
+    rows = {name: row for name, row in MASKPROP_ROWS.items() if row.tracker is None}
+    players = rows_that_are_played.Players(model, rows, rows_that_are_played.truth_of(labels), list(labels.categories))
+    found = players.play(labels.videos)
+    assert set(found) == set(rows)
+    areas = {name: _area(found[name]) for name in (BASE, "no_refinement")}
+    assert areas[BASE] > 1.2 * areas["no_refinement"] > 0
+    alone = MaskProp(model.config.model_copy(update={"refinement": None})).eval()
+    alone.load_state_dict(model.state_dict(), strict=False)
+    kept = {name: [entry["segmentations"] for entry in found[name]] for name in found}
+    (same,) = (
+        rows_that_are_played.Players(alone, {"proposed": rows[BASE]}, players.truth, list(labels.categories))
+        .play(labels.videos)
+        .values()
+    )
+    assert [entry["segmentations"] for entry in same] == kept["no_refinement"]
+    assert kept["clip_3"] != kept[BASE]
+
+
+def _area(entries: list) -> int:
+    codes = [rle["counts"].encode() for entry in entries for rle in entry["segmentations"] if rle]
+    return int(mask_ops.measure_px(codes)[0].sum())
 
 
 def test_a_row_gives_what_its_own_model_gives_when_films_are_segmented(played: Settings):

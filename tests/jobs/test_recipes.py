@@ -98,6 +98,41 @@ def test_masktrack_rcnn_is_trained_as_its_authors_did(recipe: str, depth: int, c
 
 
 @pytest.mark.parametrize(
+    ("recipe", "depth", "classes", "frames", "published"),
+    [
+        ("maskprop_r50_ytvis2019", 50, 40, 61_341, 40.0),
+        ("maskprop_r101_ytvis2019", 101, 40, 61_341, 42.5),
+        ("maskprop_r50_ytvis2021", 50, 40, 90_160, None),
+        ("maskprop_r50_ovis", 50, 25, 42_149, None),
+    ],
+)
+def test_maskprop_is_trained_as_its_paper_says(
+    recipe: str, depth: int, classes: int, frames: int, published: float | None
+):
+    job = build(recipe)
+    pairs, refinement = job.stages
+    epoch = frames // 16
+    assert (pairs.part, pairs.iterations, refinement.part) == ("whole", 20 * epoch, "refinement")
+    rates = {500: 2e-3, 16 * epoch - 1: 2e-3, 16 * epoch: 2e-4, 19 * epoch: 2e-5}  # 8e-3 for 64 pairs
+    assert {at: learning_rate(pairs, at) for at in rates} == pytest.approx(rates)
+    assert pairs.sampling == Pair(window=25, itself=True)
+    assert (min(pairs.augmentation.shorter_px), max(pairs.augmentation.shorter_px)) == (400, 800)
+    config, detector = job.config, job.config.detector
+    assert (detector.backbone.depth, config.classes, published_ap(recipe)) == (depth, classes, published)
+    assert (detector.proposals, detector.min_score, config.clip_length) == (1000, 0.1, 13)
+    assert (config.offset_channels, config.dilations, config.refinement.side_px, config.refinement.channels) == (
+        128, (3, 6, 12), 384, 128,
+    )  # fmt: skip
+
+
+def test_a_stage_of_a_part_that_the_model_is_built_without_is_refused():
+    with pytest.raises(BadConfig, match=r"stage refinement trains the part 'refinement', expected .*: detector, whole"):
+        build("maskprop_r18_world_tiny", {"config.refinement": None})
+    kept = [stage.model_dump() for stage in build("maskprop_r18_world_tiny").stages[:1]]
+    assert build("maskprop_r18_world_tiny", {"config.refinement": None, "stages": kept}).config.refinement is None
+
+
+@pytest.mark.parametrize(
     ("recipe", "backbone", "classes", "shorter_px"),
     [
         ("idol_r50_ytvis2019", ResNetConfig(), 40, 360),

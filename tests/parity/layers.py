@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vis_models import boxes as box_ops
 from vis_models.checkpoints import LoadReport, initialise
 from vis_models.layers.backbone_config import ResNetConfig
+from vis_models.layers.deformable_convolution import deformable_convolution
 from vis_models.losses import lovasz_gradient, lovasz_hinge, lovasz_softmax
 from vis_models.yolact.config import YolactConfig
 from vis_models.yolact.decisions import suppress
@@ -94,6 +95,19 @@ def box_nms(case: Case) -> None:
     case.close("out.giou", box_ops.generalised_iou(boxes, boxes), OPERATOR)
 
 
+def deform_conv(case: Case) -> None:
+    stride, padding, dilation = case["in.stride_pad_dilation"].tolist()
+    for version, names in (("v1", ("x", "weight", "offset")), ("v2", ("x", "weight", "offset", "mask"))):
+        given = {name: case[f"in.{name}"].clone().requires_grad_() for name in names}
+        found = deformable_convolution(
+            given["x"], given["offset"], given["weight"], case["in.bias"], given.get("mask"), stride, padding, dilation
+        )
+        case.close(f"out.{version}.output", found, OPERATOR)
+        found.backward(case["in.grad_output"])
+        for name in names:
+            case.close(f"out.{version}.grad_{name}", given[name].grad, OPERATOR)
+
+
 def lovasz(case: Case) -> None:
     ignore = int(case["in.ignore"])
     for images in ("per_image", "batch"):
@@ -126,6 +140,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "fill_rule": fill_rule,
     "resnet": resnet,
     "box_nms": box_nms,
+    "deform_conv_": deform_conv,
     "lovasz_": lovasz,
     "lovasz_hinge": lovasz_of_hinges,
     "lovasz_gradient_vector": lovasz_gradient_vector,

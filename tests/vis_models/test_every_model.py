@@ -27,6 +27,8 @@ from vis_models.data.annotations import Category
 from vis_models.idol.config import IdolConfig
 from vis_models.idol.model import Idol
 from vis_models.layers.backbone_config import ResNetConfig
+from vis_models.mask_prop.config import MaskPropConfig, RefinementConfig
+from vis_models.mask_prop.model import MaskProp
 from vis_models.mask_rcnn.config import MaskRcnnConfig
 from vis_models.masktrack_rcnn.config import MaskTrackConfig
 from vis_models.masktrack_rcnn.model import MaskTrackRcnn
@@ -86,8 +88,8 @@ def tiny() -> Tiny:
     return Tiny(TinyConfig(num_classes=3, image_size=(HEIGHT, WIDTH)))
 
 
-def masktrack(**changes: Any) -> MaskTrackRcnn:
-    detector = MaskRcnnConfig(
+def mask_rcnn() -> MaskRcnnConfig:
+    return MaskRcnnConfig(
         num_classes=3,
         image_size=(HEIGHT, WIDTH),
         backbone=ResNetConfig(depth=18, width=16, blocks=(1, 1, 1, 1), stem_pool=False),
@@ -108,10 +110,33 @@ def masktrack(**changes: Any) -> MaskTrackRcnn:
         box_samples=10_000,
         positive_share=1.0,
     )
-    config = MaskTrackConfig(detector=detector, embedding=32, tracks=10, slot_recycling=True, **changes)
-    model = MaskTrackRcnn(config)
-    nn.init.normal_(model.detector.rpn.cls_logits.weight, std=0.1)  # far apart, so that rounding changes no decision
+
+
+def masktrack(**changes: Any) -> MaskTrackRcnn:
+    config = MaskTrackConfig(detector=mask_rcnn(), embedding=32, tracks=10, slot_recycling=True, **changes)
+    return decided(MaskTrackRcnn(config))
+
+
+def decided(model: Any) -> Any:
+    """With scores that lie far apart, so that rounding changes no decision."""
+    nn.init.normal_(model.detector.rpn.cls_logits.weight, std=0.1)
     nn.init.normal_(model.detector.box_predictor.cls_score.weight, std=0.1)
+    return model
+
+
+def mask_prop() -> MaskProp:
+    config = MaskPropConfig(
+        detector=mask_rcnn(),
+        reach=2,
+        nobody=True,
+        offset_channels=16,
+        dilations=(1, 2),
+        true_masks=1.0,  # what is drawn differs between one worker and two
+        learn_reference=True,
+        refinement=RefinementConfig(side_px=16, channels=8, match_iou=0.0, lessons=1000),
+    )
+    model = decided(MaskProp(config))
+    nn.init.normal_(model.propagation.offsets.weight, std=0.3)  # at the start nothing moves
     return model
 
 
@@ -161,6 +186,7 @@ def unlike() -> Idol:
 
 MODELS = (
     Entrant("idol", idol, clip_length=2, slots=10, restless=unlike),
+    Entrant("mask_prop", mask_prop, clip_length=2, late_frames=2),
     Entrant("masktrack_rcnn", masktrack, clip_length=2, slots=10, restless=forgetful),
     Entrant("rgnn", rgnn, slots=5, restless=lambda: rgnn(keep_active_logit=9.0)),
     Entrant("linked", partial(linked, "greedy"), slots=5, tracker="greedy"),

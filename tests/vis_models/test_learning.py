@@ -11,6 +11,8 @@ from vis_models import masks as mask_ops
 from vis_models.idol.config import IdolConfig
 from vis_models.idol.model import Idol
 from vis_models.layers.backbone_config import ResNetConfig
+from vis_models.mask_prop.config import MaskPropConfig
+from vis_models.mask_prop.model import MaskProp
 from vis_models.mask_rcnn.config import MaskRcnnConfig
 from vis_models.masktrack_rcnn.config import MaskTrackConfig
 from vis_models.masktrack_rcnn.model import MaskTrackRcnn
@@ -65,13 +67,16 @@ def labels_of(clip: Clips) -> dict:
 
 
 def tracks_of(model: Any, clip: Clips) -> list[dict]:
-    state, segments, results = model.start([VideoInfo("1", HEIGHT, WIDTH)]), {}, []
+    state, told, segments, results = model.start([VideoInfo("1", HEIGHT, WIDTH)]), [], {}, []
     for t in range(LENGTH):
-        said, state = model.step(model.encode(Frames(clip.frames[0, t : t + 1])), state)
-        sighting = said[0].sightings[0]
+        (tracks,), state = model.step(model.encode(Frames(clip.frames[0, t : t + 1])), state)
+        told.append(tracks)
+    told += model.finish(state)
+    for sighting in (each for tracks in told for each in tracks.sightings):
         for track_id, rle in zip(sighting.track_ids, sighting.masks.rles(), strict=True):
-            segments.setdefault(track_id, [None] * LENGTH)[t] = {"size": [HEIGHT, WIDTH], "counts": rle.decode()}
-    for word in model.finish(state)[0].verdicts:
+            code = {"size": [HEIGHT, WIDTH], "counts": rle.decode()}
+            segments.setdefault(track_id, [None] * LENGTH)[sighting.frame] = code
+    for word in (each for tracks in told for each in tracks.verdicts):
         results.append({"video_id": 1, "category_id": word.category + 1, "score": word.score,
                         "segmentations": segments[word.track_id]})  # fmt: skip
     return results
@@ -94,8 +99,8 @@ def test_one_clip_is_learned_by_heart():
     assert score["AP"] >= 0.95
 
 
-def small_masktrack() -> MaskTrackRcnn:
-    detector = MaskRcnnConfig(
+def small_mask_rcnn() -> MaskRcnnConfig:
+    return MaskRcnnConfig(
         num_classes=3,
         image_size=(HEIGHT, WIDTH),
         backbone=ResNetConfig(depth=18, width=16, blocks=(1, 1, 1, 1), stem_pool=False),
@@ -112,7 +117,25 @@ def small_masktrack() -> MaskTrackRcnn:
         positive_share=0.5,
         frozen_stages=0,
     )
-    return MaskTrackRcnn(MaskTrackConfig(detector=detector, embedding=32, learn_reference=True))
+
+
+def small_masktrack() -> MaskTrackRcnn:
+    return MaskTrackRcnn(MaskTrackConfig(detector=small_mask_rcnn(), embedding=32, learn_reference=True))
+
+
+def small_mask_prop() -> MaskProp:
+    config = MaskPropConfig(
+        detector=small_mask_rcnn(),
+        reach=2,
+        level=0,
+        offset_channels=32,
+        dilations=(1, 3),
+        nobody=True,
+        link_iou=0.3,
+        learn_reference=True,
+        refinement=None,
+    )
+    return MaskProp(config)
 
 
 def small_idol() -> Idol:
@@ -154,6 +177,13 @@ def by_heart(make: Callable[[], Any], iterations: int) -> dict[str, float]:
 def test_masktrack_rcnn_begins_to_learn_a_clip_from_pairs():
     """By heart in `tests/proofs/masktrack_by_heart.py`."""
     score = by_heart(small_masktrack, iterations=150)
+    assert score["AP50"] >= 0.9
+    assert score["AP"] >= 0.3
+
+
+def test_mask_prop_begins_to_learn_a_clip_from_pairs():
+    """By heart in `tests/proofs/maskprop_by_heart.py`."""
+    score = by_heart(small_mask_prop, iterations=150)
     assert score["AP50"] >= 0.9
     assert score["AP"] >= 0.3
 

@@ -181,9 +181,12 @@ class MaskRcnn(nn.Module):
     def encode(self, frames: Frames) -> MaskRcnnEncoded:
         return self.detect(frames.pixels)[0]
 
-    def detect(self, pixels: UInt8[Tensor, "F 3 H W"]) -> tuple[MaskRcnnEncoded, list[Float[Tensor, "F _ _ _"]]]:
-        """Detections in slots, and the pyramid that they were found on."""
-        sizes = torch.tensor([pixels.shape[-2:]], device=pixels.device).expand(len(pixels), 2)
+    def detect(
+        self, pixels: UInt8[Tensor, "F 3 H W"], sizes_px: Int[Tensor, "F 2"] | None = None
+    ) -> tuple[MaskRcnnEncoded, list[Float[Tensor, "F _ _ _"]]]:
+        """Detections in slots, and the pyramid that they were found on. `sizes_px`: of frames that are padded."""
+        whole = torch.tensor([pixels.shape[-2:]], device=pixels.device).expand(len(pixels), 2)
+        sizes = whole if sizes_px is None else sizes_px
         images = self.normalised(pixels, sizes)
         levels = self.pyramid(images)
         proposals = self.propose(self.regions(levels, (images.shape[-2], images.shape[-1])), sizes)

@@ -13,7 +13,7 @@ ROWS = {
     "appearance_embedding": Row(1, "Appearance baked into embedding", 34.4, {"appearance": "embedding"}),
     "majority": Row(1, "Scoring from [31]", 31.5, {"scoring": "majority"}),
     "detector_mean": Row(1, "Scoring via yolact average", 30.7, {"scoring": "detector_mean"}),
-    "no_gating": Row(1, "No LSTM-like gating", None, {"gating": "none"}),
+    "no_gating": Row(1, "No LSTM-like gating", None, {"gating": "none"}, diverges=True),
     "simple": Row(1, "Simple gate", 31.5, {"gating": "simple"}),
     "resnet101": Row(1, "ResNet101", 37.7, {"detector.backbone.depth": 101}),
     "mlp_updates": Row(4, "MLP Node Updates", 34.1, {"node_update": "mlp"}),

@@ -240,10 +240,10 @@ class TrainJob(Config):
     def _can_be_trained(self) -> "TrainJob":
         self.config.require_trainable()
         for stage in self.stages:
-            if stage.part not in self.config.parts:
+            if stage.part not in self.config.trained_parts:
                 raise ValueError(
                     f"stage {stage.name} trains the part {stage.part!r}, expected one of the model's: "
-                    f"{', '.join(self.config.parts)}"
+                    f"{', '.join(self.config.trained_parts)}"
                 )
         return self
 

@@ -11,11 +11,12 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from jobs.training.recipes import idol, masktrack_rcnn, rgnn
+from jobs.training.recipes import idol, mask_prop, masktrack_rcnn, rgnn
 from jobs.training.recipes.base import TrainJob
 from jobs.training.recipes.changes import changed
 from vis_models.config import BadConfig, nearest
 from vis_models.idol.rows import ROWS as IDOL_ROWS
+from vis_models.mask_prop.rows import ROWS as MASKPROP_ROWS
 from vis_models.masktrack_rcnn.rows import ROWS as MASKTRACK_ROWS
 from vis_models.rgnn.rows import ROWS as RGNN_ROWS
 from vis_models.rows import BASE, Row
@@ -23,13 +24,18 @@ from vis_models.rows import BASE, Row
 Recipe = Callable[[], TrainJob]
 
 RECIPES: dict[str, Recipe] = {
-    recipe.__name__: recipe for module in (rgnn, masktrack_rcnn, idol) for recipe in module.RECIPES
+    recipe.__name__: recipe for module in (rgnn, masktrack_rcnn, idol, mask_prop) for recipe in module.RECIPES
 }
 RECIPES |= {recipe.__name__: recipe for recipe in rgnn.ROW_RECIPES}
 _ROWS = {recipe.__name__ for recipe in rgnn.ROW_RECIPES}
 DEFAULT = rgnn.rgnn_r18_world_easy.__name__
 """What is trained when nothing is said."""
-DEFAULTS = (DEFAULT, masktrack_rcnn.masktrack_r18_world_easy.__name__, idol.idol_r18_world_easy.__name__)
+DEFAULTS = (
+    DEFAULT,
+    masktrack_rcnn.masktrack_r18_world_easy.__name__,
+    idol.idol_r18_world_easy.__name__,
+    mask_prop.maskprop_r18_world_easy.__name__,
+)
 """What each deployment trains when nothing is said to it (infra/prefect.yaml)."""
 PUBLISHED = {
     "masktrack_r50_ytvis2019": 30.3,
@@ -41,14 +47,22 @@ PUBLISHED = {
     "idol_swinl_ytvis2019": 61.5,
     "idol_r50_ytvis2021": 43.9,
     "idol_r50_ovis": 30.2,
+    "maskprop_r50_ytvis2019": 40.0,
+    "maskprop_r101_ytvis2019": 42.5,
 }
 """AP in percent of recipes whose model has no table of rows; where each comes from stands in its docstring."""
-ROWS: dict[str, Mapping[str, Row]] = {"rgnn": RGNN_ROWS, "masktrack_rcnn": MASKTRACK_ROWS, "idol": IDOL_ROWS}
+ROWS: dict[str, Mapping[str, Row]] = {
+    "rgnn": RGNN_ROWS,
+    "masktrack_rcnn": MASKTRACK_ROWS,
+    "idol": IDOL_ROWS,
+    "mask_prop": MASKPROP_ROWS,
+}
 """The tables of each model's paper."""
 HARD_WORLDS = {
     "rgnn": "rgnn_r18_world_hard",
     "masktrack_rcnn": "masktrack_r18_world_hard",
     "idol": "idol_r18_world_hard",
+    "mask_prop": "maskprop_r18_world_hard",
 }
 TRAINED_ANEW = ("detector.", "embed_loss", "select")
 """Beginnings of fields that change the weights which the rows of an ablation share."""

@@ -1,0 +1,137 @@
+"""What crosses from a frame to the tracker, and what waits there until a clip is complete. Source: as `model.py`.
+
+Axes: F frames, B videos, N detection slots, S classes, C channels of features, W = 2T + 1 frames of a clip, J = T + 1
+frames that wait, M tracks, r pixels along a side of a mask, P bytes of a mask's cells.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from vis_models.layers.paste_masks import Pasting, paste
+from vis_models.mask_prop.config import MaskPropConfig
+from vis_models.types import Masks, Rows, Verdict
+
+FREE = -1
+"""As the track of a slot: there is none."""
+
+
+@dataclass(frozen=True)
+class MaskPropEncoded(Rows):
+    """The detections of F frames in N slots, best first; the slots beyond `count` are empty."""
+
+    count: Int[Tensor, " F"]
+    scores: Float[Tensor, "F N"]
+    class_scores: Float[Tensor, "F N S"]
+    """Probability of every class."""
+    masks: Float[Tensor, "F N r r"]
+    """0 to 1, each within its place."""
+    places_px: Float[Tensor, "F N 4"]
+    """(x0, y0, x1, y1) in pixels of the model's input: the box, or the square in which its mask was refined."""
+    cover: Float[Tensor, "F N h w"]
+    """The same masks on the map of features: the share of each cell."""
+    features: Float[Tensor, "F C h w"]
+    frame_px: Int[Tensor, "F 2"]
+    """(height, width) of the model's input."""
+
+    def masks_of(self, row: int, size_px: tuple[int, int], pasting: Pasting) -> Masks:
+        """Of all detections of a frame at the video's own size; they may share pixels."""
+        found = int(self.count[row])
+        scale = self.places_px.new_tensor(size_px) / self.frame_px[row]
+        places = self.places_px[row, :found] * scale.flip(0).repeat(2)
+        return paste(self.masks[row, :found].float(), places, size_px, pasting)
+
+
+@dataclass(frozen=True)
+class MaskPropState(Rows):
+    """The memory of B videos. Frame f lies at place f modulo W, or modulo J, of what is kept by frame."""
+
+    size_px: Int[Tensor, "B 2"]
+    """(height, width) of the video itself."""
+    frame: Int[Tensor, " B"]
+    """Index of the next frame."""
+    births: Int[Tensor, " B"]
+    """Tracks started so far: the next track id."""
+    features: Float[Tensor, "B W C h w"]
+    count: Int[Tensor, "B J"]
+    """Detections of the frames that wait, as the next three."""
+    scores: Float[Tensor, "B J N"]
+    class_scores: Float[Tensor, "B J N S"]
+    cover: Float[Tensor, "B J N h w"]
+    clips: UInt8[Tensor, "B W N W P"]
+    """Of the objects of each clip, by its middle frame: the cells of its mask in each frame, eight in a byte."""
+    track: Int[Tensor, "B W N"]
+    """Slot of the track of each, `FREE` where there is no object."""
+    track_id: Int[Tensor, "B M"]
+    """`FREE`: the slot is free."""
+    members: Int[Tensor, "B M"]
+    """Clips of the track."""
+    chances: Float[Tensor, "B M S"]
+    """Their probability of every class, summed."""
+    codes: tuple[tuple[tuple[str, ...], ...], ...]
+    """Run-length codes of the masks of each frame that waits, the oldest first."""
+
+    @classmethod
+    def empty(
+        cls, config: MaskPropConfig, sizes_px: Int[Tensor, "B 2"], cells: tuple[int, int], like: Tensor
+    ) -> "MaskPropState":
+        """`cells`: (height, width) of the map of features."""
+        videos, slots, length, waiting = len(sizes_px), config.detector.detections, config.clip_length, config.reach + 1
+        classes, channels = config.classes, config.detector.channels
+        whole = torch.zeros(videos, dtype=torch.long, device=like.device)
+        tracks = length * slots  # as many as there are clips to be on one: there is always a free slot
+        return cls(
+            size_px=sizes_px.to(like.device),
+            frame=whole.clone(),
+            births=whole.clone(),
+            features=like.new_zeros(videos, length, channels, *cells),
+            count=whole.new_zeros(videos, waiting),
+            scores=like.new_zeros(videos, waiting, slots),
+            class_scores=like.new_zeros(videos, waiting, slots, classes),
+            cover=like.new_zeros(videos, waiting, slots, *cells),
+            clips=whole.new_zeros(videos, length, slots, length, -(-cells[0] * cells[1] // 8), dtype=torch.uint8),
+            track=whole.new_full((videos, length, slots), FREE),
+            track_id=whole.new_full((videos, tracks), FREE),
+            members=whole.new_zeros(videos, tracks),
+            chances=like.new_zeros(videos, tracks, classes),
+            codes=((),) * videos,
+        )
+
+    def own(self) -> "MaskPropState":
+        """A copy that may be written into."""
+        columns = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        copies: dict[str, Any] = {n: each.clone() if isinstance(each, Tensor) else each for n, each in columns.items()}
+        return MaskPropState(**copies)
+
+    def live(self, row: int) -> list[int]:
+        """Slots with a track, in the order in which these began."""
+        ids = self.track_id[row].tolist()
+        return sorted((slot for slot, id_ in enumerate(ids) if id_ != FREE), key=ids.__getitem__)
+
+    def verdict(self, row: int, slot: int) -> Verdict:
+        """The class of the largest mean probability, the lowest of equals."""
+        mean = self.chances[row, slot] / self.members[row, slot]
+        category = int(mean.argmax())
+        return Verdict(int(self.track_id[row, slot]), category, float(mean[category]))
+
+
+def packed(masks: Float[Tensor, "*S h w"]) -> UInt8[Tensor, "*S P"]:
+    """Cells of more than one half, eight in a byte, row after row.
+
+    Differs from Eq. (4): the masks of a clip wait as bits, not as shares.
+    """
+    cells = (masks > 0.5).flatten(-2)
+    cells = torch.nn.functional.pad(cells, [0, -cells.shape[-1] % 8]).unflatten(-1, (-1, 8))
+    return (cells * _weights(masks.device)).sum(-1, dtype=torch.uint8)
+
+
+def unpacked(codes: UInt8[Tensor, "*S P"]) -> Float[Tensor, "*S Q"]:
+    """Every cell, 0 or 1; the last ones of Q = 8P may be none of the map's, and are 0."""
+    return ((codes[..., None] & _weights(codes.device)) > 0).flatten(-2).float()
+
+
+def _weights(device: torch.device) -> UInt8[Tensor, " 8"]:
+    return torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=device)

@@ -14,7 +14,10 @@ from flows.up import free_address
 from tests.flows.conftest import PATIENCE_S, SECRET, Server, files_with, processes
 from vis_models.config import BadConfig
 
-DEPLOYMENTS = ("train-rgnn", "train-masktrack-rcnn", "train-idol", "segment-archive", "evaluate-youtube-vis", "report")
+DEPLOYMENTS = (
+    "train-rgnn", "train-masktrack-rcnn", "train-idol", "train-visstg", "segment-archive", "evaluate-youtube-vis",
+    "report",
+)  # fmt: skip
 
 
 def ask(server: Server, question: str) -> list[tuple]:

@@ -94,7 +94,9 @@ def test_an_unknown_config_key_is_named():
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones():
-    with pytest.raises(BadConfig, match=r"unknown model 'yolact', expected one of idol, linked, masktrack_rcnn, rgnn"):
+    with pytest.raises(
+        BadConfig, match=r"unknown model 'yolact', expected one of idol, linked, masktrack_rcnn, rgnn, vis_stg"
+    ):
         build("yolact", {})
 
 

@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from jobs.training.recipes import idol, masktrack_rcnn, rgnn
+from jobs.training.recipes import idol, masktrack_rcnn, rgnn, vis_stg
 from jobs.training.recipes.base import TrainJob
 from jobs.training.recipes.changes import changed
 from vis_models.config import BadConfig, nearest
@@ -19,17 +19,23 @@ from vis_models.idol.rows import ROWS as IDOL_ROWS
 from vis_models.masktrack_rcnn.rows import ROWS as MASKTRACK_ROWS
 from vis_models.rgnn.rows import ROWS as RGNN_ROWS
 from vis_models.rows import BASE, Row
+from vis_models.vis_stg.rows import ROWS as VISSTG_ROWS
 
 Recipe = Callable[[], TrainJob]
 
 RECIPES: dict[str, Recipe] = {
-    recipe.__name__: recipe for module in (rgnn, masktrack_rcnn, idol) for recipe in module.RECIPES
+    recipe.__name__: recipe for module in (rgnn, masktrack_rcnn, idol, vis_stg) for recipe in module.RECIPES
 }
 RECIPES |= {recipe.__name__: recipe for recipe in rgnn.ROW_RECIPES}
 _ROWS = {recipe.__name__ for recipe in rgnn.ROW_RECIPES}
 DEFAULT = rgnn.rgnn_r18_world_easy.__name__
 """What is trained when nothing is said."""
-DEFAULTS = (DEFAULT, masktrack_rcnn.masktrack_r18_world_easy.__name__, idol.idol_r18_world_easy.__name__)
+DEFAULTS = (
+    DEFAULT,
+    masktrack_rcnn.masktrack_r18_world_easy.__name__,
+    idol.idol_r18_world_easy.__name__,
+    vis_stg.visstg_r18_world_easy.__name__,
+)
 """What each deployment trains when nothing is said to it (infra/prefect.yaml)."""
 PUBLISHED = {
     "masktrack_r50_ytvis2019": 30.3,
@@ -41,16 +47,28 @@ PUBLISHED = {
     "idol_swinl_ytvis2019": 61.5,
     "idol_r50_ytvis2021": 43.9,
     "idol_r50_ovis": 30.2,
+    "visstg_r50_ytvis2019": 36.5,
 }
 """AP in percent of recipes whose model has no table of rows; where each comes from stands in its docstring."""
-ROWS: dict[str, Mapping[str, Row]] = {"rgnn": RGNN_ROWS, "masktrack_rcnn": MASKTRACK_ROWS, "idol": IDOL_ROWS}
+ROWS: dict[str, Mapping[str, Row]] = {
+    "rgnn": RGNN_ROWS,
+    "masktrack_rcnn": MASKTRACK_ROWS,
+    "idol": IDOL_ROWS,
+    "vis_stg": VISSTG_ROWS,
+}
 """The tables of each model's paper."""
 HARD_WORLDS = {
     "rgnn": "rgnn_r18_world_hard",
     "masktrack_rcnn": "masktrack_r18_world_hard",
     "idol": "idol_r18_world_hard",
+    "vis_stg": "visstg_r18_world_hard",
 }
-TRAINED_ANEW = ("detector.", "embed_loss", "select")
+TRAINED_ANEW = {
+    "rgnn": ("detector.",),
+    "masktrack_rcnn": (),
+    "idol": ("embed_loss", "select"),
+    "vis_stg": ("fusion", "gnn_iterations", "association", "propagation"),
+}
 """Beginnings of fields that change the weights which the rows of an ablation share."""
 MEASURED = Path(__file__).parent.with_name("measured.csv")
 """What was measured with a recipe: figures, data, command and commit, one line per run as `vis ablate` writes them."""
@@ -97,12 +115,12 @@ def rows_of(recipe: str) -> Mapping[str, Row]:
 
 def in_one_table(recipe: str) -> tuple[str, ...]:
     """The rows that can share the weights of one detector."""
-    return tuple(name for name, row in rows_of(recipe).items() if not _of_its_own(row))
+    return tuple(name for name, row in rows_of(recipe).items() if not _of_its_own(recipe, row))
 
 
-def _of_its_own(row: Row) -> bool:
+def _of_its_own(recipe: str, row: Row) -> bool:
     """Whether a row changes the detector, or what its weights are trained for."""
-    return any(path.startswith(TRAINED_ANEW) for path in row.changes)
+    return any(path.startswith(TRAINED_ANEW[build(recipe).model]) for path in row.changes)
 
 
 def with_row(recipe: str, name: str, changes: dict[str, Any] | None = None) -> TrainJob:
@@ -116,7 +134,7 @@ def with_row(recipe: str, name: str, changes: dict[str, Any] | None = None) -> T
         meant = nearest(name, rows)
         hint = f"did you mean {meant}?" if meant else f"expected one of: {', '.join(rows)}"
         raise BadConfig(f"unknown row {name!r} of the paper's tables, {hint}")
-    if _of_its_own(rows[name]):
+    if _of_its_own(recipe, rows[name]):
         sets = " ".join(f"--set config.{path}={value}" for path, value in rows[name].changes.items())
         raise BadConfig(
             f"the row {name!r} changes the weights themselves, and all rows of an ablation share those of one model. "

@@ -170,6 +170,7 @@ def vis_stg(**changes: Any) -> VisStg:
         channels=16,
         level_px=(16.0, 32.0),
         head_convs=2,
+        norm_groups=8,
         min_score=0.0,
         detections=5,
         tracks=10,

@@ -9,7 +9,7 @@ from vis_models.config import ModelConfig
 from vis_models.layers.backbone_config import BackboneConfig, ResNetConfig
 
 NETWORK_FIELDS = (
-    "num_classes", "backbone", "channels", "level_px", "head_convs", "fusion", "gnn_iterations", "window", "messages",
+    "num_classes", "backbone", "channels", "level_px", "head_convs", "norm_groups", "fusion", "gnn_iterations", "window", "messages",
     "association", "embedding", "propagation",
 )  # fmt: skip
 """Fields of `VisStgConfig` under which alone weights mean what they were trained for."""
@@ -38,6 +38,9 @@ class VisStgConfig(ModelConfig):
     first three levels are the backbone's maps. Ours: the paper says "according to their sizes"."""
     head_convs: PositiveInt = 3
     """Convolutions of the head of each branch, the last of them 1x1."""
+    norm_groups: NonNegativeInt = 32
+    """Of the group norms between them, which divide the channels; 0: there are none. Ours, as in CondInst: without them
+    filters grow until masks are lost."""
 
     # ---- the graph (3.2)
     fusion: Literal["none", "concat", "relation"] = "relation"
@@ -130,6 +133,10 @@ class VisStgConfig(ModelConfig):
             raise ValueError(
                 f"edges link detections (association), but without a graph (fusion {self.fusion!r}) there are none: "
                 "set fusion to relation, or association to embedding or offset"
+            )
+        if self.norm_groups and self.channels % self.norm_groups:
+            raise ValueError(
+                f"channels {self.channels} cannot be divided by norm_groups {self.norm_groups}: choose a multiple"
             )
         for name, side in (("window", self.window), ("centre_cells", self.centre_cells)):
             if side % 2 == 0:

@@ -55,22 +55,22 @@ class VisStgNetwork(nn.Module):
     def __init__(self, config: VisStgConfig) -> None:
         super().__init__()
         self.config = config
-        channels, convs = config.channels, config.head_convs
+        channels, shape = config.channels, (config.head_convs, config.norm_groups)
         self.backbone = backbone(config.backbone)
         self.pyramid = TopDownPyramid(self.backbone.channels, channels, config.levels)
         self.graph = InstanceGraph(config) if config.fusion == "relation" else None
         self.concat = nn.Conv1d(2 * channels, channels, 1) if config.fusion == "concat" else None
-        self.heat = Head(channels, config.num_classes, convs)
+        self.heat = Head(channels, config.num_classes, *shape)
         nn.init.normal_(self.heat.layers[-1].weight, std=0.01)  # type: ignore[arg-type]
         nn.init.constant_(self.heat.layers[-1].bias, BIAS)  # type: ignore[arg-type]
-        self.size = Head(channels, 2, convs)
-        self.offset = Head(channels, 2, convs)
-        self.controller = Head(channels, PARAMETERS, convs)
+        self.size = Head(channels, 2, *shape)
+        self.offset = Head(channels, 2, *shape)
+        self.controller = Head(channels, PARAMETERS, *shape)
         self.masks_from = nn.Conv2d(channels, HIDDEN, 1)
         self.propagation = Propagation(channels, PARAMETERS) if config.propagation else None
         self.same = Mlp(channels, channels, 1) if config.association == "edge" else None
-        self.embedding = Head(channels, config.embedding, convs) if config.association == "embedding" else None
-        self.way_back = Head(channels, 2, convs) if config.association == "offset" else None
+        self.embedding = Head(channels, config.embedding, *shape) if config.association == "embedding" else None
+        self.way_back = Head(channels, 2, *shape) if config.association == "offset" else None
 
     def grid(self, frame_px: tuple[int, int]) -> Grid:
         """Of frames of (height, width)."""
@@ -161,13 +161,15 @@ class VisStgNetwork(nn.Module):
 
 
 class Head(nn.Module):
-    """3x3 convolutions with ReLU, and a 1x1 convolution."""
+    """3x3 convolutions with norm and ReLU, and a 1x1 convolution."""
 
-    def __init__(self, channels: int, outputs: int, convs: int) -> None:
+    def __init__(self, channels: int, outputs: int, convs: int, groups: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for _ in range(convs - 1):
-            layers += [_conv(channels, channels, 3), nn.ReLU(inplace=True)]
+            layers += [_conv(channels, channels, 3)]
+            layers += [nn.GroupNorm(groups, channels)] if groups else []
+            layers += [nn.ReLU(inplace=True)]
         self.layers: Sequence[nn.Module] = nn.Sequential(*layers, _conv(channels, outputs, 1))  # type: ignore[assignment]
 
     def forward(self, x: Float[Tensor, "F C _ _"]) -> Float[Tensor, "F _ _ _"]:

@@ -97,6 +97,8 @@ def _world(name: str, level: Literal["easy", "hard"], iterations: int, train_vid
             channels=64,
             level_px=(24.0, 48.0),
             head_convs=2,
+            norm_groups=8,
+            messages="mean",
             learn_reference=True,
             detections=20,
             tracks=32,

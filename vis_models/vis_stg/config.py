@@ -9,8 +9,8 @@ from vis_models.config import ModelConfig
 from vis_models.layers.backbone_config import BackboneConfig, ResNetConfig
 
 NETWORK_FIELDS = (
-    "num_classes", "backbone", "channels", "level_px", "head_convs", "norm_groups", "fusion", "gnn_iterations", "window", "messages",
-    "association", "embedding", "propagation",
+    "num_classes", "backbone", "channels", "level_px", "head_convs", "norm_groups", "fusion", "gnn_iterations",
+    "window", "messages", "association", "embedding", "propagation",
 )  # fmt: skip
 """Fields of `VisStgConfig` under which alone weights mean what they were trained for."""
 

@@ -4,9 +4,11 @@ Source: Wang et al., "End-to-end video instance segmentation via spatial-tempora
 section 3.6. Ours, as the paper is silent: the filters that are carried are those that the reference frame's own fused
 features told; a track's class is that of its last sighting.
 
-Axes: B videos, N detections of a video, M tracks of a video, R tracks of all videos, C channels, P cells of all levels.
+Axes: B videos, N detections of a video, M tracks of a video, R tracks of all videos, L levels, C channels, P cells of
+all levels, K parameters of a filter.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -50,8 +52,10 @@ class Seen:
     """Slots of each video's tracks, which are the graph's instances in this order."""
     told: Told
     found: list[Detected]
-    filters: list[Float[Tensor, "_ K"]]
-    """Of the detections, joined with those of the frame before."""
+    nodes: Sequence[Float[Tensor, "_ L C"]]
+    """What the detections look like to the graph of the next frame,"""
+    filters: Sequence[Float[Tensor, "_ K"]]
+    """and what makes their masks, joined with what did in the frame before."""
 
 
 def step(
@@ -62,9 +66,7 @@ def step(
     forgotten = [_forget(config, state, row) for row in range(len(state))]
     seen = look(config, network, encoded, state)
     size_px = (int(encoded.frame_px[0, 0]), int(encoded.frame_px[0, 1]))
-    said = [
-        _follow(config, network, seen, state, row, size_px, forgotten[row]) for row in range(len(state))
-    ]  # fmt: skip
+    said = [_follow(config, network, seen, state, row, size_px, forgotten[row]) for row in range(len(state))]
     _keep_reference(network, seen, state)
     return said, replace(state, frame=state.frame + 1)
 
@@ -87,12 +89,14 @@ def look(config: VisStgConfig, network: VisStgNetwork, encoded: VisStgEncoded, s
     fused, graph = network.fuse(grid, features, before, instances)
     told = network.tell(grid, fused)
     found = detect(config, grid, told)
-    filters = []
-    for each, detected in enumerate(found):
-        frames, alone = torch.full_like(detected.cells, each), not int(state.frame[each])
-        reference = (None, None) if before is None or alone else (state.filters, features - before)
-        filters.append(network.filters(grid, told, frames, detected.cells, *reference))
-    return Seen(grid, features, fused, graph, live, told, found, filters)
+    counts, cells = [len(each.cells) for each in found], torch.cat([each.cells for each in found])
+    frame = torch.arange(len(found), device=cells.device).repeat_interleave(torch.tensor(counts, device=cells.device))
+    filters = network.filters(grid, told, frame, cells)
+    if before is not None:
+        joined = network.filters(grid, told, frame, cells, state.filters, features - before)
+        filters = torch.where(first[frame, :, 0], filters, joined)
+    nodes = network.nodes(grid, features, torch.cat([each.boxes_px for each in found]), frame)
+    return Seen(grid, features, fused, graph, live, told, found, nodes.split(counts), filters.split(counts))
 
 
 def detect(config: VisStgConfig, grid: Grid, told: Told) -> list[Detected]:
@@ -140,7 +144,7 @@ def _follow(
     if embedded is not None:
         state.embedding[row, slots] = embedded[own]
     frames = torch.full_like(cells, row)
-    state.nodes[row, slots] = network.nodes(seen.grid, seen.features, found.boxes_px[own], frames)
+    state.nodes[row, slots] = seen.nodes[row][own]
     state.votes[row, slots, found.labels[own]] += 1
     state.score_sum[row, slots] += found.scores[own]
     state.last_frame[row, slots] = frame

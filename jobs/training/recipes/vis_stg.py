@@ -37,7 +37,7 @@ def visstg_r18_world_easy() -> TrainJob:
 
     vis train --recipe visstg_r18_world_easy
     """
-    return _world("visstg_r18_world_easy", "easy", iterations=3000, train_videos=1000, val_videos=150)
+    return _world("visstg_r18_world_easy", "easy", iterations=4000, train_videos=1000, val_videos=150)
 
 
 def visstg_r18_world_hard() -> TrainJob:
@@ -45,7 +45,7 @@ def visstg_r18_world_hard() -> TrainJob:
 
     vis train --recipe visstg_r18_world_hard
     """
-    return _world("visstg_r18_world_hard", "hard", iterations=3000, train_videos=1000, val_videos=200)
+    return _world("visstg_r18_world_hard", "hard", iterations=4000, train_videos=1000, val_videos=200)
 
 
 def visstg_r50_ytvis2019() -> TrainJob:

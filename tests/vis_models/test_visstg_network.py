@@ -1,15 +1,19 @@
 """The parts of VisSTG's network: cells, the graph, filters that are carried, by arithmetic and slow loops."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from vis_models.checkpoints import initialise
+from vis_models.config import BadConfig
 from vis_models.layers.backbone_config import ResNetConfig
 from vis_models.vis_stg.config import VisStgConfig
 from vis_models.vis_stg.graph import Edges, InstanceGraph, Instances
 from vis_models.vis_stg.grid import Grid
+from vis_models.vis_stg.model import VisStg
 from vis_models.vis_stg.network import VisStgNetwork
 from vis_models.vis_stg.propagation import Propagation
 
@@ -17,6 +21,10 @@ pytestmark = pytest.mark.unit
 
 GRID = Grid(((6, 8), (3, 4)), (4, 8))
 CHANNELS = 5
+OTHER_PARTS = {
+    "backbone.fpn.inner_blocks.0.weight": torch.zeros(8, 8, 1, 1),
+    "rpn.head.conv.weight": torch.zeros(8, 8, 3, 3),
+}
 
 
 def config(**changes: Any) -> VisStgConfig:
@@ -216,3 +224,23 @@ def test_at_the_start_filters_are_carried_unchanged_and_count_one_half():
 def test_choices_that_do_not_go_together_are_refused(changes: dict[str, Any], says: str):
     with pytest.raises(ValueError, match=says):
         config(**changes)
+
+
+def test_it_starts_from_the_backbone_of_a_published_file_or_from_its_own_weights(tmp_path: Path):
+    donor = VisStg(config())
+    backbone = {key: torch.full_like(each, 0.5) for key, each in donor.network.backbone.state_dict().items()}
+    torch.save(backbone, tmp_path / "resnet.pth")
+    torch.save(
+        {f"backbone.body.{key}": each for key, each in backbone.items()} | OTHER_PARTS, tmp_path / "mask_rcnn.pth"
+    )
+    for file, layout in (("resnet.pth", "torchvision ResNet"), ("mask_rcnn.pth", "torchvision Mask R-CNN v1")):
+        model = VisStg(config())
+        report = initialise(model, tmp_path / file)
+        assert (report.layout, report.loaded, report.unexpected) == (layout, len(backbone), [])
+        assert (model.network.backbone.state_dict()["layer3.0.conv1.weight"] == 0.5).all()
+    torch.save(donor.state_dict(), tmp_path / "own.pth")
+    report = initialise(VisStg(config()), tmp_path / "own.pth")
+    assert (report.missing, report.unexpected, report.reshaped) == ([], [], [])
+    torch.save({"detr.query_embed.weight": torch.zeros(2, 2)}, tmp_path / "other.pth")
+    with pytest.raises(BadConfig, match=r"unknown layout, keys such as detr.*Known: torchvision Mask R-CNN"):
+        initialise(VisStg(config()), tmp_path / "other.pth")

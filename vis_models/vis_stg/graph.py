@@ -59,6 +59,13 @@ class Edges:
         return cls(node, instances.frame[node // levels] * grid.cells + cell, number)
 
 
+def keep_loud(net: Mlp) -> None:
+    """At the start what comes out varies as much as what goes in: after so many layers nothing would be left else."""
+    for layer in net.layers:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu" if layer is not net.layers[-1] else "linear")
+        nn.init.zeros_(layer.bias)
+
+
 @dataclass(frozen=True)
 class Fused:
     """What the graph makes of both frames."""
@@ -79,10 +86,11 @@ class InstanceGraph(nn.Module):
         count = range(config.gnn_iterations)
         self.edge_nets: Sequence[Mlp] = nn.ModuleList(Mlp(3 * channels, channels, channels) for _ in count)  # type: ignore[assignment]
         self.node_nets: Sequence[Mlp] = nn.ModuleList(Mlp(2 * channels, channels, channels) for _ in count)  # type: ignore[assignment]
+        for net in (*self.edge_nets, *self.node_nets):
+            keep_loud(net)
         for net in self.node_nets:
             with torch.no_grad():
                 net.layers[-1].weight.mul_(SMALL)
-                net.layers[-1].bias.zero_()
 
     def forward(self, grid: Grid, features: Float[Tensor, "F C P"], instances: Instances) -> Fused:
         """Ours: a node keeps what it was and adds its messages, as by Eq. (2) alone a cell without edges, and so all of

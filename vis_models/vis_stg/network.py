@@ -22,7 +22,7 @@ from vis_models.layers.mlp import Mlp
 from vis_models.layers.roi_align import roi_align
 from vis_models.vis_stg.centres import BIAS
 from vis_models.vis_stg.config import VisStgConfig
-from vis_models.vis_stg.graph import Fused, InstanceGraph, Instances
+from vis_models.vis_stg.graph import Fused, InstanceGraph, Instances, keep_loud
 from vis_models.vis_stg.grid import Grid
 from vis_models.vis_stg.propagation import Propagation
 
@@ -69,6 +69,8 @@ class VisStgNetwork(nn.Module):
         self.masks_from = nn.Conv2d(channels, HIDDEN, 1)
         self.propagation = Propagation(channels, PARAMETERS) if config.propagation else None
         self.same = Mlp(channels, channels, 1) if config.association == "edge" else None
+        if self.same is not None:
+            keep_loud(self.same)
         self.embedding = Head(channels, config.embedding, *shape) if config.association == "embedding" else None
         self.way_back = Head(channels, 2, *shape) if config.association == "offset" else None
 

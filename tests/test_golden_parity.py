@@ -15,14 +15,12 @@ import pytest
 import torch
 
 from .conftest import REPOSITORY
-from .parity import idol, idol_tracking, layers, mask_rcnn, published, rgnn, swin, yolact
+from .parity import centernet, idol, idol_tracking, layers, mask_rcnn, published, rgnn, swin, yolact
 from .parity.case import Case, places
 
-MODULES = (idol, idol_tracking, layers, mask_rcnn, rgnn, swin, yolact)
+MODULES = (centernet, idol, idol_tracking, layers, mask_rcnn, rgnn, swin, yolact)
 """Each offers CHECKS, prefix -> check, and SLOW, prefixes of what takes longer than a unit test may."""
-NOT_YET = {
-    "centernet_": "CenterNet, of VisSTG",
-}
+NOT_YET = {}
 """Prefix -> what the house does not have yet."""
 
 CHECKS: dict[str, Callable[[Case], None]] = {prefix: check for m in MODULES for prefix, check in m.CHECKS.items()}

@@ -400,7 +400,7 @@ def _require_finite(path: Path, tensors: dict[str, Tensor]) -> None:
 def _of_this_model(model: Any, state: dict[str, Tensor]) -> tuple[str | None, dict[str, Tensor]]:
     """As `rename`, by what the model itself says of a file. Of what finds objects they say `detector.`, or `network.`
     where all of the model finds and links."""
-    if "detector.fpn.inner_blocks.0.0.weight" in state or "network.transformer.level_embed" in state:
+    if "detector.fpn.inner_blocks.0.0.weight" in state or any(key.startswith("network.") for key in state):
         return OURS, state
     layout, renamed = model.from_published(state) or (None, {})
     own = ("detector.", "track_head.", "network.")

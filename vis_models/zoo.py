@@ -24,6 +24,7 @@ MODELS = {
         "vis_models.masktrack_rcnn.config:MaskTrackConfig", "vis_models.masktrack_rcnn.model:MaskTrackRcnn"
     ),
     "idol": Entry("vis_models.idol.config:IdolConfig", "vis_models.idol.model:Idol"),
+    "vis_stg": Entry("vis_models.vis_stg.config:VisStgConfig", "vis_models.vis_stg.model:VisStg"),
     "mask_prop": Entry("vis_models.mask_prop.config:MaskPropConfig", "vis_models.mask_prop.model:MaskProp"),
     "linked": Entry("vis_models.trackers.config:LinkedConfig", "vis_models.trackers.linked:Linked"),
 }

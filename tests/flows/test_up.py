@@ -18,6 +18,7 @@ DEPLOYMENTS = (
     "train-rgnn",
     "train-masktrack-rcnn",
     "train-idol",
+    "train-visstg",
     "train-maskprop",
     "segment-archive",
     "evaluate-youtube-vis",

@@ -196,6 +196,31 @@ def test_the_published_ap_of_idol_is_named_with_the_weights_that_it_is_of():
     assert all("dagger" in line for name, line in said.items() if published_ap(name))
 
 
+def test_visstg_is_trained_as_its_paper_says():
+    job = build("visstg_r50_ytvis2019")
+    (stage,) = job.stages
+    assert (job.model, stage.batch_size, stage.iterations, stage.sampling) == (
+        "vis_stg", 16, 24 * 3833, Pair(window=4, reference_shows=True)
+    )  # fmt: skip
+    assert (stage.optimizer, stage.batch_norm, stage.clip_gradient) == ("sgd", "frozen", 35.0)
+    rates = {500: 1e-2, 16 * 3833 - 1: 1e-2, 16 * 3833: 1e-3, 22 * 3833: 1e-4}
+    assert {at: learning_rate(stage, at) for at in rates} == pytest.approx(rates)
+    assert (job.config.gnn_iterations, job.config.messages, job.config.keep_frames) == (3, "sum", 7)
+    assert published_ap("visstg_r50_ytvis2019") == rows_of("visstg_r50_ytvis2019")["proposed"].published_ap == 36.5
+
+
+def test_every_row_of_visstg_is_trained_whole_and_is_another_model_than_the_others():
+    hard, known = "visstg_r18_world_hard", set()
+    assert in_one_table(hard) == ("proposed",)
+    for name, row in rows_of(hard).items():
+        job = build(hard, {f"config.{field}": value for field, value in row.changes.items()})
+        known.add(job.config.model_dump_json())
+        if name != "proposed":
+            with pytest.raises(BadConfig, match=f"is trained whole: vis train --recipe {hard} --set config"):
+                with_row(hard, name)
+    assert len(known) == len(rows_of(hard)) == 11
+
+
 def test_extra_data_is_given_from_outside():
     extra = [{"labels": "images.json", "chance": 0.75, "names": {"Man": "person"}}]
     job = build("rgnn_r50_ytvis2019", {"extra": extra})

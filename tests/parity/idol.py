@@ -6,9 +6,10 @@ import torch
 
 from vis_models.idol import layouts
 from vis_models.idol.config import IdolConfig
-from vis_models.idol.masks import MaskBranch, aligned_bilinear, dynamic_masks, layers_of, offsets
+from vis_models.idol.masks import MaskBranch
 from vis_models.idol.network import IdolNetwork
 from vis_models.layers.deformable import DeformableAttention, deformable_attention, gathered_attention
+from vis_models.layers.dynamic_masks import aligned_bilinear, dynamic_masks, layers_of, offsets
 from vis_models.layers.mlp import Mlp
 from vis_models.layers.positions import sine_positions
 

@@ -36,6 +36,7 @@ ORIGINS = {
     "msda": "wjf5203/VNext db338339",
     "idol": "wjf5203/VNext db338339",
     "swin": "wjf5203/VNext db338339",
+    "centernet": "xingyizhou/CenterNet 4c50fd3a",
     "dice": "formulas of DETR and CondInst",
     "fill_rule": "numpy, the rule of weights.py",
     "expected": "youtubevos/cocoapi f3f9948a",
@@ -51,6 +52,7 @@ CASES = (
     *("roi_align", "masktrack_match_score", "masktrack_sequence", "masktrack_track_head", "maskrcnn_v1_losses"),
     *("msda_core", "idol_position_encoding", "idol_forward_padded", "swin_small_padded", "dice_losses"),
     *("idol_simota", "idol_criterion", "idol_contrastive", "idol_tracker"),
+    *("centernet_targets", "centernet_decode"),
 )
 EVALUATIONS = ("basic_a", "nulls_a", "quirks_a")
 SAMPLED_INPUTS = {"in.priors_full"}

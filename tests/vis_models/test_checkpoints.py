@@ -95,7 +95,7 @@ def test_an_unknown_config_key_is_named():
 
 def test_an_unknown_model_is_refused_with_the_known_ones():
     with pytest.raises(
-        BadConfig, match=r"unknown model 'yolact', expected one of idol, linked, mask_prop, masktrack_rcnn, rgnn"
+        BadConfig, match=r"unknown model 'yolact', expected one of idol, linked, mask_prop, masktrack_rcnn, rgnn, vis"
     ):
         build("yolact", {})
 

@@ -36,6 +36,8 @@ from vis_models.rgnn.model import Rgnn
 from vis_models.trackers.config import LinkedConfig
 from vis_models.trackers.linked import Linked
 from vis_models.types import Clips, Frames, Tracks, VideoInfo
+from vis_models.vis_stg.config import VisStgConfig
+from vis_models.vis_stg.model import VisStg
 
 from .drawn import HEIGHT, WIDTH, moving_squares, small_config
 
@@ -184,7 +186,35 @@ def unlike() -> Idol:
     return idol(match_score=1.0)
 
 
+def vis_stg(**changes: Any) -> VisStg:
+    config = VisStgConfig(
+        num_classes=3,
+        image_size=(HEIGHT, WIDTH),
+        backbone=ResNetConfig(depth=18, width=16, blocks=(1, 1, 1, 1), stem_pool=False),
+        frozen_stages=2,
+        channels=16,
+        level_px=(16.0, 32.0),
+        head_convs=2,
+        norm_groups=8,
+        min_score=0.0,
+        detections=5,
+        tracks=10,
+        slot_recycling=True,
+        **changes,
+    )
+    model = VisStg(config)
+    for head in (model.network.heat, model.network.size, model.network.controller):
+        nn.init.normal_(head.layers[-1].weight, std=0.5)  # far apart, so that rounding changes no decision
+    return model
+
+
+def estranged() -> VisStg:
+    """Whose edges say that nothing is the same."""
+    return vis_stg(match_score=1.0)
+
+
 MODELS = (
+    Entrant("vis_stg", vis_stg, clip_length=2, slots=10, restless=estranged),
     Entrant("idol", idol, clip_length=2, slots=10, restless=unlike),
     Entrant("mask_prop", mask_prop, clip_length=2, late_frames=2),
     Entrant("masktrack_rcnn", masktrack, clip_length=2, slots=10, restless=forgetful),

@@ -9,12 +9,12 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from vis_models.idol.config import IdolConfig
-from vis_models.idol.masks import HIDDEN, PARAMETERS, dynamic_masks
 from vis_models.idol.network import IdolNetwork, IdolOutput
 from vis_models.idol.transformer import DeformableTransformer, Levels
 from vis_models.layers.backbone_config import ResNetConfig
 from vis_models.layers.backbones import recompute
 from vis_models.layers.deformable import DeformableAttention, deformable_attention, gathered_attention
+from vis_models.layers.dynamic_masks import HIDDEN, PARAMETERS, dynamic_masks
 from vis_models.layers.mlp import Mlp
 from vis_models.layers.norm import freeze
 from vis_models.layers.positions import sine_positions

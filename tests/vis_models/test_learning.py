@@ -19,6 +19,8 @@ from vis_models.masktrack_rcnn.model import MaskTrackRcnn
 from vis_models.metrics.average_precision import average_precision
 from vis_models.rgnn.model import Rgnn
 from vis_models.types import Clips, Frames, Objects, VideoInfo
+from vis_models.vis_stg.config import VisStgConfig
+from vis_models.vis_stg.model import VisStg
 
 from .drawn import HEIGHT, WIDTH, small_config
 
@@ -158,6 +160,23 @@ def small_idol() -> Idol:
     return Idol(config)
 
 
+def small_visstg() -> VisStg:
+    config = VisStgConfig(
+        num_classes=3,
+        image_size=(HEIGHT, WIDTH),
+        backbone=ResNetConfig(depth=18, width=16, blocks=(1, 1, 1, 1), stem_pool=False),
+        frozen_stages=0,
+        channels=32,
+        level_px=(16.0, 32.0),
+        head_convs=2,
+        norm_groups=8,
+        gnn_iterations=2,
+        messages="mean",
+        learn_reference=True,
+    )
+    return VisStg(config)
+
+
 def by_heart(make: Callable[[], Any], iterations: int) -> dict[str, float]:
     """Its score on the clip of which it learned random pairs."""
     torch.manual_seed(0)
@@ -191,5 +210,12 @@ def test_mask_prop_begins_to_learn_a_clip_from_pairs():
 def test_idol_begins_to_learn_a_clip_from_pairs():
     """By heart in `tests/proofs/idol_by_heart.py`."""
     score = by_heart(small_idol, iterations=100)
+    assert score["AP50"] >= 0.9
+    assert score["AP"] >= 0.3
+
+
+def test_visstg_begins_to_learn_a_clip_from_pairs():
+    """By heart in `tests/proofs/visstg_by_heart.py`."""
+    score = by_heart(small_visstg, iterations=150)
     assert score["AP50"] >= 0.9
     assert score["AP"] >= 0.3

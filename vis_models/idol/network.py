@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from vis_models.idol import layouts
 from vis_models.idol.config import IdolConfig
-from vis_models.idol.masks import PARAMETERS, MaskBranch, dynamic_masks
+from vis_models.idol.masks import MaskBranch
 from vis_models.idol.transformer import DeformableTransformer, Levels
 from vis_models.layers.backbones import backbone
+from vis_models.layers.dynamic_masks import PARAMETERS, dynamic_masks
 from vis_models.layers.mlp import Mlp
 from vis_models.layers.normalise import DIVISOR
 

@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from jobs.training.recipes import idol, mask_prop, masktrack_rcnn, rgnn
+from jobs.training.recipes import idol, mask_prop, masktrack_rcnn, rgnn, vis_stg
 from jobs.training.recipes.base import TrainJob
 from jobs.training.recipes.changes import changed
 from vis_models.config import BadConfig, nearest
@@ -20,11 +20,12 @@ from vis_models.mask_prop.rows import ROWS as MASKPROP_ROWS
 from vis_models.masktrack_rcnn.rows import ROWS as MASKTRACK_ROWS
 from vis_models.rgnn.rows import ROWS as RGNN_ROWS
 from vis_models.rows import BASE, Row
+from vis_models.vis_stg.rows import ROWS as VISSTG_ROWS
 
 Recipe = Callable[[], TrainJob]
 
 RECIPES: dict[str, Recipe] = {
-    recipe.__name__: recipe for module in (rgnn, masktrack_rcnn, idol, mask_prop) for recipe in module.RECIPES
+    recipe.__name__: recipe for module in (rgnn, masktrack_rcnn, idol, vis_stg, mask_prop) for recipe in module.RECIPES
 }
 RECIPES |= {recipe.__name__: recipe for recipe in rgnn.ROW_RECIPES}
 _ROWS = {recipe.__name__ for recipe in rgnn.ROW_RECIPES}
@@ -35,6 +36,7 @@ DEFAULTS = (
     masktrack_rcnn.masktrack_r18_world_easy.__name__,
     idol.idol_r18_world_easy.__name__,
     mask_prop.maskprop_r18_world_easy.__name__,
+    vis_stg.visstg_r18_world_easy.__name__,
 )
 """What each deployment trains when nothing is said to it (infra/prefect.yaml)."""
 PUBLISHED = {
@@ -49,6 +51,7 @@ PUBLISHED = {
     "idol_r50_ovis": 30.2,
     "maskprop_r50_ytvis2019": 40.0,
     "maskprop_r101_ytvis2019": 42.5,
+    "visstg_r50_ytvis2019": 36.5,
 }
 """AP in percent of recipes whose model has no table of rows; where each comes from stands in its docstring."""
 ROWS: dict[str, Mapping[str, Row]] = {
@@ -56,15 +59,23 @@ ROWS: dict[str, Mapping[str, Row]] = {
     "masktrack_rcnn": MASKTRACK_ROWS,
     "idol": IDOL_ROWS,
     "mask_prop": MASKPROP_ROWS,
+    "vis_stg": VISSTG_ROWS,
 }
 """The tables of each model's paper."""
 HARD_WORLDS = {
     "rgnn": "rgnn_r18_world_hard",
     "masktrack_rcnn": "masktrack_r18_world_hard",
     "idol": "idol_r18_world_hard",
+    "vis_stg": "visstg_r18_world_hard",
     "mask_prop": "maskprop_r18_world_hard",
 }
-TRAINED_ANEW = ("detector.", "embed_loss", "select")
+TRAINED_ANEW = {
+    "rgnn": ("detector.",),
+    "masktrack_rcnn": (),
+    "idol": ("embed_loss", "select"),
+    "vis_stg": ("fusion", "gnn_iterations", "association", "propagation"),
+    "mask_prop": (),
+}
 """Beginnings of fields that change the weights which the rows of an ablation share."""
 MEASURED = Path(__file__).parent.with_name("measured.csv")
 """What was measured with a recipe: figures, data, command and commit, one line per run as `vis ablate` writes them."""
@@ -111,25 +122,23 @@ def rows_of(recipe: str) -> Mapping[str, Row]:
 
 def in_one_table(recipe: str) -> tuple[str, ...]:
     """The rows that can share the weights of one model."""
-    return tuple(name for name, row in rows_of(recipe).items() if not _of_its_own(row))
+    return tuple(name for name, row in rows_of(recipe).items() if not _anew(recipe, row))
 
 
 def trained_anew(recipe: str) -> tuple[str, ...]:
     """The fields by which a paper's rows differ in their weights."""
-    paths = [path for row in rows_of(recipe).values() for path in row.changes if path.startswith(TRAINED_ANEW)]
-    return tuple(dict.fromkeys(paths))
+    return tuple(dict.fromkeys(path for row in rows_of(recipe).values() for path in _anew(recipe, row)))
 
 
-def _of_its_own(row: Row) -> bool:
-    """Whether a row changes the detector, or what its weights are trained for."""
-    return any(path.startswith(TRAINED_ANEW) for path in row.changes)
+def _anew(recipe: str, row: Row) -> dict[str, Any]:
+    """What a row changes of the detector, or of what its weights are trained for."""
+    begins = TRAINED_ANEW[build(recipe).model]
+    return {path: value for path, value in row.changes.items() if path.startswith(begins)}
 
 
 def how_trained(recipe: str, name: str) -> str:
     """How to come by the weights of a row that has its own."""
-    row = rows_of(recipe)[name]
-    fields = {path: value for path, value in row.changes.items() if path.startswith(TRAINED_ANEW)}
-    sets = "".join(f" --set config.{path}={value}" for path, value in fields.items())
+    sets = "".join(f" --set config.{path}={value}" for path, value in _anew(recipe, rows_of(recipe)[name]).items())
     given = "" if rows_of(recipe) is RGNN_ROWS else ", and given as --other MODEL"
     return f"It is trained whole: vis train --recipe {recipe}{sets}{given}"
 
@@ -148,7 +157,7 @@ def with_row(recipe: str, name: str, changes: dict[str, Any] | None = None, apar
         meant = nearest(name, rows)
         hint = f"did you mean {meant}?" if meant else f"expected one of: {', '.join(rows)}"
         raise BadConfig(f"unknown row {name!r} of the paper's tables, {hint}")
-    if _of_its_own(rows[name]) and not apart:
+    if _anew(recipe, rows[name]) and not apart:
         raise BadConfig(
             f"the row {name!r} changes the weights themselves, and all rows of an ablation share those of one model. "
             f"{how_trained(recipe, name)}"

@@ -24,7 +24,8 @@ README = REPOSITORY / "README.md"
 VIDEOS = MEASURED.with_name("measured_videos.csv")
 PLACE = re.compile(r"(<!-- measured: (?P<name>\w+) -->)(?P<figure>.*?)(<!-- /measured -->)", re.DOTALL)
 TABLE, DEMO = "rgnn_r18_world_hard", "rgnn_r18_world_demo"
-CUES, EASY = "masktrack_r18_world_hard", "masktrack_r18_world_easy"
+CUES = "masktrack_r18_world_hard"
+EASY = {"easy": "masktrack_r18_world_easy", "idol_easy": "idol_r18_world_easy"}
 DEMO_LOSES_WEIGHT = "2026-11-28"
 """Since then the demo's recipe decays its weights; runs before it are another recipe of the same name."""
 
@@ -57,10 +58,11 @@ def figures(lines: list[Line], spreads: list[Line]) -> dict[str, str]:
         "demo_runs_before": f"{len(before)}",
         "hard_seeds": f"{len(base)} seeds",
     }
-    easy = [line for line in lines if line["recipe"] == EASY]
-    found["easy_runs"] = f"{len(easy)} run{'s' if len(easy) > 1 else ''}"
+    for short, recipe in EASY.items():
+        easy = [line for line in lines if line["recipe"] == recipe]
+        found[f"{short}_runs"] = f"{len(easy)} run{'s' if len(easy) > 1 else ''}"
+        found |= {f"{short}_{key}": f"{mean(float(line[key]) for line in easy):.2f}" for key in ("ap", "ap50")}
     for key in ("ap", "ap50"):
-        found[f"easy_{key}"] = f"{mean(float(line[key]) for line in easy):.2f}"
         found[f"hard_{key}"] = f"{mean(float(line[key]) for line in base):.2f}"
         found[f"demo_{key}"] = f"{mean(float(line[key]) for line in now):.2f}"
         found[f"demo_{key}_before"] = ", ".join(f"{float(line[key]):.2f}" for line in before)

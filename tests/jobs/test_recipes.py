@@ -178,9 +178,8 @@ def test_rows_of_idol_that_are_rules_share_weights_and_the_others_are_trained_wh
     hard = "idol_r18_world_hard"
     assert in_one_table(hard) == ("proposed", "ot_embedding")
     assert not with_row(hard, "ot_embedding").config.temporal
-    with pytest.raises(
-        BadConfig, match=f"trained whole: vis train --recipe {hard} --set config.embed_loss=id --set co"
-    ):
+    said = f"trained whole: vis train --recipe {hard} --set config.embed_loss=id, and given as --other"
+    with pytest.raises(BadConfig, match=said):
         with_row(hard, "id_embedding")
     for name, row in rows_of(hard).items():
         job = build(hard, {f"config.{field}": value for field, value in row.changes.items()})

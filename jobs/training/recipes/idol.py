@@ -37,8 +37,8 @@ def idol_r18_world_tiny() -> TrainJob:
 
 
 def idol_r18_world_easy() -> TrainJob:
-    """The easy world, meant for 40 minutes on two cores: one layer of the encoder and three of the decoder, of 64
-    channels and 40 queries, over a ResNet-18 layout at half width and one block a stage.
+    """The easy world, 75 minutes on one core: one layer of the encoder and three of the decoder, of 64 channels and 40
+    queries, over a ResNet-18 layout at half width and one block a stage.
 
     vis train --recipe idol_r18_world_easy
     """

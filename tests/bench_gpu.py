@@ -36,8 +36,8 @@ from vis_models.rgnn.model import Rgnn
 from vis_models.types import Clips, Frames, VideoInfo
 from vis_models.zoo import model_class
 
-OTHERS = ("masktrack_r50_ytvis2019", "idol_r50_ytvis2019")
-TINY_OTHERS = ("masktrack_r18_world_tiny", "idol_r18_world_tiny")
+OTHERS = ("masktrack_r50_ytvis2019", "idol_r50_ytvis2019", "visstg_r50_ytvis2019", "maskprop_r50_ytvis2019")
+TINY_OTHERS = ("masktrack_r18_world_tiny", "idol_r18_world_tiny", "visstg_r18_world_tiny", "maskprop_r18_world_tiny")
 SHARE = 0.4
 """Of the time of a stage of RGNN that another model is trained."""
 
@@ -273,7 +273,7 @@ def film_to_masks(plan: Plan, model: Rgnn, folder: Path) -> tuple[float, int, di
 
 def report_other(plan: Plan, job: TrainJob, videos: VideoSet) -> None:
     """Training and inference of another model, a line each."""
-    stage = job.stages[-1]
+    stage = next(stage for stage in job.stages if stage.part == "whole")
     torch.manual_seed(0)
     model = model_class(job.model)(job.config.with_classes(len(CATEGORIES)))
     model = model.to(plan.device, memory_format=torch.channels_last)

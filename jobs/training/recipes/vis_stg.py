@@ -32,8 +32,8 @@ def visstg_r18_world_tiny() -> TrainJob:
 
 
 def visstg_r18_world_easy() -> TrainJob:
-    """The easy world, meant for 30 minutes on two cores: a ResNet-18 layout at half width and one block a stage, three
-    levels of 64 channels.
+    """The easy world, about 30 minutes on two cores by estimate: a ResNet-18 layout at half width and one block a
+    stage, three levels of 64 channels.
 
     vis train --recipe visstg_r18_world_easy
     """

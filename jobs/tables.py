@@ -338,15 +338,19 @@ def files(store: Store, plans: Sequence[Plan]) -> dict[str, list[str]]:
     return {name: [key for keys in lakes for key in keys[name]] for name in SCHEMAS}
 
 
+def hold_others(store: Store, plans: Sequence[Plan]) -> bool:
+    """Whether rows of other plans lie in the files of these."""
+    ids, lakes = {plan.plan_id for plan in plans}, {plan.lake for plan in plans}
+    return any(plan.plan_id not in ids for plan in store.plans() if plan.lake in lakes)
+
+
 def rows_of(store: Store, plans: Sequence[Plan]) -> Any:
     """An expression for the rows of these plans in their files; None: all are theirs."""
     import pyarrow.compute as pc
 
-    ids = {plan.plan_id for plan in plans}
-    lakes = {plan.lake for plan in plans}
-    if all(plan.plan_id in ids for plan in store.plans() if plan.lake in lakes):
+    if not hold_others(store, plans):
         return None
-    rows = pc.field("plan_id").isin(sorted(ids))
+    rows = pc.field("plan_id").isin(sorted(plan.plan_id for plan in plans))
     for plan in plans:
         if plan.borrowed:
             rows |= pc.field("unit").isin(units_of(store, plan.plan_id))

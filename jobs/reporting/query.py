@@ -252,7 +252,7 @@ def _make_views(connection: duckdb.DuckDBPyConnection, store: Store, scope: Scop
 
 def _only(connection: duckdb.DuckDBPyConnection, store: Store, plans: Sequence[Plan]) -> str:
     """What keeps the rows of these plans, where their files hold those of others."""
-    if tables.rows_of(store, plans) is None:
+    if not tables.hold_others(store, plans):  # no expression of pyarrow, which loads pandas for it
         return ""
     units = [(unit,) for plan in plans if plan.borrowed for unit in tables.units_of(store, plan.plan_id)]
     _table(connection, "hidden.borrowed", {"unit": "VARCHAR"}, units)

@@ -1,7 +1,12 @@
 """What a command finds around it and was not meant for it: proxies of a company, a working folder that is gone."""
 
 import os
+import sys
 import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from types import ModuleType
 
 from vis_models.config import BadConfig
 
@@ -47,3 +52,23 @@ def enter_folder() -> None:
             raise BadConfig(
                 f"the folder {folder} where `vis up` was started is gone ({error.strerror}): start it again"
             ) from None
+
+
+class _Absent(MetaPathFinder):
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError("No module named 'pandas'", name=fullname)
+
+
+@contextmanager
+def without_pandas() -> Iterator[None]:
+    """Inside, pandas counts as not installed.
+
+    pyarrow imports it to see whether a list is one of its columns, which takes longer than most answers do.
+    """
+    absent = _Absent()
+    sys.meta_path.insert(0, absent)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(absent)

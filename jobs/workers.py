@@ -69,6 +69,11 @@ def ray_to_join(settings: Settings) -> tuple[str | None, str]:
     return given, f"joined the Ray at RAY_ADDRESS={given}; VIS_RAY_ADDRESS=local works on this machine alone"
 
 
+def may_be_alone(settings: Settings) -> bool:
+    """Whether one worker on this machine may be what the settings ask for; how many GPUs there are decides the rest."""
+    return settings.workers <= 1 and ray_to_join(settings)[0] is None
+
+
 def unanswered(address: str) -> str:
     """Why there can be no Ray at this address, which Ray itself finds out after minutes; empty: something answers."""
     if address == "auto":

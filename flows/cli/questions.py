@@ -10,6 +10,7 @@ import typer
 from flows.cli.running import run_flow
 from flows.cli.verbs import app
 from flows.cli.words import pair, text_of
+from flows.surroundings import without_pandas
 
 
 @app.command()
@@ -78,7 +79,7 @@ def query(
     sql = question or text_of(str(file))
     form = form_of(form, output)
     scope = Scope(plan, evaluation, tuple(pair(each, "--join", "labels=tags.csv") for each in join or []))
-    with nullcontext(sys.stdout.buffer) if output is None else create(output) as target:
+    with without_pandas(), nullcontext(sys.stdout.buffer) if output is None else create(output) as target:
         answer = ask(sql, Store.open(Settings()), scope)
         footer = (*answer.read, *answer.notes)
         write(answer.table, form, target, wide=wide or answer.whole, footer=footer)

@@ -27,13 +27,15 @@ def run_segment(**parameters: Any) -> dict[str, Any]:
         BadConfig: as the job says.
     """
     from flows.embedded import named_elsewhere
-    from jobs.segmentation.child import may_be_alone, started_early
+    from jobs.child import started_early
+    from jobs.segmentation.alone import PLAYS
     from jobs.settings import Settings
+    from jobs.workers import may_be_alone
 
     settings = Settings()
     if named_elsewhere() or not may_be_alone(settings):
         return run_flow("flows.segment", "segment_archive", **parameters)
-    with started_early(settings):
+    with started_early(PLAYS, settings):
         with held_signals():
             from flows.progress import at_terminal
             from jobs.segmentation.segment import SegmentJob, segment
@@ -50,13 +52,14 @@ def run_flow(module: str, flow: str, **parameters: Any) -> dict[str, Any]:
         KeyboardInterrupt: Ctrl-C, which Ray Train turns into an exit without an error.
     """
     from flows.embedded import prefect_api
-    from jobs.segmentation.child import started_early
+    from jobs.child import started_early
+    from jobs.segmentation.alone import PLAYS
     from jobs.settings import Settings
     from vis_models.config import BadConfig
 
     if sys.stderr.isatty():  # the first words of the flow itself take a while on a busy machine
         print(f"{flow.replace('_', ' ')}: starts", file=sys.stderr, flush=True)
-    with started_early(Settings()) if module in SEGMENTING else nullcontext(), prefect_api() as wait:
+    with started_early(PLAYS, Settings()) if module in SEGMENTING else nullcontext(), prefect_api() as wait:
         with held_signals():
             run = getattr(import_module(module), flow)  # brings Prefect while the API and the worker start
         wait()

@@ -8,6 +8,7 @@ import typer
 from flows.cli.running import run_flow
 from flows.cli.verbs import ModelOption, app
 from flows.cli.words import figures_of
+from flows.surroundings import without_pandas
 from flows.terminal import typed
 
 ORACLE_HELP = (
@@ -121,7 +122,7 @@ def _score_files(labels: str, results: str | None, plan: str | None, chosen: dic
     address = store.address(data_file(store, labels, rule))
     command = typed()
     job = EvaluateJob(data=address, results=results, plan=plan, command=command, **chosen | {"holdout": rule})
-    with at_terminal() as progress:
+    with without_pandas(), at_terminal() as progress:
         return evaluate(job, store.settings, progress).model_dump(mode="json")
 
 

@@ -24,7 +24,7 @@ from jobs.training.recipes.base import TrainJob
 from jobs.training.stages import gate_of, starting_model
 from jobs.training.train import check_gate
 from jobs.training.validation import Encode, play
-from jobs.training.watch import Stopwatch, say
+from jobs.training.watch import Stopwatch
 from jobs.training.worker import encodings_folder
 from vis_models.cards import WEIGHTS
 from vis_models.checkpoints import build, initialise
@@ -160,7 +160,7 @@ def run_row(job: TrainJob, shared: Shared, board: Any) -> tuple[dict[str, Any], 
         losses.append(float(torch.stack(list(terms.values())).sum()))
         if watch.due() or done == stage.iterations:
             run = f"{job.recipe} seed {job.seed}"
-            say(board, 0, {"run": run, "done": done, "of": stage.iterations, "loss": losses[-1]})
+            board.write.remote({"run": run, "done": done, "of": stage.iterations, "loss": losses[-1]})
     minutes = (time.perf_counter() - started) / 60
     results = list(track(model.eval(), shared))
     last = losses[-max(len(losses) // 10, 1) :]

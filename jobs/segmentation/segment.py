@@ -22,12 +22,12 @@ from jobs.archives.sampling import asked
 from jobs.archives.sources import Sampling, uri_of
 from jobs.archives.verify import verified
 from jobs.results_files import read_json
-from jobs.segmentation.child import alone, may_be_alone
+from jobs.segmentation.alone import alone
 from jobs.segmentation.plans import STAGES, Load, ShardJob, Unit, noted, settings_id, write_shards
 from jobs.segmentation.work import STATUSES, Only, Publisher, Work, find_work
 from jobs.settings import Settings, without_signature
 from jobs.store import Part, Plan, Purpose, Store, code_version, now
-from jobs.workers import Say, Workers, ray_to_join
+from jobs.workers import Say, Workers, may_be_alone, ray_to_join
 from vis_models.cards import ModelCard, read_card
 from vis_models.config import BadConfig, Config, config_hash
 from vis_models.progress import Progress

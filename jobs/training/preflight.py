@@ -20,7 +20,7 @@ from jobs.settings import Settings
 from jobs.store import Store
 from jobs.training.descent import Losses, LossTerms, descend, optimizer_of
 from jobs.training.recipes.base import Stage, TrainJob
-from jobs.training.run_files import OPTIMIZER, WEIGHTS
+from jobs.training.run_files import KEPT_CHECKPOINTS, OPTIMIZER, WEIGHTS
 from jobs.training.stages import (
     Sets,
     gate_of,
@@ -38,7 +38,6 @@ from vis_models.metrics.detector import frame_mask_ap
 from vis_models.progress import Progress
 from vis_models.types import Rows
 
-KEPT_CHECKPOINTS = 2
 SAMPLES_ON_CPU = 2
 """Clips of a rehearsed step; a GPU gets the whole batch, as its memory is part of the question."""
 

@@ -1,41 +1,46 @@
-"""Frames and labels in, a registered model out: stages of gradient descent on Ray Train.
+"""Frames and labels in, a registered model out: stages of gradient descent.
 
 One road: `prepare_data` -> `prepare_run` -> `train_stage` and `check_gate` for each stage -> `register`. What can go
-wrong is looked for before the first stage, for all of them (`preflight.py`); what a worker does is in `worker.py`.
-Everything of a run lies under `vis/v1/runs/<run_id>/`; running the same id again goes on where it stopped:
-a finished stage is read from its `done.json`, an unfinished one continues from its last checkpoint.
+wrong is looked for before the first stage, for all of them (`preflight.py`); who does the work is in `crew.py`, what a
+worker does in `worker.py`. Everything of a run lies under `vis/v1/runs/<run_id>/`; running the same id again goes on
+where it stopped: a finished stage is read from its `done.json`, an unfinished one continues from its last checkpoint.
 """
 
 import json
-import os
-import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import ray
-import ray.train
 import torch
-from ray.exceptions import RayTaskError
-from ray.train.torch import TorchTrainer
 from safetensors.torch import load_file
 
-from jobs.cluster import Workers, cluster
 from jobs.launch import LostWorker
 from jobs.models import put, registered
 from jobs.settings import Settings
 from jobs.store import Store, code_version
 from jobs.training import preflight
+from jobs.training.crew import Crew, Lost, Place, gathered
 from jobs.training.data_sets import Data, prepare_data, read_data, read_sets, require_same_data
 from jobs.training.recipes.base import Stage, TrainJob
-from jobs.training.run_files import DONE, LEFT_OUT, RESULT, RUNS, SPEC, TYPED, WEIGHTS, stage_folder
+from jobs.training.run_files import (
+    DONE,
+    LEFT_OUT,
+    RESULT,
+    RUNS,
+    SPEC,
+    TYPED,
+    WEIGHTS,
+    last_metrics,
+    newest_checkpoint,
+    stage_folder,
+)
 from jobs.training.runs import at_place, figures_of
 from jobs.training.stages import sized, starting_model
-from jobs.training.watch import relay
+from jobs.training.watch import hearing
 from jobs.training.worker import train_on_worker
 from jobs.workers import ray_to_join
 from vis_models.checkpoints import ModelCard, build, save_model
@@ -75,19 +80,14 @@ def train(
     prepare_run(job, todo, data, settings, run_id, report)
     metrics: dict[str, float] = {}
     weights = None
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # how long a checkpoint waits for its answer
-    if not ray_to_join(settings)[0]:
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
-    report("start Ray", 0, 1, {})
-    with cluster(settings) as workers:
-        report("start Ray", 1, 1, {})
-        preflight.check_batches(todo, workers.count)
+    with gathered(settings, f"{RUNS}/{run_id}", report) as crew:
+        preflight.check_batches(todo, crew.workers.count)
         if todo and not _workers_here(settings):
             report(REHEARSAL, 0, 1, {})
-            rehearse_there(job, todo, data, settings, run_id, workers)
+            crew.try_out(partial(rehearse, job, todo, data, settings, run_id))
             report(REHEARSAL, 1, 1, {})
         for stage in job.to_train:
-            done = train_stage(job, stage, data, settings, workers, run_id, weights, report)
+            done = train_stage(job, stage, data, settings, crew, run_id, weights, report)
             weights = done["weights"]
             metrics |= figures_of(stage.name, done["metrics"])
             check_gate(job, stage, metrics)
@@ -129,26 +129,15 @@ def prepare_run(
         report(REHEARSAL, 1, 1, {})
 
 
-def rehearse_there(
-    job: TrainJob, todo: Sequence[Stage], data: Data, settings: Settings, run_id: str, workers: Workers
-) -> None:
+def rehearse(job: TrainJob, todo: Sequence[Stage], data: Data, settings: Settings, run_id: str, place: Place) -> None:
     """The rehearsal where the workers will be: on a GPU, or on another machine, which reads the data by itself."""
-
-    def rehearse() -> None:
-        sets, _ = read_sets(job, data, Store.open(settings), run_id)
-        folder = f"{RUNS}/{run_id}/rehearsal"
-        gate = partial(check_gate, job)
-        preflight.rehearse(job, todo, sets, settings, folder, workers.device, workers.count, gate)
-
-    gpu = workers.device == "cuda"
-    try:
-        ray.get(ray.remote(num_cpus=0 if gpu else 1, num_gpus=int(gpu), max_calls=1)(rehearse).remote())
-    except RayTaskError as error:
-        raise error.cause from None
+    sets, _ = read_sets(job, data, Store.open(settings), run_id)
+    folder, workers = f"{RUNS}/{run_id}/rehearsal", place.workers
+    preflight.rehearse(job, todo, sets, settings, folder, workers.device, workers.count, partial(check_gate, job))
 
 
 def _workers_here(settings: Settings) -> int | None:
-    """How many workers there will be where that is known without Ray: on the CPU of this machine."""
+    """How many workers there will be where that is known before they are there: on the CPU of this machine."""
     on_gpus = settings.device != "cpu" and torch.cuda.is_available()
     return None if ray_to_join(settings)[0] or on_gpus else settings.workers or 1
 
@@ -180,12 +169,12 @@ def train_stage(
     stage: Stage,
     data: Data,
     settings: Settings,
-    workers: Workers,
+    crew: Crew,
     run_id: str,
     start: str | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Run one stage to its end on the workers of `settings`, or return what an earlier run of it reached.
+    """Run one stage to its end, or return what an earlier run of it reached.
 
     Returns:
         `weights`, the key of its final weights in the store, and `metrics` of its end.
@@ -193,80 +182,25 @@ def train_stage(
     store, folder = Store.open(settings), stage_folder(run_id, stage)
     if store.exists(f"{folder}/{DONE}"):
         return store.read_json(f"{folder}/{DONE}")
-    with relay(stage, progress) as board:
-
-        def work() -> None:
-            train_on_worker(job, stage, data, settings, workers, run_id, start, board)
-
-        result = _fit(work, stage, store, workers, run_id, progress)
-    if result.checkpoint is None or result.metrics is None:
-        raise RuntimeError(f"stage {stage.name} of run {run_id} ended without a checkpoint")
-    weights = f"{folder}/{RESULT if stage.validate_every else WEIGHTS}"
-    if not stage.validate_every:  # else the best weights are there already
-        with result.checkpoint.as_directory() as checkpoint:
-            handed_on = Path(checkpoint) / (RESULT if stage.average else WEIGHTS)
-            store.write_bytes(weights, handed_on.read_bytes())
-    done = {"weights": weights, "metrics": result.metrics}
-    store.write_json(f"{folder}/{DONE}", done)
-    return done
-
-
-def _fit(
-    work: Callable[[], None], stage: Stage, store: Store, workers: Workers, run_id: str, progress: Progress
-) -> ray.train.Result:
-    """The work done by all workers. Lost ones are replaced and go on at the last checkpoint, each time with a note.
-
-    Raises:
-        LostWorker: they were lost too often.
-        Exception: what our own code raised on a worker; trying that again would end in the same place.
-    """
+    task, hear = partial(train_on_worker, job, stage, data, settings, run_id, start), hearing(stage, progress)
     for losses in count(1):
         try:
-            return _trainer(work, stage, store, workers, run_id).fit()
-        except ray.train.TrainingFailedError as error:
-            reason = why_lost(error)
+            crew.run(task, stage.name, hear)
+            break
+        except Lost as lost:
             if losses > LOSSES:
-                raise LostWorker(f"stage {stage.name} lost its workers {losses} times, at last: {reason}") from error
-            note = f"lost a worker ({reason}); goes on from the last checkpoint, {losses} of at most {LOSSES} times"
+                raise LostWorker(f"stage {stage.name} lost its workers {losses} times, at last: {lost}") from lost
+            note = f"lost a worker ({lost}); goes on from the last checkpoint, {losses} of at most {LOSSES} times"
             progress(f"train {stage.name}", 0, stage.iterations, {"note": note})
-    raise AssertionError
-
-
-def why_lost(error: ray.train.TrainingFailedError) -> str:
-    """In words, how a process or a machine was lost. Raises what our own code raised, if that is what happened."""
-    failures = getattr(error, "worker_failures", None) or {}
-    for failure in failures.values():
-        if not _of_surroundings(failure):
-            raise failure from error
-    reasons = {str(rank): failure for rank, failure in failures.items()} or {"all": error}
-    return "; ".join(
-        f"{rank}: {type(each).__name__}: {str(each).splitlines()[0][:200]}" for rank, each in reasons.items()
-    )
-
-
-def _of_surroundings(failure: BaseException) -> bool:
-    """Did Ray raise it, or the network between the workers, which breaks when one of them is gone?"""
-    from_ray = type(failure).__module__.startswith("ray.") and not isinstance(failure, RayTaskError)
-    gone = isinstance(failure, torch.distributed.DistError)
-    return from_ray or gone or (isinstance(failure, RuntimeError) and bool(re.search(r"\bgloo\b|NCCL", str(failure))))
-
-
-def _trainer(work: Callable[[], None], stage: Stage, store: Store, workers: Workers, run_id: str) -> TorchTrainer:
-    return TorchTrainer(
-        work,
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers.count,
-            use_gpu=workers.device == "cuda",
-            resources_per_worker={"CPU": workers.cpus} | ({"GPU": 1} if workers.device == "cuda" else {}),
-        ),
-        run_config=ray.train.RunConfig(
-            name=stage.name,
-            storage_path=store.path(f"{RUNS}/{run_id}"),
-            storage_filesystem=store.arrow,
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=preflight.KEPT_CHECKPOINTS),
-            failure_config=ray.train.FailureConfig(max_failures=0),  # of Ray's; `_fit` knows which to try again
-        ),
-    )
+    last = newest_checkpoint(store, folder)
+    assert last is not None  # a stage ends with one
+    weights = f"{folder}/{RESULT if stage.validate_every else WEIGHTS}"
+    if not stage.validate_every:  # else the best weights are there already
+        handed_on = RESULT if stage.average else WEIGHTS
+        store.write_bytes(weights, store.read_bytes(f"{last[0]}/{handed_on}"))
+    done = {"weights": weights, "metrics": last_metrics(store, folder)}
+    store.write_json(f"{folder}/{DONE}", done)
+    return done
 
 
 def check_gate(job: TrainJob, stage: Stage, metrics: dict[str, float]) -> None:

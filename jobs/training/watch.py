@@ -3,14 +3,12 @@
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tensorboardX import SummaryWriter
 
-from jobs.cluster import listening
 from jobs.store import Store
 from jobs.training.recipes.base import Stage
 from jobs.training.run_files import CURVE, read_curve
@@ -95,14 +93,8 @@ class Stopwatch:
         return self.waited_s / max(time.monotonic() - self.start, 1e-9)
 
 
-def say(board: Any, rank: int, note: dict[str, Any]) -> None:
-    if rank == 0:
-        board.write.remote(note)
-
-
-@contextmanager
-def relay(stage: Stage, progress: Progress) -> Iterator[Any]:
-    """A board for `say`; what the workers say on it is passed on while the driver waits for them."""
+def hearing(stage: Stage, progress: Progress) -> Callable[[dict[str, Any]], None]:
+    """Passes on what the workers of a stage say of it."""
 
     def hear(note: dict[str, Any]) -> None:
         if "encoded" in note:
@@ -112,5 +104,4 @@ def relay(stage: Stage, progress: Progress) -> Iterator[Any]:
             progress(f"train {stage.name}", note.get("done", 0), stage.iterations, info)
 
     progress(f"train {stage.name}", 0, stage.iterations, {})  # the workers take their time until they say a word
-    with listening(hear) as board:
-        yield board
+    return hear

@@ -1,4 +1,4 @@
-"""What one of the workers of a stage does, on Ray Train: its share of every batch, scores, checkpoints.
+"""What one of the workers of a stage does, wherever it runs: its share of every batch, scores, checkpoints.
 
 Sample n of a run is the same for any number of workers, and after a resume.
 """
@@ -9,16 +9,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import ray
-import ray.train
 import torch
-from ray.train.torch import get_device, prepare_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from jobs.cluster import Workers
 from jobs.settings import Settings
 from jobs.store import Store
+from jobs.training.crew import Place
 from jobs.training.data_sets import Data, read_sets
 from jobs.training.descent import (
     Losses,
@@ -32,7 +29,14 @@ from jobs.training.descent import (
     optimizer_of,
 )
 from jobs.training.recipes.base import Stage, TrainJob
-from jobs.training.run_files import OPTIMIZER, ORIGIN, RESULT, TAKEN, WEIGHTS, stage_folder
+from jobs.training.run_files import (
+    OPTIMIZER,
+    RESULT,
+    WEIGHTS,
+    newest_checkpoint,
+    stage_folder,
+    write_checkpoint,
+)
 from jobs.training.stages import (
     Sets,
     broken_tensors,
@@ -45,7 +49,7 @@ from jobs.training.stages import (
     trained_part,
 )
 from jobs.training.validation import Judge
-from jobs.training.watch import MEAN_OVER, Curve, Stopwatch, say
+from jobs.training.watch import MEAN_OVER, Curve, Stopwatch
 from vis_models.checkpoints import build, weights_hash
 from vis_models.config import config_hash
 from vis_models.data.annotations import digest
@@ -56,20 +60,15 @@ from vis_models.losses import worker_count
 
 
 def train_on_worker(
-    job: TrainJob,
-    stage: Stage,
-    data: Data,
-    settings: Settings,
-    workers: Workers,
-    run_id: str,
-    start: str | None,
-    board: Any,
+    job: TrainJob, stage: Stage, data: Data, settings: Settings, run_id: str, start: str | None, place: Place
 ) -> None:
-    """One of the workers of a stage, from first iteration to last checkpoint."""
-    store = Store.open(settings)
-    rank = ray.train.get_context().get_world_rank()
-    torch.set_num_threads(workers.cpus)
-    device = get_device()
+    """One of the workers of a stage, from first iteration to last checkpoint.
+
+    Args:
+        start: key of the weights that the stage before ended with.
+    """
+    store, rank, device = Store.open(settings), place.rank, place.device
+    torch.set_num_threads(place.workers.cpus)
     sets, _ = read_sets(job, data, store, run_id, bool(stage.mixture_epoch))
     model, origin = _model(job, sets, store, start)
     model.to(device, memory_format=torch.channels_last)
@@ -82,12 +81,15 @@ def train_on_worker(
     mean = RunningMean(part, stage.average) if stage.average else None
     folder, terms = stage_folder(run_id, stage), LossTerms()
     first = _restore(store, folder, model, optimizer, mean, terms)
-    for note in (f"goes on after iteration {first}" if first else origin, _about_norms(stage, part, workers)):
+    for note in (
+        f"goes on after iteration {first}" if first else origin,
+        _about_norms(stage, part, place.workers.count),
+    ):
         if note:
-            say(board, rank, {"note": note})
+            place.say({"note": note})
     clips = samples_of(job, stage, sets.train, sets.extra)
-    batches, losses = _batches(job, stage, model, part, clips, device, first, board, settings)
-    module = prepare_model(losses, parallel_strategy="ddp" if workers.count > 1 else None)
+    batches, losses = _batches(job, stage, model, part, clips, first, place, settings)
+    module = place.share(losses)
     curve = Curve(store, folder, rank, first)
     judge = Judge(stage, model, sets.val, store, folder)
     watch = Stopwatch()
@@ -99,17 +101,17 @@ def train_on_worker(
         if watch.due() or last:
             terms.require_finite(stage)
             speed = {"it_per_s": watch.rate(done - first), "waiting": watch.waiting()}
-            say(board, rank, {"done": done, "loss": terms.so_far()} | speed)
+            place.say({"done": done, "loss": terms.so_far()} | speed)
         if done % MEAN_OVER == 0 or last:
             curve.add(done, terms.means() | {"learning_rate": learning_rate(stage, done - 1)})
         scores: dict[str, float] = {}
         if rank == 0 and judge.due(done):
             terms.require_finite(stage)
             with mean.in_place() if mean else nullcontext():
-                say(board, rank, {"done": done, "note": f"scoring the {stage.name} on held-out videos"})
+                place.say({"done": done, "note": f"scoring the {stage.name} on held-out videos"})
                 curve.add(done, figures := judge.score())
                 scores = judge.keep(done, figures)
-            say(board, rank, {"done": done} | figures)
+            place.say({"done": done} | figures)
         if done % stage.checkpoint_every == 0 or last:
             terms.require_finite(stage)
             if broken := broken_tensors(model, optimizer):
@@ -117,7 +119,8 @@ def train_on_worker(
             terms.share()
             metrics = {"iteration": done} | ({"loss": curve.loss} if curve.loss is not None else {}) | scores
             curve.save(last)
-            _checkpoint(model, optimizer, mean, terms, done, metrics, rank)
+            if rank == 0:  # the others wait for it where they share gradients
+                _checkpoint(store, folder, model, optimizer, mean, terms, done, metrics)
 
 
 def _model(job: TrainJob, sets: Sets, store: Store, start: str | None) -> tuple[Any, str]:
@@ -129,12 +132,12 @@ def _model(job: TrainJob, sets: Sets, store: Store, start: str | None) -> tuple[
     return starting_model(job, sets.train, store)
 
 
-def _about_norms(stage: Stage, part: nn.Module, workers: Workers) -> str:
+def _about_norms(stage: Stage, part: nn.Module, workers: int) -> str:
     """Said where somebody may wonder."""
     learn = any(isinstance(norm, nn.BatchNorm2d) and norm.training for norm in part.modules())
-    if stage.batch_norm == "synchronised" and not (learn and workers.count > 1):
+    if stage.batch_norm == "synchronised" and not (learn and workers > 1):
         return ""
-    return f"batch norms are {stage.batch_norm}" + (f" over {workers.count} workers" if workers.count > 1 else "")
+    return f"batch norms are {stage.batch_norm}" + (f" over {workers} workers" if workers > 1 else "")
 
 
 def encodings_folder(settings: Settings, model: Any, clips: ClipSet) -> Path:
@@ -155,17 +158,15 @@ def _batches(
     model: Any,
     part: Any,
     clips: ClipSet | Mixture,
-    device: torch.device,
     first: int,
-    board: Any,
+    place: Place,
     settings: Settings,
 ) -> tuple[Iterator[tuple], Losses]:
     """This worker's share of every global batch from iteration `first` on, and the loss that takes it.
 
     Sample n of a run is the same for any number of workers.
     """
-    context = ray.train.get_context()
-    rank, each = context.get_world_rank(), stage.batch_size // context.get_world_size()
+    rank, device, each = place.rank, place.device, stage.batch_size // place.workers.count
     samples = [
         list(range(iteration * stage.batch_size + rank * each, iteration * stage.batch_size + (rank + 1) * each))
         for iteration in range(first, stage.iterations)
@@ -181,8 +182,8 @@ def _batches(
             model.encoded,
             lambda one: model.encode_clips(one.to(device)),
             encodings_folder(settings, model, clips),
-            (context.get_local_rank(), context.get_local_world_size()),
-            lambda done, total: say(board, rank, {"encoded": done, "of": total}),
+            (place.local_rank, place.local_count),
+            lambda done, total: place.say({"encoded": done, "of": total}),
         )
         if worker_count() > 1:
             torch.distributed.barrier()  # any sample can need any copy
@@ -207,36 +208,32 @@ def _restore(
     terms: LossTerms,
 ) -> int:
     """Go on from this stage's last checkpoint, or from another run's that it took over. Returns the next iteration."""
-    if checkpoint := ray.train.get_checkpoint():
-        with checkpoint.as_directory() as here:
-            return load_state(Path(here), model, optimizer, mean, terms)
-    if store.exists(f"{folder}/{ORIGIN}/{TAKEN}"):
-        with tempfile.TemporaryDirectory() as here:
-            for name in (WEIGHTS, OPTIMIZER):
-                (Path(here) / name).write_bytes(store.read_bytes(f"{folder}/{ORIGIN}/{name}"))
-            return load_state(Path(here), model, optimizer, mean, terms)
-    return 0
+    newest = newest_checkpoint(store, folder)
+    if not newest:
+        return 0
+    with tempfile.TemporaryDirectory() as here:
+        for name in (WEIGHTS, OPTIMIZER):
+            (Path(here) / name).write_bytes(store.read_bytes(f"{newest[0]}/{name}"))
+        return load_state(Path(here), model, optimizer, mean, terms)
 
 
 def _checkpoint(
+    store: Store,
+    folder: str,
     model: Any,
     optimizer: torch.optim.Optimizer,
     mean: RunningMean | None,
     terms: LossTerms,
     iteration: int,
     metrics: dict[str, float],
-    rank: int,
 ) -> None:
-    """Report to Ray Train, which waits for all workers; the first one brings the files."""
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = None
-        if rank == 0:
-            save_state(Path(folder), model, optimizer, iteration, mean, terms)
-            if mean:
-                with mean.in_place():
-                    save_weights(Path(folder) / RESULT, model)
-            checkpoint = ray.train.Checkpoint.from_directory(folder)
-        ray.train.report(metrics, checkpoint=checkpoint)
+    with tempfile.TemporaryDirectory() as here:
+        files = Path(here)
+        save_state(files, model, optimizer, iteration, mean, terms)
+        if mean:
+            with mean.in_place():
+                save_weights(files / RESULT, model)
+        write_checkpoint(store, folder, iteration, files, metrics)
 
 
 def _tensors(store: Store, key: str) -> dict[str, Tensor]:

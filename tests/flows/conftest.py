@@ -141,8 +141,8 @@ def trained(vis: Program) -> Trained:
     """A store with a registered model."""
     runs = Path(vis.environment["VIS_STORE"]) / "vis/v1/runs"
     with vis.start(*TRAIN, "--name", "first-steps") as process:
-        # Ray's list of checkpoints comes after the checkpoint; a folder without it is none yet
-        while process.poll() is None and not any(runs.glob("*/detector/checkpoint_manager_snapshot.json")):
+        # what says which checkpoint is the newest comes after it; a folder without it is none yet
+        while process.poll() is None and not any(runs.glob("*/detector/newest.json")):
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everything in it
         out, stopped = process.communicate(timeout=PATIENCE_S)

@@ -138,6 +138,42 @@ for arguments in {[arguments for arguments, _ in BEFORE_AN_ENGINE]}:
     assert {line[:3] for line in done.stdout.splitlines()} == {"[] "}, done.stdout
 
 
+def test_a_question_and_the_score_of_a_file_do_without_pandas_though_pyarrow_would_bring_it(tmp_path):
+    labels = {
+        "videos": [{"id": 1, "width": 8, "height": 6, "length": 1, "file_names": ["1/0.jpg"]}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [
+            {
+                "id": 1,
+                "video_id": 1,
+                "category_id": 1,
+                "iscrowd": 0,
+                "segmentations": [{"size": [6, 8], "counts": [0, 48]}],
+                "bboxes": [[0, 0, 8, 6]],
+                "areas": [48],
+            }
+        ],
+    }
+    track = {"video_id": 1, "category_id": 1, "score": 1.0, "segmentations": labels["annotations"][0]["segmentations"]}
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    (tmp_path / "results.json").write_text(json.dumps([track]))
+    code = """
+import sys
+from flows.cli import main
+for line in ("evaluate --gt labels.json --results results.json", "query score-history"):
+    sys.argv = ["vis", *line.split()]
+    try:
+        main()
+    except SystemExit as end:
+        print(end.code, "pandas._libs" in sys.modules)
+import pandas
+"""
+    environment = os.environ | {"VIS_STORE": str(tmp_path / "lake"), "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    ends = [line for line in done.stdout.splitlines() if line.endswith(("True", "False"))]
+    assert ends == ["0 False", "0 False"], done.stdout + done.stderr
+
+
 def type_in(monkeypatch, capsys, tmp_path, *arguments: object) -> str:
     """What a verb prints that ends well, in this process."""
     monkeypatch.setenv("VIS_STORE", str(tmp_path / "lake"))  # set here so that what a verb sets is put back

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,18 @@ from jobs.training.data_sets import Data, read_sets, require_same_data
 from jobs.training.forks import take_over
 from jobs.training.recipes.base import TrainJob
 from jobs.training.recipes.catalogue import build
-from jobs.training.run_files import CURVE, DONE, LEFT_OUT, OPTIMIZER, RUNS, WEIGHTS, read_curve
+from jobs.training.run_files import (
+    CURVE,
+    DONE,
+    LEFT_OUT,
+    OPTIMIZER,
+    RUNS,
+    WEIGHTS,
+    last_metrics,
+    newest_checkpoint,
+    read_curve,
+    write_checkpoint,
+)
 from jobs.training.runs import asked_for, check_data, compared, delete, resumable, run_of, runs, says_why_it_ends
 from jobs.training.train import freeze
 from vis_models.config import BadConfig
@@ -220,16 +232,52 @@ def test_a_run_goes_on_with_its_own_data_and_names_the_videos_that_are_others(st
         compare(here)
 
 
+# ---- checkpoints -------------------------------------------------------------------------------------------------
+
+
+def test_two_checkpoints_of_a_stage_are_kept_and_the_newest_is_whole(store: Store, tmp_path: Path):
+    folder = f"{RUNS}/run/detector"
+    assert newest_checkpoint(store, folder) is None
+    for iteration in (5, 10, 15):
+        files = tmp_path / str(iteration)
+        files.mkdir()
+        (files / WEIGHTS).write_bytes(b"%d" % iteration)
+        write_checkpoint(store, folder, iteration, files, {"loss": float(iteration)})
+    assert [key.split("/")[-2] for key in store.list(folder)[:-1]] == ["checkpoint_00000010", "checkpoint_00000015"]
+    newest = newest_checkpoint(store, folder)
+    assert newest == (f"{folder}/checkpoint_00000015", 15)
+    assert store.read_bytes(f"{newest[0]}/{WEIGHTS}") == b"15"
+    assert last_metrics(store, folder) == {"loss": 15.0}
+    store.write_bytes(f"{folder}/checkpoint_00000020/{WEIGHTS}", b"half of")  # killed while it wrote
+    assert newest_checkpoint(store, folder) == newest
+
+
+def test_a_run_whose_checkpoints_ray_train_kept_goes_on(store: Store, tmp_path: Path):
+    folder = f"{RUNS}/run/detector"
+    for day in (1, 2):
+        store.write_bytes(f"{folder}/checkpoint_2026-11-0{day}_10-00-00/{WEIGHTS}", b"of Ray")
+    newest = {"checkpoint_dir_name": "checkpoint_2026-11-02_10-00-00", "metrics": {"iteration": 500}}
+    store.write_json(f"{folder}/checkpoint_manager_snapshot.json", {"latest_checkpoint_result": newest})
+    assert newest_checkpoint(store, folder) == (f"{folder}/checkpoint_2026-11-02_10-00-00", 500)
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / WEIGHTS).write_bytes(b"ours")
+    write_checkpoint(store, folder, 1000, files, {})
+    assert newest_checkpoint(store, folder) == (f"{folder}/checkpoint_00001000", 1000)
+    kept = sorted({key.split("/")[-2] for key in store.list(folder) if WEIGHTS in key})
+    assert kept == ["checkpoint_00001000", "checkpoint_2026-11-02_10-00-00"]
+
+
 # ---- one run from the checkpoint of another ----------------------------------------------------------------------
 
 
 def checkpoint(store: Store, run: str, stage: str, iteration: int) -> None:
-    """What Ray Train leaves behind, with contents that can be told apart."""
+    """What a worker leaves behind, with contents that can be told apart."""
     folder = f"{RUNS}/{run}/{stage}"
-    for name in (WEIGHTS, OPTIMIZER):
-        store.write_bytes(f"{folder}/c{iteration}/{name}", f"{run} {name} {iteration}".encode())
-    newest = {"checkpoint_dir_name": f"c{iteration}", "metrics": {"iteration": iteration}}
-    store.write_json(f"{folder}/checkpoint_manager_snapshot.json", {"latest_checkpoint_result": newest})
+    with tempfile.TemporaryDirectory() as here:
+        for name in (WEIGHTS, OPTIMIZER):
+            (Path(here) / name).write_text(f"{run} {name} {iteration}")
+        write_checkpoint(store, folder, iteration, Path(here), {})
     store.write_bytes(f"{folder}/{CURVE}", b'{"iteration": 20, "loss": 1.0}\n')
 
 

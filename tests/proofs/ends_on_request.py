@@ -13,7 +13,7 @@ import pytest
 from tests.flows.conftest import PATIENCE_S, TRAIN, Program, environment, vis
 
 __all__ = ["environment", "vis"]  # fixtures
-CHECKPOINT = "detector/checkpoint_manager_snapshot.json"
+CHECKPOINT = "detector/newest.json"
 
 
 @pytest.fixture

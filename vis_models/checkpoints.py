@@ -1,80 +1,31 @@
 """Model folders of the house, and published checkpoints in their own layouts.
 
 A model folder is `model.safetensors` and `card.json`; loading one runs no code from outside. Published
-checkpoints are read with `torch.load(weights_only=True)`, or as a pickle of nothing but numpy's arrays, and renamed key
-by key; what did not fit is reported.
+checkpoints are renamed key by key; what did not fit is reported.
 """
 
 import hashlib
-import pickle
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vis_models.cards import CARD, WEIGHTS, ModelCard, kind_of_weights, read_card, weights_of
+from vis_models.cards import CARD, WEIGHTS, ModelCard, read_card, weights_of
 from vis_models.config import BadConfig
 from vis_models.data.annotations import Category
+from vis_models.rgnn import layouts
+from vis_models.rgnn.layouts import OURS
 from vis_models.rgnn.model import INITIAL_VARIANCES
+from vis_models.tensor_files import read_tensors, require_finite
 from vis_models.zoo import config_class, model_class
 
-OURS = "vislake"
-"""Layout of our own files."""
 COUNTER = "num_batches_tracked"
 """Of batch norms: counts that nothing reads, and that older files do not have."""
-KNOWN = (
-    "torchvision ResNet (layer1.0.conv1.weight), YOLACT (backbone.layers.0...), "
-    "RGNN (backbone.layer1... and detector...), ours (detector.backbone...)"
-)
-
-
-# The authors' RGNN, beginnings of their keys -> of ours; "bkg" is tau_0, "eta" the trust in a new appearance
-RGNN_NAMES = {
-    "backbone.": "detector.backbone.",
-    "detector.prediction_layers.0.": "detector.head.",
-    "appnet.feat_nets.bb_feats_s8.0.": "appearance_c4.",
-    "appnet.feat_nets.bb_feats_s16.0.": "appearance_c5.",
-    "detection_descriptor_extractor.appearance_layers.": "appearance.",
-    "track_detection_matcher.score_layers.trkdet.": "match_head.",
-    "track_detection_matcher.score_layers.bkgdet.": "init_head.",
-    "track_descriptor.init_var_background": "empty_initial_variance_logit",
-    "track_descriptor.init_var": "initial_variance_logit",
-    "track_descriptor.memory_layers.tracks.x.": "gate.x.",
-    "track_descriptor.memory_layers.tracks.prev_out.": "gate.previous.",
-    "track_descriptor.memory_layers.background.x.": "empty_gate.x.",
-    "track_descriptor.memory_layers.background.prev_out.": "empty_gate.previous.",
-    "track_descriptor.out_layers.lbscores.": "class_head.",
-    "track_descriptor.out_layers.mean_eta.": "kappa_head.",
-    "track_descriptor.out_layers.var_eta.": "nu_head.",
-    "track_descriptor.out_layers.var_new.": "variance_head.",
-    "track_module.embedding_to_seg_layers.0.": "mask_embedding.",
-    "track_module.seg_layers.": "mask_net.",
-}
-RGNN_BLOCK = {
-    "bkgdet.out.": "empty_edge.",
-    "trkdet.out.": "edge.",
-    "bkg.out.0.": "empty.",
-    "trk.out.0.": "track.",
-    "det.out.0.": "detection.",
-    "bkg.bkgdet_sigmoid.": "gates.empty.net.",
-    "trk.trkdet_sigmoid.": "gates.track.net.",
-    "det.trkdet_sigmoid.": "gates.detection.net.",
-    "det.bkgdet_sigmoid.": "gates.detection_from_empty.net.",
-}
-RGNN_RESIDUAL = {
-    "bkgdet.out.": "residuals.empty_edges.",
-    "trkdet.out.": "residuals.edges.",
-    "bkg.out.": "residuals.empty.",
-    "trk.out.": "residuals.tracks.",
-    "det.out.": "residuals.detections.",
-}
 
 
 def save_model(folder: Path, model: nn.Module, card: ModelCard) -> ModelCard:
@@ -125,7 +76,7 @@ def fill(model: nn.Module, folder: Path, card: ModelCard, begins: str = "") -> N
         )
     try:
         weights = load_file(folder / WEIGHTS)
-        _require_finite(folder / WEIGHTS, weights)
+        require_finite(folder / WEIGHTS, weights)
         model.load_state_dict({key: value for key, value in weights.items() if key.startswith(begins)})
     except (SafetensorError, RuntimeError) as error:
         why = str(error)[:300]
@@ -179,11 +130,11 @@ def initialise(model: nn.Module, path: Path, classes: tuple[Category, ...] = ())
     path = weights_of(path)
     state = read_tensors(path)
     try:
-        layout, renamed = _of_this_model(model, state) if hasattr(model, "from_published") else rename(state)
+        layout, renamed = _named(model, state)
     except BadConfig as error:
         raise BadConfig(f"{path}: {error}") from None
     if layout is None:
-        known = getattr(model, "published", KNOWN)
+        known = getattr(model, "published", layouts.PUBLISHED)
         raise BadConfig(f"{path}: unknown layout, keys such as {', '.join(sorted(state)[:3])}. Known: {known}.")
     if layout == OURS and (path.parent / CARD).is_file():
         _refuse_other_card(path.parent, model, classes)
@@ -280,7 +231,7 @@ def _refuse_a_part(path: Path, renamed: dict[str, Tensor], report: LoadReport) -
 
 def _refuse_other_switches(path: Path, renamed: dict[str, Tensor], model: nn.Module) -> None:
     """A graph network of another build would load in part and mean nothing: say which switches it needs."""
-    found, expected = _graph_switches(renamed), _graph_switches(model.state_dict())
+    found, expected = layouts.switches(renamed), layouts.switches(model.state_dict())
     wanted = {name: value for name, value in found.items() if expected.get(name, value) != value}
     if wanted:
         got = ", ".join(f"{name}={expected[name]}" for name in wanted)
@@ -291,161 +242,17 @@ def _refuse_other_switches(path: Path, renamed: dict[str, Tensor], model: nn.Mod
         )
 
 
-def _graph_switches(state: dict[str, Tensor]) -> dict[str, int | str]:
-    """Fields of `RgnnConfig` that the weights of an RGNN give away; none where there is no graph network."""
-    if any(key.startswith("limited.") for key in state):
-        return {"gnn": "limited"}
-    blocks = {key.split(".")[1] for key in state if key.startswith("blocks.")}
-    if not blocks:
-        return {}
-    residual = [tensor for key, tensor in state.items() if re.match(r"blocks\.0\.residuals\.tracks\..*weight$", key)]
-    switches: dict[str, int | str] = {"gnn": "full", "gnn_blocks": len(blocks), "gnn_residual": bool(residual)}
-    if residual:
-        inner, outer = residual[0].shape
-        switches |= {"bottleneck_layers": len(residual), "bottleneck": inner, "embedding": outer}
-    return switches
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by key, wrappers such as `state_dict` and `module.` taken off.
-
-    Raises:
-        BadConfig: no such file, or one that holds something else, with what it is.
-    """
-    path = weights_of(path)
-    with path.open("rb") as file:
-        beginning = file.read(64)
-    kind = kind_of_weights(str(path), beginning)
-    content: Any
-    try:
-        if kind == "safetensors":
-            content = load_file(path)
-        elif (content := read_arrays(path)) is None:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files fail in many ways; none of them may run code
-        if found := re.search(r"GLOBAL (\S+) was not an allowed global", str(error)):
-            raise BadConfig(
-                f"{path} cannot be read as a checkpoint of tensors: it was pickled with code ({found[1]}), which is "
-                "never run here. Save its tensors alone, where it was made: torch.save(model.state_dict(), PATH)."
-            ) from None
-        if "Weights only load failed" in str(error):  # its text advises to run the code that is in the file
-            raise BadConfig(
-                f"{path} cannot be read as a checkpoint of tensors: a pickle of something else, and code in it is "
-                "never run here. Save tensors alone, where it was made: torch.save(model.state_dict(), PATH)."
-            ) from None
-        why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise BadConfig(
-            f"{path} cannot be read as a checkpoint of tensors: {why}. It may be cut off: copy it again."
-        ) from None
-    for wrapper in ("state_dict", "model", "net"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict):
-        raise BadConfig(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors by name")
-    tensors = {str(key).removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
-    if not tensors:
-        keys = ", ".join(str(key) for key in list(content)[:3]) or "nothing"
-        raise BadConfig(f"{path} holds no tensors, only {keys}: save the model's state_dict()")
-    _require_finite(path, tensors)
-    return tensors
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Of all that a pickle can ask for, what an array of numbers is made of."""
-
-    ALLOWED: ClassVar = {
-        ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"), ("numpy", "ndarray"),
-        ("numpy", "dtype"), ("_codecs", "encode"), ("collections", "OrderedDict"),
-    }  # fmt: skip
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} is no part of an array")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-
-
-def read_arrays(path: Path) -> Any:
-    """What a plain pickle of numpy arrays holds, as tensors: the files of detectron2's model zoo. None: it is none."""
-    with path.open("rb") as file:
-        if file.read(2) == b"PK":  # as torch writes since its version 1.6
-            return None
-        file.seek(0)
-        try:
-            content = _ArraysOnly(file, encoding="latin1").load()
-        except Exception:  # damaged, or another kind of file: `torch.load` says which
-            return None
-    return _tensors_of(content) if isinstance(content, dict) else None
-
-
-def _tensors_of(content: dict[Any, Any]) -> dict[Any, Any]:
-    return {
-        key: _tensors_of(value)
-        if isinstance(value, dict)
-        else torch.from_numpy(value)
-        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
-        else value
-        for key, value in content.items()
-    }
-
-
-def _require_finite(path: Path, tensors: dict[str, Tensor]) -> None:
-    broken = [key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
-    if broken:
-        raise BadConfig(
-            f"{path}: {len(broken)} of {len(tensors)} tensors hold numbers that are none, such as {broken[0]}: "
-            "a training that failed, or a damaged file. Take an earlier checkpoint, or copy it again."
-        )
-
-
-def _of_this_model(model: Any, state: dict[str, Tensor]) -> tuple[str | None, dict[str, Tensor]]:
-    """As `rename`, by what the model itself says of a file. Of what finds objects they say `detector.`, or `network.`
-    where all of the model finds and links."""
+def _named(model: Any, state: dict[str, Tensor]) -> tuple[str | None, dict[str, Tensor]]:
+    """The layout of a file, and its tensors by our names; by what the model itself says of it, where it does. What
+    finds objects is its `detector.`, or its `network.` where all of the model finds and links."""
+    if not hasattr(model, "from_published"):
+        return layouts.renamed(state) or (None, {})
     if "detector.fpn.inner_blocks.0.0.weight" in state or any(key.startswith("network.") for key in state):
         return OURS, state
     layout, renamed = model.from_published(state) or (None, {})
     own = ("detector.", "track_head.", "network.")
     within = "network." if hasattr(model, "network") else "detector."
     return layout, {key if key.startswith(own) else f"{within}{key}": tensor for key, tensor in renamed.items()}
-
-
-def rename(state: dict[str, Tensor]) -> tuple[str | None, dict[str, Tensor]]:
-    """The layout of a checkpoint and its tensors under the names of a whole model: `detector.` is its `Yolact`."""
-    if "layer1.0.conv1.weight" in state:
-        keys = {key: f"detector.backbone.{key}" for key in state if not key.startswith("fc.")}
-        return "torchvision ResNet", {new: state[old] for old, new in keys.items()}
-    if "backbone.layers.0.0.conv1.weight" in state:
-        return "YOLACT", {f"detector.{new}": state[old] for old in state if (new := _from_yolact(old)) is not None}
-    if "backbone.layer1.0.conv1.weight" in state and any(key.startswith("detector.") for key in state):
-        renamed = {rgnn_name(key): tensor for key, tensor in state.items()}
-        for key in ("appearance_c4.weight", "appearance_c5.weight"):
-            if key in renamed:  # a 1x1 convolution; we project after pooling
-                renamed[key] = renamed[key].flatten(1)
-        return "RGNN", renamed
-    if any(key.startswith("detector.backbone.") for key in state):
-        return OURS, state
-    return None, {}
-
-
-def _from_yolact(key: str) -> str | None:
-    """Our name for a key of YOLACT's published weights; None for the ones that nothing reads."""
-    if re.match(r"backbone\.layer\d|fpn\.downsample_layers\.[2-9]", key):
-        return None
-    key = re.sub(r"^backbone\.layers\.(\d+)\.", lambda found: f"backbone.layer{int(found[1]) + 1}.", key)
-    return key.replace("prediction_layers.0.", "head.")
-
-
-def rgnn_name(key: str) -> str:
-    """Our name for a key of the authors' RGNN; one without a counterpart keeps its own."""
-    names, prefix, rest = RGNN_NAMES, "", key
-    if found := re.match(r"track_detection_matcher\.layers\.(\d+)\.", key):  # blocks and residual stages in turn
-        block, residual = divmod(int(found[1]), 2)
-        names, prefix, rest = RGNN_RESIDUAL if residual else RGNN_BLOCK, f"blocks.{block}.", key[found.end() :]
-    theirs = next((theirs for theirs in names if rest.startswith(theirs)), None)
-    if theirs is None:
-        return key
-    ours = prefix + names[theirs] + rest.removeprefix(theirs)
-    # A residual block counts its activations as layers, ours does not
-    return re.sub(r"(?<=\.layers\.)\d+(?=\.(weight|bias)$)", lambda index: str(int(index[0]) // 2), ours)
 
 
 def weights_hash(model: nn.Module) -> str:

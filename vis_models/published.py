@@ -1,7 +1,7 @@
 """From a published checkpoint to a model folder: its tensors tell which network it is, and with which settings it ran.
 
 Nothing is trained, and nothing is guessed: a network of which a tensor is missing, left over or of another shape is
-refused, unless that is asked for. Layouts are those of `mask_rcnn/layouts.py` and `checkpoints.py`.
+refused, unless that is asked for. Layouts are those of the `layouts.py` of the models.
 """
 
 from datetime import UTC, datetime
@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from vis_models import checkpoints
 from vis_models.cards import ModelCard
-from vis_models.checkpoints import COUNTER, LoadReport, build, read_tensors, save_model
+from vis_models.checkpoints import COUNTER, LoadReport, build, save_model
 from vis_models.config import BadConfig
 from vis_models.data.annotations import Category
 from vis_models.data.class_lists import NAMES, class_list
@@ -23,7 +22,9 @@ from vis_models.layers.backbone_layouts import told_resnet
 from vis_models.mask_rcnn import layouts
 from vis_models.mask_rcnn.config import MaskRcnnConfig, MaskRcnnDetectorConfig
 from vis_models.masktrack_rcnn.config import MaskTrackConfig
+from vis_models.rgnn import layouts as rgnn_layouts
 from vis_models.rgnn.config import RgnnConfig
+from vis_models.tensor_files import read_tensors
 from vis_models.trackers.config import LinkedConfig
 from vis_models.yolact.config import YolactConfig, YolactDetectorConfig
 
@@ -107,7 +108,7 @@ def recognise(path: Path, tracker: str | None = None) -> Network:
     elif of_idol in idol_layouts.BEGINNINGS:
         raise BadConfig(f"{path} holds a {of_idol}, {idol_layouts.BEGINNINGS[of_idol]}: vis train --init")
     else:
-        layout, tensors = checkpoints.rename(state)
+        layout, tensors = rgnn_layouts.renamed(state) or (None, {})
         if layout not in ("YOLACT", "RGNN"):
             kind = f"holds a {layout}" if layout else f"is of no known layout (keys such as {sorted(state)[0]})"
             hint = "a backbone starts a training: vis train --init" if layout else f"known are {KNOWN}"

@@ -30,12 +30,13 @@ from jobs.training.stages import (
     starting_model,
     trained_part,
 )
-from vis_models.checkpoints import read_tensors, weights_hash
+from vis_models.checkpoints import weights_hash
 from vis_models.config import BadConfig
 from vis_models.data.clips import ClipSet, collate
 from vis_models.data.readable import in_words, unreadable_frames
 from vis_models.metrics.detector import frame_mask_ap
 from vis_models.progress import Progress
+from vis_models.tensor_files import read_tensors
 from vis_models.types import Rows
 
 SAMPLES_ON_CPU = 2

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from vis_models import boxes as box_ops
-from vis_models.checkpoints import rgnn_name
 from vis_models.layers.backbone_config import ResNetConfig
 from vis_models.rgnn.appearance import box_map, mask_pool
 from vis_models.rgnn.config import RgnnConfig
 from vis_models.rgnn.graph import Graph
+from vis_models.rgnn.layouts import rgnn_name
 from vis_models.rgnn.model import NO_MASK_LOGIT, Rgnn
 from vis_models.rgnn.state import FREE, SEEN, RgnnEncoded, RgnnState
 from vis_models.rgnn.targets import closest_annotations, match_annotations

@@ -9,15 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vis_models.checkpoints import (
-    RGNN_BLOCK,
-    RGNN_NAMES,
-    RGNN_RESIDUAL,
     ModelCard,
     build,
     initialise,
     load_model,
     read_card,
-    read_tensors,
     save_model,
     take_detector,
 )
@@ -25,7 +21,9 @@ from vis_models.config import BadConfig
 from vis_models.data.annotations import Category
 from vis_models.layers.backbone_config import ResNetConfig
 from vis_models.rgnn.config import RgnnConfig
+from vis_models.rgnn.layouts import RGNN_BLOCK, RGNN_NAMES, RGNN_RESIDUAL
 from vis_models.rgnn.model import Rgnn
+from vis_models.tensor_files import read_tensors
 from vis_models.yolact.config import YolactConfig
 from vis_models.yolact.model import Yolact
 

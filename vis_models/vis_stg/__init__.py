@@ -1,8 +1,7 @@
 """VisSTG: instances of two frames in one graph, whose nodes are detected and segmented, and whose edges track.
 
 Source: Wang et al., "End-to-end video instance segmentation via spatial-temporal graph neural networks", ICCV 2021.
-Section and equation numbers are the paper's. It has no public code: where it is silent, what is done here is marked
-`Ours`, and where two readings are sensible there is a named switch. Beside the paper open
+Section and equation numbers are the paper's. A re-implementation without a public reference. Beside the paper open
 
     config.py       every choice
     grid.py         the cells of all levels of the pyramid in one row
@@ -15,4 +14,16 @@ Section and equation numbers are the paper's. It has no public code: where it is
     tracker.py      a frame of each film, a step of its memory (3.6); state.py is that memory
     model.py        the contract: encode, start, step, finish, loss
     rows.py         the rows of its tables
+
+Ours, where the paper is silent or could not be learned as it stands (marked `Ours` where it is decided):
+
+    the graph       a node is the mean of what is cut out under a box; a cell without edges stays what it was; messages
+                    as a sum or a mean (`messages`)
+    detection       which level an object belongs to (`level_px`), group norms in heads (`norm_groups`), CenterNet's
+                    Gaussians, weights of size and offset; scores, NMS between levels (`min_score`, `nms_iou`)
+    masks           coordinates in the size of a level's objects, as in CondInst; cells around a centre that learn
+                    (`centre_cells`); offsets of carried filters by two convolutions, attention at one cell
+    tracking        edges to objects of an instance's class learn, by true classes; a track is of the class of its last
+                    sighting; filters that are carried are those of the reference frame's own fused features
+    training        weights of the three losses; the reference frame as a film's first one (`learn_reference`)
 """

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vis_models.layers.chunks import in_chunks
 from vis_models.layers.roi_heads import MASK_CELLS
 from vis_models.losses import dice, mean_over_workers
 from vis_models.mask_prop.config import MaskPropConfig
@@ -23,6 +24,7 @@ from vis_models.mask_prop.refinement import spread
 from vis_models.mask_rcnn.model import MaskRcnn
 from vis_models.types import Clips
 
+MASKS_AT_ONCE = 64
 FINER = 2
 """Places along a side of a cell at which a mask is looked up, so that a cell has a share of it."""
 
@@ -71,9 +73,13 @@ def _true_covers(
     """Objects that can be seen and are of a known class, and the share of each cell that they have."""
     objects = clips.objects
     there = objects.visible & (~objects.crowd & (objects.labels >= 0))[:, None]
-    masks = objects.masks.float()
+    masks = objects.masks
     pad = [0, cells[1] * stride - masks.shape[-1], 0, cells[0] * stride - masks.shape[-2]]
-    covers = F.avg_pool2d(F.pad(masks, pad).flatten(0, 1), stride).unflatten(0, masks.shape[:2])
+
+    def pooled(own: Bool[Tensor, "n H W"]) -> tuple[Float[Tensor, "n h w"]]:
+        return (F.avg_pool2d(F.pad(own.float(), pad), stride),)
+
+    covers = in_chunks(pooled, MASKS_AT_ONCE, masks.flatten(0, 2))[0].unflatten(0, masks.shape[:3])
     return there, covers * there[..., None, None]
 
 
@@ -88,11 +94,16 @@ def _own_covers(
 ) -> Float[Tensor, "B L A h w"]:
     """What the mask head gives under the true boxes."""
     clip, frame, slot = there.nonzero(as_tuple=True)
+
+    def of(boxes: Float[Tensor, "n 4"], labels: Int[Tensor, " n"], number: Int[Tensor, " n"]) -> tuple[Tensor]:
+        logits = detector.mask_logits(detector.pooled(levels, boxes, number, MASK_CELLS))
+        masks = logits[torch.arange(len(logits), device=logits.device), labels + 1].sigmoid()
+        return (cover(masks, boxes, cells, stride),)
+
     boxes, labels = clips.objects.boxes_px[clip, frame, slot], clips.objects.labels[clip, slot]
-    logits = detector.mask_logits(detector.pooled(levels, boxes, clip * there.shape[1] + frame, MASK_CELLS))
-    masks = logits[torch.arange(len(logits), device=logits.device), labels + 1].sigmoid()
-    covers = masks.new_zeros(*there.shape, *cells)
-    covers[there] = cover(masks, boxes, cells, stride)
+    (found,) = in_chunks(of, MASKS_AT_ONCE, boxes, labels, clip * there.shape[1] + frame)
+    covers = found.new_zeros(*there.shape, *cells)
+    covers[there] = found
     return covers
 
 

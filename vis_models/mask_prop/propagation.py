@@ -14,9 +14,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from vis_models.layers.chunks import in_chunks
 from vis_models.layers.deformable_convolution import DeformableConvolution, sample, taps
 from vis_models.mask_prop.config import MaskPropConfig
 
+AT_ONCE = 32
+"""Masks of a frame that are carried together."""
 KERNEL = 3
 NOT_THERE = -1e4
 """Logit of a slot without a mask."""
@@ -74,8 +77,12 @@ class Propagation(nn.Module):
         if self.beneath is not None:
             return self._rectified(features, self.beneath(target), masks, at)
         of_taps = F.conv2d(features, self.of_taps().to(features.dtype)).float()  # (P, K, h, w)
-        under = of_taps[:, :, None] * masks.float()[:, None]  # (P, K, N, h, w)
-        return sample(under.flatten(0, 1), at.flatten(0, 1)[:, None]).view(under.shape).sum(1)
+
+        def brought(own: Float[Tensor, "n P h w"]) -> tuple[Float[Tensor, "n P h w"]]:
+            under = of_taps[:, :, None] * own.transpose(0, 1).float()[:, None]  # (P, K, n, h, w)
+            return (sample(under.flatten(0, 1), at.flatten(0, 1)[:, None]).view(under.shape).sum(1).transpose(0, 1),)
+
+        return in_chunks(brought, AT_ONCE, masks.transpose(0, 1))[0].transpose(0, 1)
 
     def _rectified(
         self,
@@ -90,10 +97,16 @@ class Propagation(nn.Module):
         weights = torch.cat([weight.flatten(2).movedim(2, 0) for weight in self.warps.parameters()])  # (K, D, C)
         values = F.conv2d(features, weights.flatten(0, 1)[..., None, None].to(features.dtype)).float()
         seen = sample(values.unflatten(1, (taps_, -1)).flatten(0, 1), places).unflatten(0, at.shape[:2])[:, :, :, 0]
-        share = sample(masks.float().repeat_interleave(taps_, 0), places).unflatten(0, at.shape[:2])[:, :, :, 0]
-        brought = torch.einsum("pkdyx,pknyx->pndyx", seen, share)
-        overlaid = F.relu(brought + beneath.float()[:, None]) - F.relu(beneath.float())[:, None]
-        return torch.einsum("pndyx,d->pnyx", overlaid, self.mask.weight[0, :, 0, 0].float())
+        under = F.relu(beneath.float())[:, None]
+
+        def overlaid(own: Float[Tensor, "n P h w"]) -> tuple[Float[Tensor, "n P h w"]]:
+            every = own.transpose(0, 1).float().repeat_interleave(taps_, 0)
+            share = sample(every, places).unflatten(0, at.shape[:2])[:, :, :, 0]
+            brought = torch.einsum("pkdyx,pknyx->pndyx", seen, share)
+            more = F.relu(brought + beneath.float()[:, None]) - under
+            return (torch.einsum("pndyx,d->npyx", more, self.mask.weight[0, :, 0, 0].float()),)
+
+        return in_chunks(overlaid, AT_ONCE, masks.transpose(0, 1))[0].transpose(0, 1)
 
     def places(self, difference: Float[Tensor, "P C h w"]) -> Float[Tensor, "P K 2 h w"]:
         """Where each tap of each dilation reads, in cells."""

@@ -10,15 +10,19 @@ nodes, W cells of a window, E edges, C channels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vis_models.layers.chunks import in_chunks
 from vis_models.layers.mlp import Mlp
 from vis_models.vis_stg.config import VisStgConfig
 from vis_models.vis_stg.grid import Grid
 
+AT_ONCE = 2**15
+"""Edges that are looked at together."""
 SMALL = 0.1
 """Of what an iteration adds to a node at the start, against what it would by itself."""
 
@@ -100,9 +104,8 @@ class InstanceGraph(nn.Module):
         nodes = instances.nodes.flatten(0, 1).to(cells.dtype)
         relations = (nodes[edges.node] - cells[edges.cell]).abs()
         for edge_net, node_net in zip(self.edge_nets, self.node_nets, strict=True):
-            ends = nodes[edges.node], cells[edges.cell]
-            relations = edge_net(torch.cat([relations, *ends], 1))
-            to_node, to_cell = (node_net(torch.cat([relations, end], 1)) for end in ends)
+            say = partial(_messages, edge_net, node_net, nodes, cells)
+            relations, to_node, to_cell = in_chunks(say, AT_ONCE, relations, edges.node, edges.cell)
             nodes = nodes + self._gathered(to_node, edges.node, len(nodes))
             cells = cells + self._gathered(to_cell, edges.cell, len(cells))
         return Fused(cells.unflatten(0, (len(features), grid.cells)).transpose(1, 2), edges, relations)
@@ -116,3 +119,18 @@ class InstanceGraph(nn.Module):
         if self.messages == "mean":
             total = total / owner.bincount(minlength=count).clamp(min=1)[:, None]
         return total
+
+
+def _messages(
+    edge_net: Mlp,
+    node_net: Mlp,
+    nodes: Float[Tensor, "N C"],
+    cells: Float[Tensor, "Q C"],
+    relations: Float[Tensor, "E C"],
+    node: Int[Tensor, " E"],
+    cell: Int[Tensor, " E"],
+) -> tuple[Float[Tensor, "E C"], Float[Tensor, "E C"], Float[Tensor, "E C"]]:
+    """Eq. (1) of some edges, and by Eq. (2) what each tells its node and its cell."""
+    ends = nodes[node], cells[cell]
+    relations = edge_net(torch.cat([relations, *ends], 1))
+    return relations, *(node_net(torch.cat([relations, end], 1)) for end in ends)

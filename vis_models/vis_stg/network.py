@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vis_models.layers.backbones import backbone
+from vis_models.layers.chunks import in_chunks
 from vis_models.layers.dynamic_masks import HIDDEN, PARAMETERS, dynamic_masks
 from vis_models.layers.fpn import TopDownPyramid
 from vis_models.layers.mlp import Mlp
@@ -26,6 +27,7 @@ from vis_models.vis_stg.graph import Fused, InstanceGraph, Instances, keep_loud
 from vis_models.vis_stg.grid import Grid
 from vis_models.vis_stg.propagation import Propagation
 
+MASKS_AT_ONCE = 1024
 NODE_CELLS = 7
 """Along a side of what is cut out under a box. Ours: their mean is the node, as edges subtract it from a cell."""
 
@@ -154,8 +156,13 @@ class VisStgNetwork(nn.Module):
         of the objects of a level, as in CondInst."""
         level, _ = grid.places(cell.device)
         sides = torch.tensor([*self.config.level_px, 2 * self.config.level_px[-1]], device=cell.device)
-        centres = grid.centres_px(cell.device)[cell]
-        return dynamic_masks(told.masks[frame], filters, centres, grid.strides[0], sides[level[cell]])
+        centres = grid.centres_px(cell.device)
+
+        def drawn(filters: Tensor, frame: Tensor, cell: Tensor) -> tuple[Tensor]:
+            own = told.masks[frame]
+            return (dynamic_masks(own, filters, centres[cell], grid.strides[0], sides[level[cell]]),)
+
+        return in_chunks(drawn, MASKS_AT_ONCE, filters, frame, cell)[0]
 
     def along(self, head: nn.Module, grid: Grid, features: Float[Tensor, "F C P"]) -> Float[Tensor, "F _ P"]:
         """What a head says of all levels."""

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vis_models.idol.losses import at_cells as masks_at_cells
+from vis_models.layers.chunks import in_chunks
 from vis_models.losses import dice, mean_over_workers
 from vis_models.mask_rcnn.losses import Truth
 from vis_models.mask_rcnn.model import truths_of
@@ -26,7 +27,7 @@ from vis_models.vis_stg.centres import Targets
 from vis_models.vis_stg.config import VisStgConfig
 from vis_models.vis_stg.graph import Fused, Instances
 from vis_models.vis_stg.grid import Grid
-from vis_models.vis_stg.network import Told, VisStgNetwork
+from vis_models.vis_stg.network import MASKS_AT_ONCE, Told, VisStgNetwork
 
 
 @dataclass(frozen=True)
@@ -128,13 +129,14 @@ def _detection(config: VisStgConfig, pairs: Pairs, told: Told) -> dict[str, Tens
 def _masks(network: VisStgNetwork, pairs: Pairs, told: Told, change: Float[Tensor, "B C P"]) -> Float[Tensor, ""]:
     """Dice of the masks that the cells around each centre tell, of both frames."""
     config = network.config
-    cells, frames, owners = list[Tensor](), list[Tensor](), list[Tensor]()
+    cells, frames, owners, objects = list[Tensor](), list[Tensor](), list[Tensor](), 0
     for number in range(len(pairs.truths)):
         around, there = pairs.around(number, config.centre_cells)
         own, place = there.nonzero(as_tuple=True)
         cells.append(around[own, place])
         frames.append(torch.full_like(own, number))
-        owners.append(own)
+        owners.append(objects + own)
+        objects += len(around)
     frame, cell = torch.cat(frames), torch.cat(cells)
     count = mean_over_workers(torch.tensor(len(cell), device=cell.device)).clamp(min=1e-6)
     if not len(cell):
@@ -144,12 +146,14 @@ def _masks(network: VisStgNetwork, pairs: Pairs, told: Told, change: Float[Tenso
         network.filters(pairs.grid, first, frame[target], cell[target], before, change),
         network.filters(pairs.grid, told, frame[~target], cell[~target]),
     ])  # fmt: skip
-    logits = network.masks(pairs.grid, told, filters, frame, cell)
-    wanted = torch.cat([
-        masks_at_cells(truth.masks, logits, config.mask_stride)[own]
-        for truth, own in zip(pairs.truths, owners, strict=True)
-    ])  # fmt: skip
-    return dice(logits.float(), wanted.float(), "condinst").sum() / count
+    finest = told.masks.new_zeros(0, *(2 * side for side in told.masks.shape[2:]))  # the size of a mask
+    wanted = torch.cat([masks_at_cells(truth.masks, finest, config.mask_stride) for truth in pairs.truths])
+
+    def unlike(filters: Tensor, frame: Tensor, cell: Tensor, owner: Tensor) -> tuple[Tensor]:
+        logits = network.masks(pairs.grid, told, filters, frame, cell)
+        return (dice(logits.float(), wanted[owner].float(), "condinst"),)
+
+    return in_chunks(unlike, MASKS_AT_ONCE, filters, frame, cell, torch.cat(owners))[0].sum() / count
 
 
 def _association(

@@ -1,13 +1,15 @@
 """Speed and memory, measured side by side in one run: `make bench` (15 minutes on two cores, after `make demo`).
 
 Prints one table per question; each states what it was measured on. Nothing here passes or fails.
-`--sizes 720x1280 2160x3840` measures large films alone, at these sizes.
+`--sizes 720x1280 2160x3840` measures large films alone, at these sizes; `--long` films of 1 and 20 minutes.
 """
 
 import argparse
 import resource
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from jobs.store import LAYOUT, Store
 from jobs.training.data_sets import prepare_data
 from jobs.training.runs import resumable
 from tests import bench_evaluation
+from vis_models.cards import read_card
 from vis_models.checkpoints import load_model
 from vis_models.data.world import WorldConfig, draw_video, write_archive, write_youtube_vis
 from vis_models.trackers.linking import link
@@ -78,23 +81,42 @@ def video_scores(store: Store, evaluation_id: str) -> dict[str, float]:
     return {row["video_id"]: row["value"] for row in rows if row["video_id"] and row["metric"] == "AP"}
 
 
-def long_film(store: Store) -> None:
-    """Memory over a film of twenty minutes, and where the time goes."""
-    model, _ = load_model(store.local_copy(find(store)), slot_recycling=True)
-    print("\none film, 10 frames/s     frames   frames/s   peak memory      decode encode step rle")
-    for minutes in (1, 2, 20):
-        with tempfile.TemporaryDirectory() as folder:
-            write_archive(WorldConfig(frames=600 * minutes), Path(folder), 1)
-            stage = SideBySide(model, "cpu", store, videos_at_once=8, frames_per_batch=16, threads=2)
-            started, spill = time.perf_counter(), MaskSpill()
-            for _ in stage.play(list_videos(folder, store), spill):
-                pass
-            wall = time.perf_counter() - started
-            spill.close()
-        busy = sum(stage.seconds[name] for name in ("decode", "encode", "step", "rle"))
-        shares = "".join(f"{stage.seconds[name] / busy:7.0%}" for name in ("decode", "encode", "step", "rle"))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"  {minutes:3} min {600 * minutes:18} {600 * minutes / wall:10.0f} {peak:10.0f} MiB  {shares}")
+def long_films(store: Store, minutes: tuple[float, ...] = (1, 20)) -> None:
+    """Memory over a film of twenty minutes, and where the time goes: the newest model of each kind that is there."""
+    newest = {}
+    for name in registered(store):
+        folder = store.local_copy(find(store, name))
+        newest[read_card(folder).model] = folder
+    print("\none film, 10 frames/s           frames   frames/s   peak memory      decode encode step rle")
+    for kind, folder in newest.items():
+        for length in minutes:
+            with ProcessPoolExecutor(1, get_context("spawn")) as alone:  # memory is that of a process of its own
+                speed, peak, shares = alone.submit(_play_long, folder, length, store).result()
+            print(
+                f"  {kind:16} {length:4} min {round(600 * length):8} {speed:10.0f} {peak:10.0f} MiB  {shares}",
+                flush=True,
+            )
+
+
+def _play_long(model_folder: Path, minutes: float, store: Store) -> tuple[float, float, str]:
+    """Frames per second, MiB, and the shares of the work."""
+    with tempfile.TemporaryDirectory() as folder:
+        frames = round(600 * minutes)
+        write_archive(WorldConfig(frames=frames), Path(folder), 1)
+        model, _ = load_model(model_folder, slot_recycling=True)
+        stage = SideBySide(model, "cpu", store, videos_at_once=8, frames_per_batch=16, threads=2)
+        started, spill = time.perf_counter(), MaskSpill()
+        for _ in stage.play(list_videos(folder, store), spill):
+            pass
+        wall = time.perf_counter() - started
+        spill.close()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return frames / wall, peak, _shares(stage)
+
+
+def _shares(stage: SideBySide) -> str:
+    busy = sum(stage.seconds[name] for name in ("decode", "encode", "step", "rle"))
+    return "".join(f"{stage.seconds[name] / busy:7.0%}" for name in ("decode", "encode", "step", "rle"))
 
 
 def large_films(store: Store, sizes: list[str], films: int = 8, frames: int = 6) -> None:
@@ -119,20 +141,22 @@ def large_films(store: Store, sizes: list[str], films: int = 8, frames: int = 6)
                 pass
             took = time.process_time() - began
             spill.close()
-        busy = sum(stage.seconds[name] for name in ("decode", "encode", "step", "rle"))
-        shares = "".join(f"{stage.seconds[name] / busy:7.0%}" for name in ("decode", "encode", "step", "rle"))
-        print(f"  {size:33} {films * frames / took:10.1f} {films * frames / alone:16.1f}       {shares}")
+        print(f"  {size:33} {films * frames / took:10.1f} {films * frames / alone:16.1f}       {_shares(stage)}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", nargs="+", metavar="HEIGHTxWIDTH", help="large films alone, at these sizes")
-    sizes = parser.parse_args().sizes
-    store = Store.open(Settings())
+    parser.add_argument("--long", action="store_true", help="long films alone, of every kind of model that is there")
+    given = parser.parse_args()
+    sizes, store = given.sizes, Store.open(Settings())
+    if given.long:
+        long_films(store)
+        return
     large_films(store, sizes or ["720x1280", "2160x3840"])
     if sizes:
         return
-    long_film(store)
+    long_films(store)
     association(store)
     drawing()
     bench_evaluation.main()

@@ -29,7 +29,10 @@ def test_films_are_measured_at_their_own_size(tmp_path: Path, capsys: pytest.Cap
     )
     save_model(Path(store.path(f"{LAYOUT}/models/m")), Rgnn(config), card)
     bench.large_films(store, ["96x160"], films=2, frames=2)
-    assert re.search(r"^  96x160 +[\d.]+ +[\d.]+ +\d+% +\d+% +\d+% +\d+%$", capsys.readouterr().out, re.MULTILINE)
+    bench.long_films(store, minutes=(0.02,))
+    said = capsys.readouterr().out
+    assert re.search(r"^  96x160 +[\d.]+ +[\d.]+ +\d+% +\d+% +\d+% +\d+%$", said, re.MULTILINE)
+    assert re.search(r"^  rgnn +0.02 min +12 +\d+ +\d+ MiB +\d+% +\d+% +\d+% +\d+%$", said, re.MULTILINE)
 
 
 def test_the_parts_of_idol_s_network_take_no_longer_than_the_whole():

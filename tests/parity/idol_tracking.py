@@ -11,6 +11,7 @@ from vis_models.idol import association, losses, matching, tracker
 from vis_models.idol.config import IdolConfig
 from vis_models.idol.state import IdolEncoded, IdolState
 from vis_models.losses import dice
+from vis_models.truths import masks_at_cells
 
 from .case import NETWORK, OPERATOR, SEQUENCE_GRADIENT, Case
 
@@ -60,7 +61,7 @@ def criterion(case: Case) -> None:
     labels = torch.full_like(case["in.gt_of_query"], -1)
     labels[matched] = case["in.gt_labels"][objects]
     count = matched.sum().float()
-    true_masks = losses.at_cells(case["in.gt_masks"].bool(), masks, stride=4)[objects]
+    true_masks = masks_at_cells(case["in.gt_masks"].bool(), masks, stride=4)[objects]
     l1, giou = losses.box_losses(boxes[matched], case["in.gt_boxes"][objects], count)
     focal, overlap = losses.mask_losses(masks, true_masks.float(), count)
     terms = {

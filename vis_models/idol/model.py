@@ -24,7 +24,7 @@ from vis_models.idol.state import IdolEncoded, IdolState
 from vis_models.layers.backbones import ResNet
 from vis_models.layers.normalise import normalised
 from vis_models.layers.resize import keeping_aspect
-from vis_models.mask_rcnn.model import sizes_of
+from vis_models.truths import sizes_of
 from vis_models.types import Clips, Found, Frames, Tracks, VideoInfo
 
 

@@ -17,6 +17,7 @@ from vis_models.idol.config import IdolConfig
 from vis_models.idol.state import IdolEncoded, IdolState
 from vis_models.masktrack_rcnn import association as cues
 from vis_models.masktrack_rcnn.config import MaskTrackConfig
+from vis_models.matching import NEW, similarity
 from vis_models.types import Sighting, Tracks, Verdict
 
 CUES = MaskTrackConfig()
@@ -31,7 +32,7 @@ def step(config: IdolConfig, encoded: IdolEncoded, state: IdolState) -> tuple[Tr
     live = state.live(0)
     taken = association.begin(config, match(config, encoded, state, live), scores, encoded.masks[0] > 0)
     slots = [live[column] if column >= 0 else column for column in taken.tolist()]
-    wanted = [detection for detection, slot in enumerate(slots) if slot == association.NEW]
+    wanted = [detection for detection, slot in enumerate(slots) if slot == NEW]
     free = _free(config, state, {slot for slot in slots if slot >= 0}, frame)
     verdicts = []
     for detection, slot in zip(wanted, free, strict=False):
@@ -69,7 +70,7 @@ def match(config: IdolConfig, encoded: IdolEncoded, state: IdolState, live: list
     scores, labels = encoded.chances[0, :found].max(1)
     overlap = box_ops.iou(encoded.boxes_px[0, :found], state.boxes_px[0, live])
     same = labels[:, None] == state.label[0, live]
-    logits = cues.similarity(embeddings.float(), known.float())
+    logits = similarity(embeddings.float(), known.float())
     return cues.assign(CUES, cues.score(CUES, logits, scores, overlap, same)).cpu()
 
 

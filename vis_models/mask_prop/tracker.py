@@ -14,6 +14,7 @@ from vis_models.mask_prop import linking
 from vis_models.mask_prop.config import MaskPropConfig
 from vis_models.mask_prop.propagation import Propagation
 from vis_models.mask_prop.state import FREE, MaskPropEncoded, MaskPropState, packed, unpacked
+from vis_models.matching import NEW
 from vis_models.types import CodedMasks, Sighting, Tracks
 
 
@@ -108,7 +109,7 @@ def _follow(config: MaskPropConfig, state: MaskPropState, middle: int, found: in
     match = linking.matching(own, before, _shared(config, state, middle, earlier[clip]))
     columns = linking.assign(linking.affinity(match, tracks[clip, slot], live), config.link_iou)
     free = iter((state.track_id[0] == FREE).nonzero().flatten().tolist())
-    return [int(live[column]) if column != linking.NEW else _begin(state, next(free)) for column in columns]
+    return [int(live[column]) if column != NEW else _begin(state, next(free)) for column in columns]
 
 
 def _begin(state: MaskPropState, slot: int) -> int:

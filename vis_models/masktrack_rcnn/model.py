@@ -11,17 +11,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vis_models import boxes as box_ops
 from vis_models.layers.roi_heads import BOX_CELLS
+from vis_models.losses import nothing, track_loss
 from vis_models.mask_rcnn import layouts
-from vis_models.mask_rcnn.losses import Sampled, Truth
-from vis_models.mask_rcnn.model import MaskRcnn, MaskRcnnEncoded, masks_of, sizes_of, slots, truths_of
+from vis_models.mask_rcnn.losses import Sampled
+from vis_models.mask_rcnn.model import MaskRcnn, MaskRcnnEncoded, masks_of, slots
 from vis_models.masktrack_rcnn import association
 from vis_models.masktrack_rcnn.config import MaskTrackConfig
+from vis_models.matching import NEW, columns, similarity
+from vis_models.truths import Truth, sizes_of, truths_of
 from vis_models.types import Clips, Frames, Objects, Rows, Sighting, Tracks, Verdict, VideoInfo
 
 
@@ -168,7 +170,7 @@ class MaskTrackRcnn(nn.Module):
         live = self.live(state)
         track = association.assign(self.config, self.scores(encoded, state, live))
         taken = [live[int(column)] if column >= 0 else int(column) for column in track]
-        wanted = [n for n in range(found) if taken[n] == association.NEW]
+        wanted = [n for n in range(found) if taken[n] == NEW]
         free = self._free(state, {slot for slot in taken if slot >= 0}, frame)
         for detection, slot in zip(wanted, free, strict=False):
             verdicts += [_verdict(state, 0, slot)] if state.track_id[0, slot] >= 0 else []
@@ -191,7 +193,7 @@ class MaskTrackRcnn(nn.Module):
         """Eq. (4) of the detections of one frame and the tracks in these slots, after "a new object"."""
         valid = encoded.valid[0]
         same = encoded.labels[0, valid][:, None] == state.label[0, live]
-        logits = association.similarity(encoded.embedding[0, valid], state.embedding[0, live])
+        logits = similarity(encoded.embedding[0, valid], state.embedding[0, live])
         overlap = self.overlap(encoded, state, live)
         return association.score(self.config, logits, encoded.scores[0, valid], overlap, same)
 
@@ -284,39 +286,9 @@ class MaskTrackRcnn(nn.Module):
         logits, targets = [], []
         for number, reference in enumerate(references):
             own = clip == number
-            logits.append(association.similarity(features[own], memory[number]))
-            slot = truths[2 * number].slots[index[own]]
-            same = slot[:, None] == reference.slots
-            targets.append(torch.where(same.any(1), same.int().argmax(1) + 1, 0) if len(reference.slots) else slot * 0)
-        return track_loss(logits, targets, self.config.track_normaliser) + _nothing(self.track_head)
-
-
-def track_loss(
-    logits: Sequence[Float[Tensor, "_ _"]],
-    targets: Sequence[Int[Tensor, " _"]],
-    normaliser: str,
-    weights: Sequence[Float[Tensor, " _"]] | None = None,
-) -> Float[Tensor, ""]:
-    """Cross-entropy of each frame's positives, the mean over frames.
-
-    Args:
-        targets: column of the reference's object, 0 for one that is not in it.
-        normaliser: of a frame: how many weigh anything (`positives`), or how many objects are in the reference
-            (`known`).
-        weights: of each positive; one where not given.
-    """
-    total = []
-    for number, (logit, target) in enumerate(zip(logits, targets, strict=True)):
-        weight = torch.ones_like(logit[:, 0]) if weights is None else weights[number]
-        counted = weight > 0 if normaliser == "positives" else target > 0
-        each = F.cross_entropy(logit, target, reduction="none") if len(logit) else logit.sum(1)
-        total.append((each * weight).sum() / counted.sum().clamp(min=1))
-    return torch.stack(total).mean()
-
-
-def _nothing(module: nn.Module) -> Float[Tensor, ""]:
-    """Zero, with a gradient of zero for every parameter: workers share their gradients."""
-    return torch.stack([parameter.sum() for parameter in module.parameters()]).sum() * 0
+            logits.append(similarity(features[own], memory[number]))
+            targets.append(columns(truths[2 * number].slots[index[own]], reference.slots))
+        return track_loss(logits, targets, self.config.track_normaliser) + nothing(self.track_head)
 
 
 def _verdict(state: MaskTrackState, row: int, slot: int) -> Verdict:

@@ -12,7 +12,7 @@ from vis_models.layers.backbones import ResNet
 from vis_models.layers.normalise import normalised
 from vis_models.layers.resize import keeping_aspect
 from vis_models.mask_rcnn import layouts
-from vis_models.mask_rcnn.model import sizes_of
+from vis_models.truths import sizes_of
 from vis_models.types import Clips, Frames, Tracks, VideoInfo
 from vis_models.vis_stg import objective, tracker
 from vis_models.vis_stg.config import VisStgConfig

@@ -83,7 +83,7 @@ def look(config: VisStgConfig, network: VisStgNetwork, encoded: VisStgEncoded, s
     live = [state.live(row) for row in range(len(state))]
     row = torch.tensor([row for row, slots in enumerate(live) for _ in slots], dtype=torch.long, device=features.device)
     slot = torch.tensor([slot for slots in live for slot in slots], dtype=torch.long, device=features.device)
-    instances = Instances(state.nodes[row, slot], _middle(state.boxes_px[row, slot]), row)
+    instances = Instances(state.nodes[row, slot], box_ops.centre_size(state.boxes_px[row, slot])[:, :2], row)
     first = (state.frame == 0)[:, None, None]
     before = torch.where(first, features, state.features) if state.features.shape[1] else None
     fused, graph = network.fuse(grid, features, before, instances)
@@ -230,7 +230,3 @@ def _begin(state: VisStgState, row: int, slot: int) -> None:
     state.track_id[row, slot] = state.births[row]
     state.births[row] += 1
     state.votes[row, slot], state.score_sum[row, slot] = 0, 0.0
-
-
-def _middle(boxes: Float[Tensor, "R 4"]) -> Float[Tensor, "R 2"]:
-    return (boxes[:, :2] + boxes[:, 2:]) / 2

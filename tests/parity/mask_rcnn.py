@@ -243,7 +243,7 @@ def sequence(case: Case) -> None:
         encoded, out = detections(boxes, labels, classes, embedding), f"out.f{t}."
         if f"{out}embedding" in case:
             case.close(f"{out}embedding", embedding[:, ::16], NETWORK)
-        live, released_live = model.live(state), faulty.live(released)
+        live, released_live = state.live(0), released.live(0)
         if f"{out}logits" in case:
             _cues(case, out, model, faulty, encoded, state, released)
         own = association.assign(model.config, model.scores(encoded, state, live))
@@ -280,16 +280,16 @@ def _cues(
     released: MaskTrackState,
 ) -> None:
     """Each cue alone, and every set of them that the case has."""
-    live = model.live(state)
+    live = state.live(0)
     logits = similarity(encoded.embedding[0], state.embedding[0, live])
     case.close(f"{out}logits", logits, NETWORK)
     case.close(f"{out}log_prob", logits.log_softmax(1), NETWORK)
     case.close(f"{out}iou", model.overlap(encoded, state, live), OPERATOR)
-    case.close(f"{out}iou_legacy", faulty.overlap(encoded, released, faulty.live(released)), OPERATOR)
+    case.close(f"{out}iou_legacy", faulty.overlap(encoded, released, released.live(0)), OPERATOR)
     case.close(f"{out}same_label", (encoded.labels[0][:, None] == state.label[0, live]).float(), OPERATOR)
     score = model.scores(encoded, state, live)
     case.close(f"{out}score", score, NETWORK)
-    legacy = faulty.scores(encoded, released, faulty.live(released))
+    legacy = faulty.scores(encoded, released, released.live(0))
     case.close(f"{out}score_legacy_iou", legacy, NETWORK)
     best = legacy.topk(2, dim=1).values
     case.close(f"{out}margin", best[:, 0] - best[:, 1], NETWORK)

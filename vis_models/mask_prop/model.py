@@ -7,6 +7,7 @@ Axes: B videos side by side, F frames, N detection slots, R detections of all fr
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +26,7 @@ from vis_models.mask_prop.state import MaskPropEncoded, MaskPropState
 from vis_models.mask_rcnn import layouts
 from vis_models.mask_rcnn.model import MaskRcnn, MaskRcnnEncoded, slots
 from vis_models.matching import unlike_better
+from vis_models.track_slots import one_by_one
 from vis_models.truths import Truth, sizes_of, truths_of
 from vis_models.types import Clips, Frames, Objects, Tracks, VideoInfo
 
@@ -68,18 +70,12 @@ class MaskProp(nn.Module):
 
     @torch.no_grad()
     def start(self, videos: list[VideoInfo]) -> MaskPropState:
-        sizes = torch.tensor([(video.height, video.width) for video in videos]).view(-1, 2)
         height, width = (-(-side // DIVISOR) * DIVISOR // self.stride for side in self.frame_size(videos[0]))
-        return MaskPropState.empty(self.config, sizes, (height, width), self.detector.mean)
+        return MaskPropState.empty(self.config, videos, (height, width), self.detector.mean)
 
     @torch.no_grad()
     def step(self, encoded: MaskPropEncoded, state: MaskPropState) -> tuple[list[Tracks], MaskPropState]:
-        said, rows = [], []
-        for row in range(len(state)):
-            tracks, new = tracker.step(self.config, self.propagation, encoded[[row]], state[[row]])
-            said.append(tracks)
-            rows.append(new)
-        return said, MaskPropState.join(rows)
+        return one_by_one(partial(tracker.step, self.config, self.propagation), encoded, state)
 
     @torch.no_grad()
     def finish(self, state: MaskPropState) -> list[Tracks]:

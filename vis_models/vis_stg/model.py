@@ -59,9 +59,8 @@ class VisStg(nn.Module):
 
     @torch.no_grad()
     def start(self, videos: list[VideoInfo]) -> VisStgState:
-        sizes = torch.tensor([(video.height, video.width) for video in videos]).view(-1, 2)
         cells = self.network.grid(self.frame_size(videos[0])).cells if videos else 0
-        return VisStgState.empty(self.config, sizes, cells, self.mean)
+        return VisStgState.empty(self.config, videos, cells, self.mean)
 
     @torch.no_grad()
     def step(self, encoded: VisStgEncoded, state: VisStgState) -> tuple[list[Tracks], VisStgState]:

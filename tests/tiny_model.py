@@ -29,17 +29,6 @@ class TinyConfig(ModelConfig):
     channels: PositiveInt = 16
     image_size: tuple[PositiveInt, PositiveInt] = (48, 80)
 
-    @property
-    def classes(self) -> int:
-        return self.num_classes
-
-    def with_classes(self, count: int) -> "TinyConfig":
-        return self.model_copy(update={"num_classes": count})
-
-    @property
-    def frame_px(self) -> tuple[int, int]:
-        return self.image_size
-
 
 @dataclass(frozen=True)
 class TinyEncoded(Rows):

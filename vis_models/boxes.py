@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vis_models.matching import unlike_better
+
 
 def area(boxes: Float[Tensor, "*S 4"]) -> Float[Tensor, "*S"]:
     """Width times height; 0 for an inverted box."""
@@ -63,11 +65,7 @@ def fast_nms(boxes: Float[Tensor, "*S K 4"], threshold: float) -> Bool[Tensor, "
 
 def greedy_nms(boxes: Float[Tensor, "*S K 4"], threshold: float) -> Bool[Tensor, "*S K"]:
     """Which boxes survive the classic rule, for boxes sorted by falling score: fallen boxes do not suppress."""
-    overlap = (iou(boxes, boxes).triu(diagonal=1) > threshold).cpu()
-    kept = torch.ones(overlap.shape[:-1], dtype=torch.bool)
-    for best in range(boxes.shape[-2]):
-        kept &= ~(overlap[..., best, :] & kept[..., best, None])
-    return kept.to(boxes.device)
+    return unlike_better(iou(boxes, boxes) > threshold)
 
 
 def of_masks(masks: Bool[Tensor, "*S H W"]) -> Float[Tensor, "*S 4"]:

@@ -196,10 +196,9 @@ def _refuse_other_card(folder: Path, model: nn.Module, classes: tuple[Category, 
             + ". Take a model that was trained on these classes, or write the labels with its categories."
         )
     whole: Any = getattr(model, "config", None)
-    detector = getattr(whole, "detector", whole)
     found: Any = config_class(card.model).model_validate(card.config)
     parts = "detector." if hasattr(found, "detector") else ""
-    pairs = [(parts, getattr(found, "detector", found).seen, detector.seen)]
+    pairs = [(parts, found.seen, whole.seen)]
     if hasattr(model, "detector"):
         pairs.append(("", found.switches, whole.switches))
     for prefix, got, expected in pairs:

@@ -6,13 +6,40 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
 
 class Config(BaseModel):
     """Base of every config: frozen, unknown keys refused, field docstrings become descriptions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class FramesConfig(Config):
+    """Base of configs of networks that take frames of any size: what these become before."""
+
+    num_classes: PositiveInt = 40
+    """Foreground classes."""
+    image_size: tuple[PositiveInt, PositiveInt] | None = None
+    """(height, width) in pixels that every frame is resized to, the aspect not kept; None keeps it."""
+    shorter_px: PositiveInt = 360
+    """Of the frame's sides, where the aspect is kept."""
+    longer_most_px: PositiveInt = 640
+    """What the longer side may become; the shorter one is smaller then."""
+    mean_rgb: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std_rgb: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
+
+
+class FinderConfig(Config):
+    """Base of detectors' configs."""
+
+    unseen: ClassVar[tuple[str, ...]] = ()
+    """Fields that only training reads, and those of what a tracker is given."""
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        """Every field that decides what a trained detector says."""
+        return self.model_dump(mode="json", exclude=set(self.unseen))
 
 
 class ModelConfig(Config):
@@ -22,6 +49,10 @@ class ModelConfig(Config):
     """The parts of the model that a stage can train, by the names that `TrainableModel.part` knows."""
     encoded_by: ClassVar[tuple[str, ...]] = ()
     """Fields that `encode` reads and that can be changed without other weights."""
+    network_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields, outside a detector, under which alone weights mean what they were trained for."""
+    trained_anew: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of fields that change the weights which the rows of the paper's tables share."""
 
     @property
     def trained_parts(self) -> tuple[str, ...]:
@@ -30,17 +61,35 @@ class ModelConfig(Config):
 
     @property
     def classes(self) -> int:
-        """How many there are, without background."""
-        raise NotImplementedError
+        """How many there are, without background: `num_classes` of its `detector`, or its own."""
+        return self._finder.num_classes
 
     def with_classes(self, count: int) -> "ModelConfig":
         """The same model for a data set with so many classes."""
-        raise NotImplementedError
+        changed = {"num_classes": count}
+        alone = self._finder is self
+        return self.model_copy(update=changed if alone else {"detector": self._finder.model_copy(update=changed)})
 
     @property
     def frame_px(self) -> tuple[int, int] | None:
-        """(height, width) of the frames that it is trained on; None: any, as the augmentation of a stage says."""
-        raise NotImplementedError
+        """(height, width) of the frames that it is trained on, `image_size` of its `detector` or its own; None: any, as
+        the augmentation of a stage says."""
+        return self._finder.image_size
+
+    @property
+    def _finder(self) -> Any:
+        """Who finds the objects."""
+        return getattr(self, "detector", self)
+
+    @property
+    def switches(self) -> dict[str, Any]:
+        """Every field, outside the detector, under which alone weights mean what they were trained for."""
+        return self.model_dump(mode="json", include=set(self.network_fields), exclude={"backbone": {"drop_path"}})
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        """Every field that decides which objects are found: the detector's, or of a model without one `switches`."""
+        return self.switches if self._finder is self else self._finder.seen
 
     @property
     def encoding(self) -> dict[str, Any]:

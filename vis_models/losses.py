@@ -1,11 +1,12 @@
 """Losses that more than one model needs: tensors in, scalar out."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def lovasz_softmax(
@@ -74,6 +75,39 @@ def mean_over_workers(count: Int[Tensor, ""]) -> Float[Tensor, ""]:
         torch.distributed.all_reduce(count)
         count = count / workers
     return count
+
+
+def nothing(*modules: nn.Module) -> Float[Tensor, ""]:
+    """Zero, with a gradient of zero for every parameter that is trained, also where a batch has nothing for it: workers
+    share their gradients."""
+    trained = [each.sum() for module in modules for each in module.parameters() if each.requires_grad]
+    return torch.stack(trained).sum() * 0
+
+
+def track_loss(
+    logits: Sequence[Float[Tensor, "_ _"]],
+    targets: Sequence[Int[Tensor, " _"]],
+    normaliser: Literal["positives", "known"],
+    weights: Sequence[Float[Tensor, " _"]] | None = None,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of which object of another frame the objects of each frame are, the mean over frames.
+
+    Source: Yang, Fan, Xu, "Video instance segmentation", ICCV 2019, Eq. (2); logits and targets are those of
+    `matching.similarity` and `matching.columns`.
+
+    Args:
+        targets: column of the same object, 0 for one that is not in the other frame.
+        normaliser: of a frame: how many weigh anything (`positives`), or how many objects are in the other frame
+            (`known`).
+        weights: of each object; one where not given.
+    """
+    total = []
+    for number, (logit, target) in enumerate(zip(logits, targets, strict=True)):
+        weight = torch.ones_like(logit[:, 0]) if weights is None else weights[number]
+        counted = weight > 0 if normaliser == "positives" else target > 0
+        each = F.cross_entropy(logit, target, reduction="none") if len(logit) else logit.sum(1)
+        total.append((each * weight).sum() / counted.sum().clamp(min=1))
+    return torch.stack(total).mean()
 
 
 def sigmoid_focal(

@@ -26,6 +26,11 @@ class VideoInfo:
     width: int
 
 
+def sizes_px(videos: Sequence[VideoInfo]) -> Int[Tensor, "B 2"]:
+    """(height, width) of each."""
+    return torch.tensor([(video.height, video.width) for video in videos]).view(-1, 2)
+
+
 @dataclass(frozen=True)
 class Frames:
     """Frames of any videos in any order, at the model's input size. Normalisation is the model's business."""
@@ -69,6 +74,11 @@ class Rows:
         """In host memory that a GPU can copy from while it computes."""
         columns = (getattr(self, field.name) for field in fields(self))
         return type(self)(*(v.pin_memory() if isinstance(v, Tensor) else v for v in columns))
+
+    def own(self: RowsLike) -> RowsLike:
+        """A copy that may be written into."""
+        columns = (getattr(self, field.name) for field in fields(self))
+        return type(self)(*(v.clone() if isinstance(v, Tensor) else v for v in columns))
 
     @classmethod
     def join(cls: type[RowsLike], parts: Sequence[RowsLike]) -> RowsLike:

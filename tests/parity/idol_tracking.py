@@ -11,6 +11,8 @@ from vis_models.idol import association, losses, matching, tracker
 from vis_models.idol.config import IdolConfig
 from vis_models.idol.state import IdolEncoded, IdolState
 from vis_models.losses import dice
+from vis_models.truths import masks_at_cells
+from vis_models.types import VideoInfo
 
 from .case import NETWORK, OPERATOR, SEQUENCE_GRADIENT, Case
 
@@ -60,7 +62,7 @@ def criterion(case: Case) -> None:
     labels = torch.full_like(case["in.gt_of_query"], -1)
     labels[matched] = case["in.gt_labels"][objects]
     count = matched.sum().float()
-    true_masks = losses.at_cells(case["in.gt_masks"].bool(), masks, stride=4)[objects]
+    true_masks = masks_at_cells(case["in.gt_masks"].bool(), (masks.shape[-2], masks.shape[-1]), stride=4)[objects]
     l1, giou = losses.box_losses(boxes[matched], case["in.gt_boxes"][objects], count)
     focal, overlap = losses.mask_losses(masks, true_masks.float(), count)
     terms = {
@@ -127,7 +129,7 @@ def tracking(case: Case) -> None:
             "least_sightings": 0,
         }
     )
-    state = IdolState.empty(config, torch.tensor([[96, 128]]), torch.zeros(()))
+    state = IdolState.empty(config, [VideoInfo("", 96, 128)], torch.zeros(()))
     for t, valid in enumerate(case["in.valid"].bool()):
         if not valid.any():  # the published tracker is not asked about such a frame
             state = IdolState(*(value + (name == "frame") for name, value in vars(state).items()))
@@ -169,7 +171,7 @@ def videos(case: Case) -> None:
     config = IdolConfig.released().model_copy(
         update={"num_classes": classes, "channels": case["in.embeddings"].shape[-1]}
     )
-    state = IdolState.empty(config, torch.tensor([original]), torch.zeros(()))
+    state = IdolState.empty(config, [VideoInfo("", *original)], torch.zeros(()))
     masks: dict[int, dict[int, Tensor]] = {}
     verdicts, withdrawn = [], set()
     for t in range(frames):

@@ -12,13 +12,15 @@ from vis_models import boxes as box_ops
 from vis_models.layers import rpn
 from vis_models.layers.backbone_config import ResNetConfig
 from vis_models.layers.roi_align import align_own, roi_align
+from vis_models.losses import track_loss
 from vis_models.mask_rcnn import losses
 from vis_models.mask_rcnn.config import MaskRcnnConfig
-from vis_models.mask_rcnn.losses import Truth
 from vis_models.mask_rcnn.model import MaskRcnn
 from vis_models.masktrack_rcnn import association
 from vis_models.masktrack_rcnn.config import MaskTrackConfig
-from vis_models.masktrack_rcnn.model import MaskTrackEncoded, MaskTrackRcnn, MaskTrackState, TrackHead, track_loss
+from vis_models.masktrack_rcnn.model import MaskTrackEncoded, MaskTrackRcnn, MaskTrackState, TrackHead
+from vis_models.matching import NEW, similarity
+from vis_models.truths import Truth
 from vis_models.types import VideoInfo
 
 from .case import NETWORK, OPERATOR, SEQUENCE_GRADIENT, Case
@@ -185,7 +187,7 @@ def tracking_head(case: Case) -> None:
     for suffix, final_relu in (("", False), ("_final_relu", True)):
         head = track_head(case, final_relu)
         pairs = zip(head(x).split(counts), head(reference).split(references), strict=True)
-        logits = [association.similarity(own, memory) for own, memory in pairs]
+        logits = [similarity(own, memory) for own, memory in pairs]
         for number, values in enumerate(logits):
             case.close(f"out.logits{suffix}_{number}", values, NETWORK)
         if not final_relu:
@@ -241,7 +243,7 @@ def sequence(case: Case) -> None:
         encoded, out = detections(boxes, labels, classes, embedding), f"out.f{t}."
         if f"{out}embedding" in case:
             case.close(f"{out}embedding", embedding[:, ::16], NETWORK)
-        live, released_live = model.live(state), faulty.live(released)
+        live, released_live = state.live(0), released.live(0)
         if f"{out}logits" in case:
             _cues(case, out, model, faulty, encoded, state, released)
         own = association.assign(model.config, model.scores(encoded, state, live))
@@ -260,7 +262,7 @@ def _ids(track: Tensor, state: MaskTrackState, live: list[int], births: int | No
     births = int(state.births) if births is None else births
     ids = []
     for column in track.tolist():
-        if column == association.NEW:
+        if column == NEW:
             ids.append(births)
             births += 1
         else:
@@ -278,16 +280,16 @@ def _cues(
     released: MaskTrackState,
 ) -> None:
     """Each cue alone, and every set of them that the case has."""
-    live = model.live(state)
-    logits = association.similarity(encoded.embedding[0], state.embedding[0, live])
+    live = state.live(0)
+    logits = similarity(encoded.embedding[0], state.embedding[0, live])
     case.close(f"{out}logits", logits, NETWORK)
     case.close(f"{out}log_prob", logits.log_softmax(1), NETWORK)
     case.close(f"{out}iou", model.overlap(encoded, state, live), OPERATOR)
-    case.close(f"{out}iou_legacy", faulty.overlap(encoded, released, faulty.live(released)), OPERATOR)
+    case.close(f"{out}iou_legacy", faulty.overlap(encoded, released, released.live(0)), OPERATOR)
     case.close(f"{out}same_label", (encoded.labels[0][:, None] == state.label[0, live]).float(), OPERATOR)
     score = model.scores(encoded, state, live)
     case.close(f"{out}score", score, NETWORK)
-    legacy = faulty.scores(encoded, released, faulty.live(released))
+    legacy = faulty.scores(encoded, released, released.live(0))
     case.close(f"{out}score_legacy_iou", legacy, NETWORK)
     best = legacy.topk(2, dim=1).values
     case.close(f"{out}margin", best[:, 0] - best[:, 1], NETWORK)
@@ -311,10 +313,8 @@ def match_score(case: Case) -> None:
     for name, config in (("ids", MaskTrackConfig()), ("released_ids", MaskTrackConfig(duplicate_ids=True))):
         births, ids = int(case["in.num_tracks"]), []
         for column in association.assign(config, score).tolist():
-            ids.append(
-                births if column == association.NEW else int(case["in.track_ids"][column]) if column >= 0 else -1
-            )
-            births += column == association.NEW
+            ids.append(births if column == NEW else int(case["in.track_ids"][column]) if column >= 0 else -1)
+            births += column == NEW
         case.same(f"out.{name}", torch.tensor(ids))
 
 

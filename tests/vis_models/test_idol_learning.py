@@ -12,6 +12,7 @@ from vis_models.idol.config import IdolConfig
 from vis_models.idol.matching import Costs
 from vis_models.idol.model import Idol
 from vis_models.layers.backbone_config import ResNetConfig
+from vis_models.truths import masks_at_cells
 from vis_models.types import Clips, Frames, VideoInfo
 
 from .drawn import HEIGHT, WIDTH, moving_squares
@@ -104,7 +105,7 @@ def test_the_cosine_with_a_positive_shall_be_one_and_with_a_negative_zero():
 def test_true_masks_are_read_in_the_middle_of_the_cells_of_a_picture_that_is_padded_further():
     masks = torch.zeros(1, 10, 12, dtype=torch.bool)
     masks[0, 6, 10] = True
-    cells = losses.at_cells(masks, torch.zeros(5, 4, 4), stride=4)
+    cells = masks_at_cells(masks, (4, 4), stride=4)
     assert cells.nonzero().tolist() == [[0, 1, 2]]
 
 

@@ -8,7 +8,7 @@ import torch
 from vis_models.idol import association, tracker
 from vis_models.idol.config import IdolConfig
 from vis_models.idol.state import IdolEncoded, IdolState
-from vis_models.types import Tracks
+from vis_models.types import Tracks, VideoInfo
 
 pytestmark = pytest.mark.unit
 
@@ -41,7 +41,7 @@ def one(x: int, embedding: list[float], score: float = 0.9) -> tuple[int, list[f
 
 
 def play(rules: IdolConfig, *frames: IdolEncoded) -> tuple[list[Tracks], IdolState]:
-    state, said = IdolState.empty(rules, torch.tensor([[SIDE_PX, SIDE_PX]]), torch.zeros(())), []
+    state, said = IdolState.empty(rules, [VideoInfo("", SIDE_PX, SIDE_PX)], torch.zeros(())), []
     for each in frames:
         tracks, state = tracker.step(rules, each, state)
         said.append(tracks)

@@ -18,6 +18,7 @@ from vis_models.mask_prop.propagation import Propagation
 from vis_models.mask_prop.refinement import cut_out, spread
 from vis_models.mask_prop.state import MaskPropEncoded, MaskPropState, packed, unpacked
 from vis_models.mask_rcnn.config import MaskRcnnConfig
+from vis_models.matching import unlike_better
 from vis_models.types import Sighting, Tracks, Verdict, VideoInfo
 
 from .drawn import moving_squares
@@ -138,9 +139,9 @@ def test_an_offset_of_two_cells_carries_a_mask_by_two_cells():
 
 def test_overlap_is_by_shares_and_two_empty_masks_have_none():
     a, b = torch.tensor([1.0, 0.5, 0.0, 0.0]), torch.tensor([0.5, 0.5, 1.0, 0.0])
-    assert linking.soft_iou(a, b).item() == pytest.approx(0.75 / 2.75)  # both 0.5 + 0.25; 1.5 + 2 - 0.75
-    assert linking.every_soft_iou(a[None], torch.stack([b, b * 0]))[0].tolist() == pytest.approx([0.75 / 2.75, 0.0])
-    assert linking.soft_iou(b * 0, b * 0).item() == 0
+    overlap = linking.every_soft_iou(torch.stack([a, b * 0]), torch.stack([b, b * 0]))
+    assert overlap[0].tolist() == pytest.approx([0.75 / 2.75, 0.0])  # both 0.5 + 0.25; 1.5 + 2 - 0.75
+    assert overlap[1].tolist() == [0, 0]
 
 
 def test_a_match_is_the_mean_over_the_frames_that_both_clips_have_and_one_of_them_shows_something_in():
@@ -167,9 +168,10 @@ def test_one_object_of_a_frame_has_a_track_and_the_other_takes_the_next_best_or_
 
 def test_of_two_detections_with_one_mask_the_better_stays():
     masks = torch.tensor([[1.0, 1, 1, 1, 0], [1, 1, 1, 1, 1], [0, 0, 0, 1, 1]])
-    assert linking.unlike_better(masks, 0.7) == [0, 2]
-    assert linking.unlike_better(masks, 1.0) == [0, 1, 2]
-    assert linking.unlike_better(masks[:0], 0.7) == []
+    overlap = linking.every_soft_iou(masks, masks)
+    assert unlike_better(overlap > 0.7).tolist() == [True, False, True]
+    assert unlike_better(overlap > 1.0).tolist() == [True, True, True]
+    assert unlike_better(overlap[:0, :0] > 0.7).tolist() == []
 
 
 def test_masks_wait_as_bits():
@@ -319,7 +321,7 @@ def by_definition(made: MaskProp, film: list[MaskPropEncoded]) -> list[list[int]
 
 def match_of(one: dict[int, Tensor], other: dict[int, Tensor]) -> float:
     found = [
-        float(linking.soft_iou(one[t].flatten(), other[t].flatten()))
+        float(linking.every_soft_iou(one[t].flatten()[None], other[t].flatten()[None]))
         for t in one.keys() & other.keys()
         if one[t].any() or other[t].any()
     ]

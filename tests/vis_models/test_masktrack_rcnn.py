@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from vis_models.layers.backbone_config import ResNetConfig
+from vis_models.losses import track_loss
 from vis_models.mask_rcnn.config import MaskRcnnConfig
 from vis_models.masktrack_rcnn import association
 from vis_models.masktrack_rcnn.config import MaskTrackConfig
-from vis_models.masktrack_rcnn.model import MaskTrackEncoded, MaskTrackRcnn, MaskTrackState, track_loss
+from vis_models.masktrack_rcnn.model import MaskTrackEncoded, MaskTrackRcnn, MaskTrackState
 from vis_models.types import Tracks, VideoInfo
 
 from .drawn import moving_squares

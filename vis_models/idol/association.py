@@ -11,11 +11,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vis_models import matching
 from vis_models.idol.config import IdolConfig
 from vis_models.layers.box_nms import nms_in_groups
+from vis_models.matching import NEW
 
-NEW, BACKDROP, LEFT_OVER = -1, -2, -3
-"""In the place of a track: a detection begins one; it begins none and overlaps no better one; or it does."""
+BACKDROP, LEFT_OVER = -2, -3
+"""In the place of a track: a detection begins none and overlaps no better one; or it does."""
 BACKDROP_IOU = 0.3
 """With a better one, from which it does."""
 
@@ -33,12 +35,7 @@ def detections(config: IdolConfig, chances: Float[Tensor, "Q S"], boxes_px: Floa
 
 def unlike_better(config: IdolConfig, masks: Bool[Tensor, "N h w"]) -> Bool[Tensor, " N"]:
     """Whether no better detection, of any class, has nearly the same mask; masks come best first."""
-    overlap = (mask_iou(masks, masks).triu(diagonal=1) > config.mask_nms_iou).cpu()
-    kept = torch.ones(len(masks), dtype=torch.bool)
-    for better in range(len(masks)):
-        if kept[better]:
-            kept &= ~overlap[better]
-    return kept.to(masks.device)
+    return matching.unlike_better(mask_iou(masks, masks) > config.mask_nms_iou)
 
 
 def mask_iou(a: Bool[Tensor, "N h w"], b: Bool[Tensor, "M h w"]) -> Float[Tensor, "N M"]:

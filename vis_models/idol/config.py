@@ -1,10 +1,10 @@
 """What can be chosen about IDOL; without torch, as recipes are made of it. Source: as `idol/__init__.py`."""
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from vis_models.config import ModelConfig
+from vis_models.config import FramesConfig, ModelConfig
 from vis_models.layers.backbone_config import BackboneConfig, ResNetConfig, SwinConfig
 
 BACKBONES: dict[str, ResNetConfig | SwinConfig] = {
@@ -13,26 +13,13 @@ BACKBONES: dict[str, ResNetConfig | SwinConfig] = {
     "swin_l": SwinConfig(),
 }
 """With which there are published weights."""
-NETWORK_FIELDS = (
-    "num_classes", "backbone", "queries", "channels", "heads", "points", "levels", "encoder_layers", "decoder_layers",
-    "hidden", "norm_groups",
-)  # fmt: skip
-"""Fields of `IdolConfig` under which alone weights mean what they were trained for."""
 
 
-class IdolConfig(ModelConfig):
+class IdolConfig(FramesConfig, ModelConfig):
     """IDOL; defaults are the paper's settings, on ResNet-50."""
 
     num_classes: PositiveInt = 40
     """Foreground classes; there is no background, every class is a yes or no of its own."""
-    image_size: tuple[PositiveInt, PositiveInt] | None = None
-    """(height, width) in pixels that every frame is resized to, the aspect not kept; None keeps it."""
-    shorter_px: PositiveInt = 360
-    """Of the frame's sides, where the aspect is kept."""
-    longer_most_px: PositiveInt = 640
-    """What the longer side may become; the shorter one is smaller then."""
-    mean_rgb: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std_rgb: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
     backbone: BackboneConfig = ResNetConfig()
     queries: PositiveInt = 300
     """Most objects of a frame."""
@@ -119,6 +106,11 @@ class IdolConfig(ModelConfig):
     """A birth without a free slot takes that of the track that is longest out of sight."""
 
     parts: ClassVar[tuple[str, ...]] = ("detector", "whole")
+    network_fields: ClassVar[tuple[str, ...]] = (
+        "num_classes", "backbone", "queries", "channels", "heads", "points", "levels", "encoder_layers",
+        "decoder_layers", "hidden", "norm_groups",
+    )  # fmt: skip
+    trained_anew: ClassVar[tuple[str, ...]] = ("embed_loss", "select")
 
     @classmethod
     def paper(cls, backbone: Literal["r50", "r101", "swin_l"] = "r50") -> "IdolConfig":
@@ -138,30 +130,9 @@ class IdolConfig(ModelConfig):
         )  # fmt: skip
 
     @property
-    def classes(self) -> int:
-        return self.num_classes
-
-    def with_classes(self, count: int) -> "IdolConfig":
-        return self.model_copy(update={"num_classes": count})
-
-    @property
     def mask_stride(self) -> int:
         """Pixels of the input along a side of a cell of the network's masks."""
         return self.backbone.stride // 2
-
-    @property
-    def frame_px(self) -> tuple[int, int] | None:
-        return self.image_size
-
-    @property
-    def switches(self) -> dict[str, Any]:
-        """Every field under which alone weights mean what they were trained for."""
-        return self.model_dump(mode="json", include=set(NETWORK_FIELDS), exclude={"backbone": {"drop_path"}})
-
-    @property
-    def seen(self) -> dict[str, Any]:
-        """The same: what decides which objects are found."""
-        return self.switches
 
     @model_validator(mode="after")
     def _channels_can_be_divided(self) -> "IdolConfig":

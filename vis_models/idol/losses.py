@@ -9,7 +9,7 @@ D channels of an embedding.
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vis_models import boxes as box_ops
@@ -43,13 +43,6 @@ def mask_losses(
     """Focal loss, the mean over pixels, and dice."""
     focal = sigmoid_focal(logits, wanted, ALPHA, GAMMA).flatten(1).mean(1)
     return focal.sum() / count, dice(logits, wanted, "detr").sum() / count
-
-
-def at_cells(masks: Bool[Tensor, "A H W"], logits: Float[Tensor, "R h w"], stride: int) -> Bool[Tensor, "A h w"]:
-    """True masks at the cells of the network's, which are of a picture padded further: the middle pixel of each."""
-    rows, columns = logits.shape[1] * stride, logits.shape[2] * stride
-    whole = F.pad(masks, [0, columns - masks.shape[2], 0, rows - masks.shape[1]])
-    return whole[:, stride // 2 :: stride, stride // 2 :: stride]
 
 
 def contrast(

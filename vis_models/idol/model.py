@@ -7,6 +7,7 @@ each, S classes, D channels of an embedding.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,7 +25,8 @@ from vis_models.idol.state import IdolEncoded, IdolState
 from vis_models.layers.backbones import ResNet
 from vis_models.layers.normalise import normalised
 from vis_models.layers.resize import keeping_aspect
-from vis_models.mask_rcnn.model import sizes_of
+from vis_models.track_slots import one_by_one
+from vis_models.truths import sizes_of
 from vis_models.types import Clips, Found, Frames, Tracks, VideoInfo
 
 
@@ -78,17 +80,11 @@ class Idol(nn.Module):
 
     @torch.no_grad()
     def start(self, videos: list[VideoInfo]) -> IdolState:
-        sizes = torch.tensor([(video.height, video.width) for video in videos]).view(-1, 2)
-        return IdolState.empty(self.config, sizes, self.mean)
+        return IdolState.empty(self.config, videos, self.mean)
 
     @torch.no_grad()
     def step(self, encoded: IdolEncoded, state: IdolState) -> tuple[list[Tracks], IdolState]:
-        said, rows = [], []
-        for row in range(len(state)):
-            tracks, new = tracker.step(self.config, encoded[[row]], state[[row]])
-            said.append(tracks)
-            rows.append(new)
-        return said, IdolState.join(rows)
+        return one_by_one(partial(tracker.step, self.config), encoded, state)
 
     @torch.no_grad()
     def finish(self, state: IdolState) -> list[Tracks]:

@@ -20,9 +20,8 @@ from vis_models import boxes as box_ops
 from vis_models.idol import losses, matching
 from vis_models.idol.config import IdolConfig
 from vis_models.idol.network import IdolNetwork, IdolOutput
-from vis_models.losses import mean_over_workers, worker_count
-from vis_models.mask_rcnn.losses import Truth
-from vis_models.mask_rcnn.model import truths_of
+from vis_models.losses import mean_over_workers, nothing, worker_count
+from vis_models.truths import Truth, masks_at_cells, truths_of
 from vis_models.types import Clips
 
 
@@ -79,10 +78,7 @@ class Objective(nn.Module):
         if length == 2:
             keys = matched.best[:: 2 if self.config.learn_reference else 1]
             terms |= self._embeddings(network, output, clips, truths, true_boxes, keys)
-        # A parameter that this batch has nothing for gets a gradient of zero: workers share theirs
-        trained = [p.sum() for module in (network, self) for p in module.parameters() if p.requires_grad]
-        terms["class"] = terms["class"] + torch.stack(trained).sum() * 0
-        return terms
+        return terms | {"class": terms["class"] + nothing(network, self)}
 
     def _match(
         self,
@@ -122,7 +118,7 @@ class Objective(nn.Module):
             own = matched.object[row][matched.object[row] >= 0]
             labels[row, matched.object[row] >= 0] = truths[number].labels[own]
             wanted_boxes.append(true_boxes[number][own])
-            wanted_masks.append(losses.at_cells(truths[number].masks, maps, config.mask_stride)[own])
+            wanted_masks.append(masks_at_cells(truths[number].masks, (maps.shape[-2], maps.shape[-1]), config.mask_stride)[own])
         l1, giou = losses.box_losses(output.boxes[layer, frame, query].float(), torch.cat(wanted_boxes), count)
         mask, dice = losses.mask_losses(maps, torch.cat(wanted_masks).to(maps.dtype), count)
         return {

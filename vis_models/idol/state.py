@@ -1,5 +1,6 @@
 """What crosses from a frame to the tracker, and what the tracker remembers. Source and axes: as `model.py`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vis_models.idol.config import IdolConfig
-from vis_models.types import Masks, Rows, Verdict
+from vis_models.track_slots import TimedSlots
+from vis_models.types import Masks, Rows, Verdict, VideoInfo
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,9 @@ class IdolEncoded(Rows):
 
 
 @dataclass(frozen=True)
-class IdolState(Rows):
+class IdolState(TimedSlots):
     """The memory bank of B videos: M tracks with their last T embeddings each."""
 
-    size_px: Int[Tensor, "B 2"]
-    """(height, width) of the video itself."""
-    frame: Int[Tensor, " B"]
-    """Index of the next frame."""
-    births: Int[Tensor, " B"]
-    """Tracks told so far: the next track id."""
-    track_id: Int[Tensor, "B M"]
-    """-1: the slot is free."""
     boxes_px: Float[Tensor, "B M 4"]
     """Where the track was seen last, in pixels of the model's input."""
     label: Int[Tensor, "B M"]
@@ -64,17 +58,13 @@ class IdolState(Rows):
     """Those in which it was seen under its present id; 0: what was said of it was taken back."""
     chances: Float[Tensor, "B M S"]
     """Sum over these frames, of every class."""
-    last_frame: Int[Tensor, "B M"]
 
     @classmethod
-    def empty(cls, config: IdolConfig, sizes_px: Int[Tensor, "B 2"], like: Tensor) -> "IdolState":
-        shape = (len(sizes_px), config.tracks)
+    def empty(cls, config: IdolConfig, videos: Sequence[VideoInfo], like: Tensor) -> "IdolState":
+        shape = (len(videos), config.tracks)
         whole = torch.zeros(shape, dtype=torch.long, device=like.device)
         return cls(
-            size_px=sizes_px.to(like.device),
-            frame=whole[:, 0].clone(),
-            births=whole[:, 0].clone(),
-            track_id=whole - 1,
+            **cls.columns(videos, config.tracks, like.device),
             boxes_px=like.new_zeros(*shape, 4),
             label=whole.clone(),
             bank=like.new_zeros(*shape, config.memory, config.channels),
@@ -82,13 +72,11 @@ class IdolState(Rows):
             seen=whole.clone(),
             told=whole.clone(),
             chances=like.new_zeros(*shape, config.num_classes),
-            last_frame=whole.clone(),
         )
 
-    def live(self, row: int) -> list[int]:
-        """Slots with a track, in the order in which these got their ids."""
-        ids = self.track_id[row].tolist()
-        return sorted((slot for slot, id_ in enumerate(ids) if id_ >= 0), key=ids.__getitem__)
+    def begin(self, row: int, slot: int) -> None:
+        super().begin(row, slot)
+        self.chances[row, slot] = 0
 
     def verdict(self, row: int, slot: int, least: float) -> Verdict:
         """The class of the largest mean score, and with it every other whose mean is above `least`."""

@@ -17,6 +17,8 @@ from vis_models.idol.config import IdolConfig
 from vis_models.idol.state import IdolEncoded, IdolState
 from vis_models.masktrack_rcnn import association as cues
 from vis_models.masktrack_rcnn.config import MaskTrackConfig
+from vis_models.matching import NEW, similarity
+from vis_models.track_slots import FREE
 from vis_models.types import Sighting, Tracks, Verdict
 
 CUES = MaskTrackConfig()
@@ -25,14 +27,14 @@ CUES = MaskTrackConfig()
 
 def step(config: IdolConfig, encoded: IdolEncoded, state: IdolState) -> tuple[Tracks, IdolState]:
     """Both of one row."""
-    state = IdolState(*(getattr(state, name).clone() for name in IdolState.__dataclass_fields__))
+    state = state.own()
     frame, found = int(state.frame[0]), int(encoded.count[0])
     scores, labels = encoded.chances[0, :found].max(1)
     live = state.live(0)
     taken = association.begin(config, match(config, encoded, state, live), scores, encoded.masks[0] > 0)
     slots = [live[column] if column >= 0 else column for column in taken.tolist()]
-    wanted = [detection for detection, slot in enumerate(slots) if slot == association.NEW]
-    free = _free(config, state, {slot for slot in slots if slot >= 0}, frame)
+    wanted = [detection for detection, slot in enumerate(slots) if slot == NEW]
+    free = state.for_births(0, {slot for slot in slots if slot >= 0}, config.slot_recycling)
     verdicts = []
     for detection, slot in zip(wanted, free, strict=False):
         verdicts += _verdicts(config, state, [slot])
@@ -42,13 +44,12 @@ def step(config: IdolConfig, encoded: IdolEncoded, state: IdolState) -> tuple[Tr
     shown = [slots[detection] for detection in own]
     _name(state, shown)
     _remember(state, shown, encoded, own, scores, labels, frame)
-    size = (int(state.size_px[0, 0]), int(state.size_px[0, 1]))
-    masks = encoded.masks_of(0, own, size, config.mask_stride)
+    masks = encoded.masks_of(0, own, state.size_of(0), config.mask_stride)
     sighting = Sighting(frame, state.track_id[0, shown].tolist(), scores[own].tolist(), masks)
     withdrawn = _withdraw(config, state, frame)
-    over = [slot for slot in state.live(0) if frame - int(state.last_frame[0, slot]) >= config.keep_frames]
+    over = state.out_of_sight(0, config.keep_frames - 1)
     verdicts += _verdicts(config, state, over)
-    state.track_id[0, over] = -1
+    state.track_id[0, over] = FREE
     dropped = max(0, len(wanted) - len(free))
     return Tracks([sighting], verdicts, dropped, withdrawn), replace(state, frame=state.frame + 1)
 
@@ -69,27 +70,15 @@ def match(config: IdolConfig, encoded: IdolEncoded, state: IdolState, live: list
     scores, labels = encoded.chances[0, :found].max(1)
     overlap = box_ops.iou(encoded.boxes_px[0, :found], state.boxes_px[0, live])
     same = labels[:, None] == state.label[0, live]
-    logits = cues.similarity(embeddings.float(), known.float())
+    logits = similarity(embeddings.float(), known.float())
     return cues.assign(CUES, cues.score(CUES, logits, scores, overlap, same)).cpu()
-
-
-def _free(config: IdolConfig, state: IdolState, taken: set[int], frame: int) -> list[int]:
-    """Slots for new tracks: without a track, then those longest out of sight, for the second frame at least."""
-    ids, last = state.track_id[0].tolist(), state.last_frame[0].tolist()
-    empty = [slot for slot, id_ in enumerate(ids) if id_ < 0]
-    if not config.slot_recycling:
-        return empty
-    lost = [slot for slot in state.live(0) if slot not in taken and last[slot] < frame - 1]
-    return empty + sorted(lost, key=last.__getitem__)
 
 
 def _name(state: IdolState, slots: list[int]) -> None:
     """A new id for each of these of which nothing was told, or all was taken back."""
     for slot in slots:
         if not state.told[0, slot]:
-            state.track_id[0, slot] = state.births[0]
-            state.births[0] += 1
-            state.chances[0, slot] = 0
+            state.begin(0, slot)
 
 
 def _remember(
@@ -115,7 +104,7 @@ def _withdraw(config: IdolConfig, state: IdolState, frame: int) -> tuple[int, ..
     """Ids of tracks that were none: seen too seldom, and not in the last two frames. The bank still knows them."""
     if frame < config.settled_frames:
         return ()
-    noise = (state.track_id[0] >= 0) & (state.told[0] > 0) & (state.told[0] < config.least_sightings)
+    noise = (state.track_id[0] != FREE) & (state.told[0] > 0) & (state.told[0] < config.least_sightings)
     noise &= state.last_frame[0] < frame - 1
     ids = tuple(sorted(state.track_id[0, noise].tolist()))
     state.told[0, noise] = 0
@@ -124,5 +113,5 @@ def _withdraw(config: IdolConfig, state: IdolState, frame: int) -> tuple[int, ..
 
 def _verdicts(config: IdolConfig, state: IdolState, slots: list[int]) -> list[Verdict]:
     """About the tracks in these slots, where there is one and it was not taken back."""
-    known = [slot for slot in slots if state.track_id[0, slot] >= 0 and state.told[0, slot] > 0]
+    known = [slot for slot in slots if state.track_id[0, slot] != FREE and state.told[0, slot] > 0]
     return [state.verdict(0, slot, config.class_score) for slot in known]

@@ -1,6 +1,6 @@
 """What can be chosen about MaskProp; without torch, as recipes are made of it. Source: as `model.py`."""
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -62,6 +62,7 @@ class MaskPropConfig(ModelConfig):
 
     parts: ClassVar[tuple[str, ...]] = ("detector", "whole", "refinement")
     encoded_by: ClassVar[tuple[str, ...]] = ("refinement", "duplicate_iou")
+    network_fields: ClassVar[tuple[str, ...]] = ("level", "dilations", "overlay", "carried", "nobody")
 
     @classmethod
     def paper(cls, depth: Literal[50, 101] = 50) -> "MaskPropConfig":
@@ -78,25 +79,9 @@ class MaskPropConfig(ModelConfig):
         return 2 * self.reach + 1
 
     @property
-    def classes(self) -> int:
-        return self.detector.num_classes
-
-    def with_classes(self, count: int) -> "MaskPropConfig":
-        return self.model_copy(update={"detector": self.detector.model_copy(update={"num_classes": count})})
-
-    @property
-    def frame_px(self) -> tuple[int, int] | None:
-        return self.detector.image_size
-
-    @property
     def as_detector(self) -> MaskRcnnDetectorConfig:
         """The detector that another tracker can take."""
         return MaskRcnnDetectorConfig.model_validate(self.detector.model_dump())
-
-    @property
-    def switches(self) -> dict[str, Any]:
-        """Every field, outside the detector, under which alone weights mean what they were trained for."""
-        return self.model_dump(mode="json", include={"level", "dilations", "overlay", "carried", "nobody"})
 
     @model_validator(mode="after")
     def _carries_on_a_map_that_is_there(self) -> "MaskPropConfig":

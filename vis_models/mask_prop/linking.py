@@ -10,18 +10,11 @@ Axes: N objects of a clip, K objects of clips before it, W frames in which masks
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-NEW = -1
-"""In the place of a track: the object begins one."""
-
-
-def soft_iou(a: Float[Tensor, "*S P"], b: Float[Tensor, "*S P"]) -> Float[Tensor, "*S"]:
-    """Eq. (3), of masks whose cells are 0 to 1; zero where both are empty."""
-    both = (a * b).sum(-1)
-    return both / (a.sum(-1) + b.sum(-1) - both).clamp(min=1e-6)
+from vis_models.matching import NEW
 
 
 def every_soft_iou(a: Float[Tensor, "*S N P"], b: Float[Tensor, "*S K P"]) -> Float[Tensor, "*S N K"]:
-    """Eq. (3) of each with each."""
+    """Eq. (3) of each with each, of masks whose cells are 0 to 1; zero where both are empty."""
     both = a @ b.mT
     return both / (a.sum(-1)[..., None] + b.sum(-1)[..., None, :] - both).clamp(min=1e-6)
 
@@ -63,13 +56,3 @@ def assign(affinity: Float[Tensor, "N M"], threshold: float) -> list[int]:
             chosen[n] = column
             taken.add(column)
     return chosen
-
-
-def unlike_better(masks: Float[Tensor, "N P"], most: float) -> list[int]:
-    """Those of masks, best first, that overlap none that is kept by more than `most`."""
-    overlap = (every_soft_iou(masks, masks) > most).tolist()
-    kept: list[int] = []
-    for n, row in enumerate(overlap):
-        if not any(row[better] for better in kept):
-            kept.append(n)
-    return kept

@@ -7,6 +7,7 @@ Axes: B videos side by side, F frames, N detection slots, R detections of all fr
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -14,15 +15,19 @@ from torch import Tensor, nn
 
 from vis_models import boxes as box_ops
 from vis_models.layers.normalise import DIVISOR
-from vis_models.mask_prop import linking, tracker
+from vis_models.losses import nothing
+from vis_models.mask_prop import tracker
 from vis_models.mask_prop.config import MaskPropConfig
+from vis_models.mask_prop.linking import every_soft_iou
 from vis_models.mask_prop.objective import cover, propagation_loss, refinement_losses
 from vis_models.mask_prop.propagation import Propagation
 from vis_models.mask_prop.refinement import Refinement, cut_out, spread
 from vis_models.mask_prop.state import MaskPropEncoded, MaskPropState
 from vis_models.mask_rcnn import layouts
-from vis_models.mask_rcnn.losses import Truth
-from vis_models.mask_rcnn.model import MaskRcnn, MaskRcnnEncoded, sizes_of, slots, truths_of
+from vis_models.mask_rcnn.model import MaskRcnn, MaskRcnnEncoded, slots
+from vis_models.matching import unlike_better
+from vis_models.track_slots import one_by_one
+from vis_models.truths import Truth, sizes_of, truths_of
 from vis_models.types import Clips, Frames, Objects, Tracks, VideoInfo
 
 AT_ONCE = 16
@@ -65,18 +70,12 @@ class MaskProp(nn.Module):
 
     @torch.no_grad()
     def start(self, videos: list[VideoInfo]) -> MaskPropState:
-        sizes = torch.tensor([(video.height, video.width) for video in videos]).view(-1, 2)
         height, width = (-(-side // DIVISOR) * DIVISOR // self.stride for side in self.frame_size(videos[0]))
-        return MaskPropState.empty(self.config, sizes, (height, width), self.detector.mean)
+        return MaskPropState.empty(self.config, videos, (height, width), self.detector.mean)
 
     @torch.no_grad()
     def step(self, encoded: MaskPropEncoded, state: MaskPropState) -> tuple[list[Tracks], MaskPropState]:
-        said, rows = [], []
-        for row in range(len(state)):
-            tracks, new = tracker.step(self.config, self.propagation, encoded[[row]], state[[row]])
-            said.append(tracks)
-            rows.append(new)
-        return said, MaskPropState.join(rows)
+        return one_by_one(partial(tracker.step, self.config, self.propagation), encoded, state)
 
     @torch.no_grad()
     def finish(self, state: MaskPropState) -> list[Tracks]:
@@ -123,7 +122,8 @@ class MaskProp(nn.Module):
         kept = []
         for number in range(frames):
             own = (frame == number).nonzero().squeeze(1)
-            kept.append(own[linking.unlike_better(covers[own].flatten(1), most)])
+            masks = covers[own].flatten(1)
+            kept.append(own[unlike_better(every_soft_iou(masks, masks) > most)])
         return torch.cat(kept)
 
     def _refined(
@@ -214,8 +214,7 @@ class MaskProp(nn.Module):
             wanted = self._wanted(truths, frame, object_, places)
         logits = self._refined(self.detector.normalised(pixels, sizes), frame, masks, boxes, places)
         terms = refinement_losses(logits, wanted)
-        nothing = torch.stack([parameter.sum() for parameter in self.refinement.parameters()]).sum() * 0
-        return terms | {"overlap": terms["overlap"] + nothing}
+        return terms | {"overlap": terms["overlap"] + nothing(self.refinement)}
 
     def _recognised(
         self, found: MaskRcnnEncoded, truths: Sequence[Truth]

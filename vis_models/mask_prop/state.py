@@ -4,8 +4,8 @@ Axes: F frames, B videos, N detection slots, S classes, C channels of features, 
 frames that wait, M tracks, r pixels along a side of a mask, P bytes of a mask's cells.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -13,10 +13,8 @@ from torch import Tensor
 
 from vis_models.layers.paste_masks import Pasting, paste
 from vis_models.mask_prop.config import MaskPropConfig
-from vis_models.types import Masks, Rows, Verdict
-
-FREE = -1
-"""As the track of a slot: there is none."""
+from vis_models.track_slots import FREE, TrackSlots
+from vis_models.types import Masks, Rows, Verdict, VideoInfo
 
 
 @dataclass(frozen=True)
@@ -46,15 +44,9 @@ class MaskPropEncoded(Rows):
 
 
 @dataclass(frozen=True)
-class MaskPropState(Rows):
+class MaskPropState(TrackSlots):
     """The memory of B videos. Frame f lies at place f modulo W, or modulo J, of what is kept by frame."""
 
-    size_px: Int[Tensor, "B 2"]
-    """(height, width) of the video itself."""
-    frame: Int[Tensor, " B"]
-    """Index of the next frame."""
-    births: Int[Tensor, " B"]
-    """Tracks started so far: the next track id."""
     features: Float[Tensor, "B W C h w"]
     count: Int[Tensor, "B J"]
     """Detections of the frames that wait, as the next three."""
@@ -65,8 +57,6 @@ class MaskPropState(Rows):
     """Of the objects of each clip, by its middle frame: the cells of its mask in each frame, eight in a byte."""
     track: Int[Tensor, "B W N"]
     """Slot of the track of each, `FREE` where there is no object."""
-    track_id: Int[Tensor, "B M"]
-    """`FREE`: the slot is free."""
     members: Int[Tensor, "B M"]
     """Clips of the track."""
     chances: Float[Tensor, "B M S"]
@@ -76,40 +66,30 @@ class MaskPropState(Rows):
 
     @classmethod
     def empty(
-        cls, config: MaskPropConfig, sizes_px: Int[Tensor, "B 2"], cells: tuple[int, int], like: Tensor
+        cls, config: MaskPropConfig, videos: Sequence[VideoInfo], cells: tuple[int, int], like: Tensor
     ) -> "MaskPropState":
         """`cells`: (height, width) of the map of features."""
-        videos, slots, length, waiting = len(sizes_px), config.detector.detections, config.clip_length, config.reach + 1
+        count, slots, length, waiting = len(videos), config.detector.detections, config.clip_length, config.reach + 1
         classes, channels = config.classes, config.detector.channels
-        whole = torch.zeros(videos, dtype=torch.long, device=like.device)
+        whole = torch.zeros(count, dtype=torch.long, device=like.device)
         tracks = length * slots  # as many as there are clips to be on one: there is always a free slot
         return cls(
-            size_px=sizes_px.to(like.device),
-            frame=whole.clone(),
-            births=whole.clone(),
-            features=like.new_zeros(videos, length, channels, *cells),
-            count=whole.new_zeros(videos, waiting),
-            scores=like.new_zeros(videos, waiting, slots),
-            class_scores=like.new_zeros(videos, waiting, slots, classes),
-            cover=like.new_zeros(videos, waiting, slots, *cells),
-            clips=whole.new_zeros(videos, length, slots, length, -(-cells[0] * cells[1] // 8), dtype=torch.uint8),
-            track=whole.new_full((videos, length, slots), FREE),
-            track_id=whole.new_full((videos, tracks), FREE),
-            members=whole.new_zeros(videos, tracks),
-            chances=like.new_zeros(videos, tracks, classes),
-            codes=((),) * videos,
+            **cls.columns(videos, tracks, like.device),
+            features=like.new_zeros(count, length, channels, *cells),
+            count=whole.new_zeros(count, waiting),
+            scores=like.new_zeros(count, waiting, slots),
+            class_scores=like.new_zeros(count, waiting, slots, classes),
+            cover=like.new_zeros(count, waiting, slots, *cells),
+            clips=whole.new_zeros(count, length, slots, length, -(-cells[0] * cells[1] // 8), dtype=torch.uint8),
+            track=whole.new_full((count, length, slots), FREE),
+            members=whole.new_zeros(count, tracks),
+            chances=like.new_zeros(count, tracks, classes),
+            codes=((),) * count,
         )
 
-    def own(self) -> "MaskPropState":
-        """A copy that may be written into."""
-        columns = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        copies: dict[str, Any] = {n: each.clone() if isinstance(each, Tensor) else each for n, each in columns.items()}
-        return MaskPropState(**copies)
-
-    def live(self, row: int) -> list[int]:
-        """Slots with a track, in the order in which these began."""
-        ids = self.track_id[row].tolist()
-        return sorted((slot for slot, id_ in enumerate(ids) if id_ != FREE), key=ids.__getitem__)
+    def begin(self, row: int, slot: int) -> None:
+        super().begin(row, slot)
+        self.members[row, slot], self.chances[row, slot] = 0, 0.0
 
     def verdict(self, row: int, slot: int) -> Verdict:
         """The class of the largest mean probability, the lowest of equals."""

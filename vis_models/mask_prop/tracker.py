@@ -6,6 +6,8 @@ features is kept as long as a clip reaches it. Clips at the beginning and the en
 Axes: as `state.py`; n objects of a clip.
 """
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
@@ -13,7 +15,9 @@ from torch import Tensor
 from vis_models.mask_prop import linking
 from vis_models.mask_prop.config import MaskPropConfig
 from vis_models.mask_prop.propagation import Propagation
-from vis_models.mask_prop.state import FREE, MaskPropEncoded, MaskPropState, packed, unpacked
+from vis_models.mask_prop.state import MaskPropEncoded, MaskPropState, packed, unpacked
+from vis_models.matching import NEW
+from vis_models.track_slots import FREE
 from vis_models.types import CodedMasks, Sighting, Tracks
 
 
@@ -42,8 +46,7 @@ def finish(config: MaskPropConfig, branch: Propagation, state: MaskPropState) ->
 def _wait(config: MaskPropConfig, encoded: MaskPropEncoded, state: MaskPropState) -> MaskPropState:
     """The state with one more frame."""
     state, frame = state.own(), int(state.frame[0])
-    size = (int(state.size_px[0, 0]), int(state.size_px[0, 1]))
-    rles = encoded.masks_of(0, size, config.detector.pasting).rles()
+    rles = encoded.masks_of(0, state.size_of(0), config.detector.pasting).rles()
     place = frame % (config.reach + 1)
     state.features[0, frame % config.clip_length] = encoded.features[0].to(state.features.dtype)
     state.count[0, place] = encoded.count[0]
@@ -51,7 +54,7 @@ def _wait(config: MaskPropConfig, encoded: MaskPropEncoded, state: MaskPropState
     state.class_scores[0, place] = encoded.class_scores[0]
     state.cover[0, place] = encoded.cover[0]
     state.frame[0] += 1
-    return _with_codes(state, (*state.codes[0], tuple(rle.decode("ascii") for rle in rles)))
+    return replace(state, codes=((*state.codes[0], tuple(rle.decode("ascii") for rle in rles)),))
 
 
 def _clip(
@@ -71,12 +74,11 @@ def _clip(
         state.chances[0, slots] += state.class_scores[0, place, :found]
     shown = state.track[0, here, :found]
     ids, scores = state.track_id[0, shown].tolist(), state.scores[0, place, :found].tolist()
-    size = (int(state.size_px[0, 0]), int(state.size_px[0, 1]))
-    masks = CodedMasks(size, [], [], [code.encode() for code in state.codes[0][0]])
+    masks = CodedMasks(state.size_of(0), [], [], [code.encode() for code in state.codes[0][0]])
     over = _out_of_reach(config, state, middle)
     verdicts = [state.verdict(0, slot) for slot in over]
     state.track_id[0, over] = FREE
-    return Tracks([Sighting(middle, ids, scores, masks)], verdicts), _with_codes(state, state.codes[0][1:])
+    return Tracks([Sighting(middle, ids, scores, masks)], verdicts), replace(state, codes=(state.codes[0][1:],))
 
 
 def clip_masks(
@@ -107,15 +109,12 @@ def _follow(config: MaskPropConfig, state: MaskPropState, middle: int, found: in
     live = torch.tensor(state.live(0), dtype=torch.long, device=own.device)
     match = linking.matching(own, before, _shared(config, state, middle, earlier[clip]))
     columns = linking.assign(linking.affinity(match, tracks[clip, slot], live), config.link_iou)
-    free = iter((state.track_id[0] == FREE).nonzero().flatten().tolist())
-    return [int(live[column]) if column != linking.NEW else _begin(state, next(free)) for column in columns]
-
-
-def _begin(state: MaskPropState, slot: int) -> int:
-    state.track_id[0, slot] = state.births[0]
-    state.births[0] += 1
-    state.members[0, slot], state.chances[0, slot] = 0, 0.0
-    return slot
+    free = iter(state.free(0))
+    slots = [int(live[column]) if column != NEW else next(free) for column in columns]
+    for n, column in enumerate(columns):
+        if column == NEW:
+            state.begin(0, slots[n])
+    return slots
 
 
 def _frames(config: MaskPropConfig, state: MaskPropState, middle: int) -> range:
@@ -138,8 +137,3 @@ def _out_of_reach(config: MaskPropConfig, state: MaskPropState, middle: int) -> 
     near = torch.arange(max(0, middle + 1 - 2 * config.reach), middle + 1, device=state.track.device)
     seen = set(state.track[0, near % config.clip_length].flatten().tolist())
     return [slot for slot in state.live(0) if slot not in seen]
-
-
-def _with_codes(state: MaskPropState, codes: tuple[tuple[str, ...], ...]) -> MaskPropState:
-    columns = {name: getattr(state, name) for name in MaskPropState.__dataclass_fields__}
-    return MaskPropState(**columns | {"codes": (codes,)})

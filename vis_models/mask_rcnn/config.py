@@ -1,33 +1,16 @@
 """What can be chosen about Mask R-CNN; without torch, as recipes are made of it. Source: as `model.py`."""
 
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from vis_models.config import Config
+from vis_models.config import FinderConfig, FramesConfig
 from vis_models.layers.backbone_config import ResNetConfig
 
-LOSS_FIELDS = (
-    "frozen_stages", "region_positive_iou", "region_negative_iou", "region_samples", "region_positive_share",
-    "positive_iou", "box_samples", "positive_share", "region_beta", "box_beta",
-    "class_weight",
-)  # fmt: skip
-"""Fields of `MaskRcnnConfig` that only training reads."""
 
-
-class MaskRcnnConfig(Config):
+class MaskRcnnConfig(FramesConfig, FinderConfig):
     """Mask R-CNN; defaults are the detector of MaskTrack R-CNN as its paper describes it, on ResNet-50."""
 
-    num_classes: PositiveInt = 40
-    """Foreground classes."""
-    image_size: tuple[PositiveInt, PositiveInt] | None = None
-    """(height, width) in pixels that every frame is resized to, the aspect not kept; None keeps it."""
-    shorter_px: PositiveInt = 360
-    """Of the frame's sides, where the aspect is kept."""
-    longer_most_px: PositiveInt = 640
-    """What the longer side may become; the shorter one is smaller then."""
-    mean_rgb: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std_rgb: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
     backbone: ResNetConfig = ResNetConfig()
     finest: Literal[2, 3] = 2
     """The pyramid begins with this map of the backbone."""
@@ -86,10 +69,10 @@ class MaskRcnnConfig(Config):
     class_weight: PositiveFloat = 1.0
     """Of the classes' loss."""
 
-    @property
-    def seen(self) -> dict[str, Any]:
-        """Every field that decides what a trained detector says; the others are read by the loss alone."""
-        return self.model_dump(mode="json", exclude=set(LOSS_FIELDS))
+    unseen: ClassVar[tuple[str, ...]] = (
+        "frozen_stages", "region_positive_iou", "region_negative_iou", "region_samples", "region_positive_share",
+        "positive_iou", "box_samples", "positive_share", "region_beta", "box_beta", "class_weight",
+    )  # fmt: skip
 
     @classmethod
     def torchvision(cls, version: Literal[1, 2]) -> "MaskRcnnConfig":
@@ -127,6 +110,4 @@ class MaskRcnnDetectorConfig(MaskRcnnConfig):
 
     name: Literal["mask_rcnn"] = "mask_rcnn"
 
-    @property
-    def seen(self) -> dict[str, Any]:
-        return {name: value for name, value in super().seen.items() if name in MaskRcnnConfig.model_fields}
+    unseen: ClassVar[tuple[str, ...]] = (*MaskRcnnConfig.unseen, "name")

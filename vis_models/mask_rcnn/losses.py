@@ -16,21 +16,9 @@ from vis_models.layers.roi_align import align_own
 from vis_models.layers.rpn import assign, sample
 from vis_models.losses import mean_over_workers
 from vis_models.mask_rcnn.config import MaskRcnnConfig
+from vis_models.truths import Truth
 
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
-
-
-@dataclass(frozen=True)
-class Truth:
-    """The objects of one frame; crowds apart."""
-
-    boxes_px: Float[Tensor, "A 4"]
-    labels: Int[Tensor, " A"]
-    """0 .. classes-1."""
-    masks: Bool[Tensor, "A H W"]
-    slots: Int[Tensor, " A"]
-    """What the objects of a clip are called in each of its frames."""
-    crowds_px: Float[Tensor, "K 4"]
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,11 @@ from vis_models.layers.roi_heads import (
     conv_box_head,
     mask_head,
 )
+from vis_models.losses import nothing
 from vis_models.mask_rcnn import layouts, losses
 from vis_models.mask_rcnn.config import MaskRcnnConfig
-from vis_models.mask_rcnn.losses import BOX_WEIGHTS, Sampled, Truth
+from vis_models.mask_rcnn.losses import BOX_WEIGHTS, Sampled
+from vis_models.truths import Truth, sizes_of, truths_of
 from vis_models.types import Clips, Found, Frames, Masks, Objects, Rows, VideoInfo
 
 LEAST_SIDE_PX = 1e-2
@@ -312,9 +314,7 @@ class MaskRcnn(nn.Module):
         sampled = losses.draw(self.config, self.propose(found, sizes_px), truths)
         pooled = self.pooled(levels, sampled.boxes_px, sampled.frame)
         head = self.head_losses(levels, pooled, sampled, truths)
-        # A parameter that this batch has nothing for gets a gradient of zero: workers share theirs
-        nothing = torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0
-        head["mask"] = head["mask"] + nothing
+        head["mask"] = head["mask"] + nothing(self)
         return self.region_losses(found, truths) | head, sampled, pooled
 
     def head_losses(
@@ -370,32 +370,3 @@ def masks_of(
     scale = encoded.boxes_px.new_tensor(size_px) / encoded.frame_px[row]
     boxes = encoded.boxes_px[row, chosen] * scale.flip(0).repeat(2)
     return paste(encoded.mask_logits[row, chosen].float().sigmoid(), boxes, size_px, pasting)
-
-
-def truths_of(clips: Clips) -> list[Truth]:
-    """The objects that can be seen in each frame of each clip, clip by clip."""
-    objects, found = clips.objects, []
-    for clip in range(len(objects)):
-        known = ~objects.crowd[clip] & (objects.labels[clip] >= 0)
-        for frame in range(clips.frames.shape[1]):
-            seen = objects.visible[clip, frame]
-            slots_ = (seen & known).nonzero().squeeze(1)
-            boxes = objects.boxes_px[clip, frame]
-            found.append(
-                Truth(
-                    boxes[slots_],
-                    objects.labels[clip, slots_],
-                    objects.masks[clip, frame, slots_],
-                    slots_,
-                    boxes[seen & objects.crowd[clip]],
-                )
-            )
-    return found
-
-
-def sizes_of(clips: Clips) -> Int[Tensor, "F 2"]:
-    """(height, width) of the picture in each frame."""
-    if clips.sizes_px is not None:
-        return clips.sizes_px.flatten(0, 1)
-    shape = torch.tensor([clips.frames.shape[-2:]], device=clips.frames.device)
-    return shape.expand(clips.frames.shape[0] * clips.frames.shape[1], 2)

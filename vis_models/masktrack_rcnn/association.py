@@ -13,13 +13,8 @@ from torch import Tensor
 
 from vis_models.masktrack_rcnn.config import MaskTrackConfig
 
-NEW, LOST = -1, -2
-"""In the place of a track: a detection begins one; it is left out, as a better one took its track."""
-
-
-def similarity(features: Float[Tensor, "N D"], memory: Float[Tensor, "M D"]) -> Float[Tensor, "N _"]:
-    """Logits of Eq. (2): column 0 is "a new object", worth 0; then the dot product with each track's feature."""
-    return torch.cat([features.new_zeros(len(features), 1), features @ memory.T], 1)
+LOST = -2
+"""In the place of a track: a detection is left out, as a better one took its track."""
 
 
 def score(
@@ -29,7 +24,7 @@ def score(
     overlap: Float[Tensor, "N M"],
     same_class: Bool[Tensor, "N M"],
 ) -> Float[Tensor, "N _"]:
-    """Eq. (4), cue by cue; column 0 is "a new object"."""
+    """Eq. (4), cue by cue; column 0 is "a new object". `logits`: of Eq. (2), `matching.similarity`."""
     total = logits.log_softmax(1)
     none = overlap.new_zeros(len(overlap), 1)
     if config.det_cue:

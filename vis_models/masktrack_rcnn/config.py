@@ -1,6 +1,6 @@
 """What can be chosen about MaskTrack R-CNN; without torch, as recipes are made of it. Source: as `model.py`."""
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -45,6 +45,7 @@ class MaskTrackConfig(ModelConfig):
     same cost of the backbone."""
 
     parts: ClassVar[tuple[str, ...]] = ("detector", "whole")
+    network_fields: ClassVar[tuple[str, ...]] = ("embedding", "final_relu")
 
     @classmethod
     def paper(cls, depth: Literal[50, 101] = 50) -> "MaskTrackConfig":
@@ -72,22 +73,6 @@ class MaskTrackConfig(ModelConfig):
         return cls(detector=detector, final_relu=True, keep_frames=20, track_normaliser="known", tracks=256)
 
     @property
-    def classes(self) -> int:
-        return self.detector.num_classes
-
-    def with_classes(self, count: int) -> "MaskTrackConfig":
-        return self.model_copy(update={"detector": self.detector.model_copy(update={"num_classes": count})})
-
-    @property
-    def frame_px(self) -> tuple[int, int] | None:
-        return self.detector.image_size
-
-    @property
     def as_detector(self) -> MaskRcnnDetectorConfig:
         """The detector that another tracker can take."""
         return MaskRcnnDetectorConfig.model_validate(self.detector.model_dump())
-
-    @property
-    def switches(self) -> dict[str, Any]:
-        """Every field, outside the detector, under which alone weights mean what they were trained for."""
-        return self.model_dump(mode="json", include={"embedding", "final_relu"})

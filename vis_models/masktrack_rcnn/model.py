@@ -8,21 +8,23 @@ of all frames, L = 2 frames of a clip: query and reference.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vis_models import boxes as box_ops
 from vis_models.layers.roi_heads import BOX_CELLS
+from vis_models.losses import nothing, track_loss
 from vis_models.mask_rcnn import layouts
-from vis_models.mask_rcnn.losses import Sampled, Truth
-from vis_models.mask_rcnn.model import MaskRcnn, MaskRcnnEncoded, masks_of, sizes_of, slots, truths_of
+from vis_models.mask_rcnn.losses import Sampled
+from vis_models.mask_rcnn.model import MaskRcnn, MaskRcnnEncoded, masks_of, slots
 from vis_models.masktrack_rcnn import association
 from vis_models.masktrack_rcnn.config import MaskTrackConfig
-from vis_models.types import Clips, Frames, Objects, Rows, Sighting, Tracks, Verdict, VideoInfo
+from vis_models.matching import NEW, columns, similarity
+from vis_models.track_slots import FREE, VotedSlots, one_by_one
+from vis_models.truths import Truth, sizes_of, truths_of
+from vis_models.types import Clips, Frames, Objects, Sighting, Tracks, Verdict, VideoInfo
 
 
 @dataclass(frozen=True)
@@ -33,28 +35,15 @@ class MaskTrackEncoded(MaskRcnnEncoded):
 
 
 @dataclass(frozen=True)
-class MaskTrackState(Rows):
+class MaskTrackState(VotedSlots):
     """The memory of B videos."""
 
-    size_px: Int[Tensor, "B 2"]
-    """(height, width) of the video itself."""
-    frame: Int[Tensor, " B"]
-    """Index of the next frame."""
-    births: Int[Tensor, " B"]
-    """Tracks started so far: the next track id."""
-    track_id: Int[Tensor, "B M"]
-    """-1: the slot is free."""
     boxes_px: Float[Tensor, "B M 4"]
     """Where the track was seen last."""
     embedding: Float[Tensor, "B M D"]
     """As it was seen last."""
     label: Int[Tensor, "B M"]
     """The class with which it began: what the category cue asks for."""
-    votes: Int[Tensor, "B M S"]
-    """Sightings as each class."""
-    score_sum: Float[Tensor, "B M"]
-    """Scores of its sightings."""
-    last_frame: Int[Tensor, "B M"]
 
 
 class TrackHead(nn.Module):
@@ -129,61 +118,47 @@ class MaskTrackRcnn(nn.Module):
     def start(self, videos: list[VideoInfo]) -> MaskTrackState:
         config, like = self.config, self.detector.mean
         shape = (len(videos), config.tracks)
-        whole = torch.zeros(shape, dtype=torch.long, device=like.device)
         return MaskTrackState(
-            size_px=torch.tensor([(video.height, video.width) for video in videos]).view(-1, 2),
-            frame=whole[:, 0].clone(),
-            births=whole[:, 0].clone(),
-            track_id=whole - 1,
+            **MaskTrackState.columns(videos, config.tracks, like.device),
+            votes=like.new_zeros(*shape, config.classes, dtype=torch.long),
+            score_sum=like.new_zeros(*shape),
             boxes_px=like.new_zeros(*shape, 4),
             embedding=like.new_zeros(*shape, config.embedding),
-            label=whole.clone(),
-            votes=whole[..., None].expand(*shape, config.classes).clone(),
-            score_sum=like.new_zeros(*shape),
-            last_frame=whole.clone(),
+            label=like.new_zeros(*shape, dtype=torch.long),
         )
 
     @torch.no_grad()
     def step(self, encoded: MaskTrackEncoded, state: MaskTrackState) -> tuple[list[Tracks], MaskTrackState]:
-        said, rows = [], []
-        for row in range(len(state)):
-            tracks, new = self._step_one(encoded[[row]], state[[row]])
-            said.append(tracks)
-            rows.append(new)
-        return said, MaskTrackState.join(rows)
+        return one_by_one(self._step_one, encoded, state)
 
     @torch.no_grad()
     def finish(self, state: MaskTrackState) -> list[Tracks]:
-        return [
-            Tracks([], [_verdict(state, row, slot) for slot in (state.track_id[row] >= 0).nonzero().flatten().tolist()])
-            for row in range(len(state))
-        ]
+        return [Tracks([], [state.verdict(row, slot) for slot in sorted(state.live(row))]) for row in range(len(state))]
 
     # ---- one frame of one video --------------------------------------------------------------------------------
 
     def _step_one(self, encoded: MaskTrackEncoded, state: MaskTrackState) -> tuple[Tracks, MaskTrackState]:
-        state = MaskTrackState(*(getattr(state, name).clone() for name in MaskTrackState.__dataclass_fields__))
-        frame, found = int(state.frame[0]), int(encoded.valid[0].sum())
-        verdicts = self._forget(state, frame)
-        live = self.live(state)
+        state, found = state.own(), int(encoded.valid[0].sum())
+        verdicts = self._forget(state)
+        live = state.live(0)
         track = association.assign(self.config, self.scores(encoded, state, live))
         taken = [live[int(column)] if column >= 0 else int(column) for column in track]
-        wanted = [n for n in range(found) if taken[n] == association.NEW]
-        free = self._free(state, {slot for slot in taken if slot >= 0}, frame)
+        wanted = [n for n in range(found) if taken[n] == NEW]
+        free = state.for_births(0, {slot for slot in taken if slot >= 0}, self.config.slot_recycling)
         for detection, slot in zip(wanted, free, strict=False):
-            verdicts += [_verdict(state, 0, slot)] if state.track_id[0, slot] >= 0 else []
-            self._begin(state, slot, int(encoded.labels[0, detection]))
+            verdicts += [state.verdict(0, slot)] if state.track_id[0, slot] != FREE else []
+            state.begin(0, slot)
+            state.label[0, slot] = encoded.labels[0, detection]
             taken[detection] = slot
         own = association.winners(torch.tensor(taken, dtype=torch.long)).nonzero().flatten().tolist()
         slots_ = [taken[n] for n in own]
         state.boxes_px[0, slots_] = encoded.boxes_px[0, own]
         state.embedding[0, slots_] = encoded.embedding[0, own]
-        state.score_sum[0, slots_] += encoded.scores[0, own]
-        state.votes[0, slots_, encoded.labels[0, own]] += 1
-        state.last_frame[0, slots_] = frame
-        size = (int(state.size_px[0, 0]), int(state.size_px[0, 1]))
-        masks = masks_of(encoded, 0, own, size, self.config.detector.pasting)
-        sighting = Sighting(frame, state.track_id[0, slots_].tolist(), encoded.scores[0, own].tolist(), masks)
+        state.see(0, slots_, encoded.labels[0, own], encoded.scores[0, own])
+        masks = masks_of(encoded, 0, own, state.size_of(0), self.config.detector.pasting)
+        sighting = Sighting(
+            int(state.frame[0]), state.track_id[0, slots_].tolist(), encoded.scores[0, own].tolist(), masks
+        )
         dropped = max(0, len(wanted) - len(free))
         return Tracks([sighting], verdicts, dropped), replace(state, frame=state.frame + 1)
 
@@ -191,7 +166,7 @@ class MaskTrackRcnn(nn.Module):
         """Eq. (4) of the detections of one frame and the tracks in these slots, after "a new object"."""
         valid = encoded.valid[0]
         same = encoded.labels[0, valid][:, None] == state.label[0, live]
-        logits = association.similarity(encoded.embedding[0, valid], state.embedding[0, live])
+        logits = similarity(encoded.embedding[0, valid], state.embedding[0, live])
         overlap = self.overlap(encoded, state, live)
         return association.score(self.config, logits, encoded.scores[0, valid], overlap, same)
 
@@ -201,35 +176,15 @@ class MaskTrackRcnn(nn.Module):
         own = encoded.boxes_px[0, encoded.valid[0]]
         return box_ops.iou(own + inclusive, state.boxes_px[0, live] + inclusive)
 
-    def live(self, state: MaskTrackState) -> list[int]:
-        """Slots with a track, in the order in which these began."""
-        ids = state.track_id[0].tolist()
-        return sorted((slot for slot, id_ in enumerate(ids) if id_ >= 0), key=ids.__getitem__)
-
-    def _forget(self, state: MaskTrackState, frame: int) -> list[Verdict]:
+    def _forget(self, state: MaskTrackState) -> list[Verdict]:
         """About tracks that were out of sight for too long; their slots become free."""
         keep = self.config.keep_frames
         if keep is None:
             return []
-        over = [slot for slot in self.live(state) if frame - int(state.last_frame[0, slot]) > keep]
-        verdicts = [_verdict(state, 0, slot) for slot in over]
-        state.track_id[0, over] = -1
+        over = state.out_of_sight(0, keep)
+        verdicts = [state.verdict(0, slot) for slot in over]
+        state.track_id[0, over] = FREE
         return verdicts
-
-    def _free(self, state: MaskTrackState, taken: set[int], frame: int) -> list[int]:
-        """Slots for new tracks: without a track, then those longest out of sight, for the second frame at least."""
-        ids, last = state.track_id[0].tolist(), state.last_frame[0].tolist()
-        empty = [slot for slot, id_ in enumerate(ids) if id_ < 0]
-        if not self.config.slot_recycling:
-            return empty
-        lost = [slot for slot in self.live(state) if slot not in taken and last[slot] < frame - 1]
-        return empty + sorted(lost, key=last.__getitem__)
-
-    def _begin(self, state: MaskTrackState, slot: int, label: int) -> None:
-        state.track_id[0, slot] = state.births[0]
-        state.births[0] += 1
-        state.label[0, slot] = label
-        state.votes[0, slot], state.score_sum[0, slot] = 0, 0.0
 
     # ---- training ----------------------------------------------------------------------------------------------
 
@@ -284,44 +239,6 @@ class MaskTrackRcnn(nn.Module):
         logits, targets = [], []
         for number, reference in enumerate(references):
             own = clip == number
-            logits.append(association.similarity(features[own], memory[number]))
-            slot = truths[2 * number].slots[index[own]]
-            same = slot[:, None] == reference.slots
-            targets.append(torch.where(same.any(1), same.int().argmax(1) + 1, 0) if len(reference.slots) else slot * 0)
-        return track_loss(logits, targets, self.config.track_normaliser) + _nothing(self.track_head)
-
-
-def track_loss(
-    logits: Sequence[Float[Tensor, "_ _"]],
-    targets: Sequence[Int[Tensor, " _"]],
-    normaliser: str,
-    weights: Sequence[Float[Tensor, " _"]] | None = None,
-) -> Float[Tensor, ""]:
-    """Cross-entropy of each frame's positives, the mean over frames.
-
-    Args:
-        targets: column of the reference's object, 0 for one that is not in it.
-        normaliser: of a frame: how many weigh anything (`positives`), or how many objects are in the reference
-            (`known`).
-        weights: of each positive; one where not given.
-    """
-    total = []
-    for number, (logit, target) in enumerate(zip(logits, targets, strict=True)):
-        weight = torch.ones_like(logit[:, 0]) if weights is None else weights[number]
-        counted = weight > 0 if normaliser == "positives" else target > 0
-        each = F.cross_entropy(logit, target, reduction="none") if len(logit) else logit.sum(1)
-        total.append((each * weight).sum() / counted.sum().clamp(min=1))
-    return torch.stack(total).mean()
-
-
-def _nothing(module: nn.Module) -> Float[Tensor, ""]:
-    """Zero, with a gradient of zero for every parameter: workers share their gradients."""
-    return torch.stack([parameter.sum() for parameter in module.parameters()]).sum() * 0
-
-
-def _verdict(state: MaskTrackState, row: int, slot: int) -> Verdict:
-    """Mean of the scores, and the majority's class, the lowest of equals."""
-    votes: Any = state.votes[row, slot]
-    order = torch.arange(len(votes), device=votes.device)
-    category = int((votes * len(votes) - order).argmax())
-    return Verdict(int(state.track_id[row, slot]), category, float(state.score_sum[row, slot] / votes.sum()))
+            logits.append(similarity(features[own], memory[number]))
+            targets.append(columns(truths[2 * number].slots[index[own]], reference.slots))
+        return track_loss(logits, targets, self.config.track_normaliser) + nothing(self.track_head)

@@ -12,13 +12,6 @@ from vis_models.config import ModelConfig
 from vis_models.layers.backbone_config import ResNetConfig
 from vis_models.yolact.config import YolactConfig, YolactDetectorConfig
 
-SWITCHES = (
-    "embedding", "bottleneck", "bottleneck_layers", "gnn", "gnn_blocks", "gnn_residual", "node_update", "association",
-    "gating", "scoring", "appearance", "mask_pooling", "appearance_channels", "variance_cross_term", "birth_appearance",
-    "inactive_box",
-)  # fmt: skip
-"""Fields of `RgnnConfig` under which alone weights mean what they were trained for."""
-
 
 class RgnnConfig(ModelConfig):
     """RGNN; defaults are the paper's settings."""
@@ -100,17 +93,13 @@ class RgnnConfig(ModelConfig):
         )
 
     parts: ClassVar[tuple[str, ...]] = ("detector", "whole")
-
-    @property
-    def classes(self) -> int:
-        return self.detector.num_classes
-
-    def with_classes(self, count: int) -> "RgnnConfig":
-        return self.model_copy(update={"detector": self.detector.model_copy(update={"num_classes": count})})
-
-    @property
-    def frame_px(self) -> tuple[int, int]:
-        return self.detector.image_size
+    network_fields: ClassVar[tuple[str, ...]] = (
+        "embedding", "bottleneck", "bottleneck_layers", "gnn", "gnn_blocks", "gnn_residual", "node_update",
+        "association", "gating", "scoring", "appearance", "mask_pooling", "appearance_channels", "variance_cross_term",
+        "birth_appearance", "inactive_box",
+    )  # fmt: skip
+    """Which graph network this is; thresholds and what only the loss reads are none."""
+    trained_anew: ClassVar[tuple[str, ...]] = ("detector.",)
 
     @property
     def as_detector(self) -> YolactDetectorConfig:
@@ -130,11 +119,6 @@ class RgnnConfig(ModelConfig):
         """Every field that decides what `Rgnn.encode_clips` returns, besides the weights."""
         names = {"detector", "detections", "min_score", "nms_iou", "mask_pooling", "loss_stride"}
         return self.model_dump(mode="json", include=names)
-
-    @property
-    def switches(self) -> dict[str, Any]:
-        """Every field that decides which graph network this is; thresholds and what only the loss reads are none."""
-        return self.model_dump(mode="json", include=set(SWITCHES))
 
     @property
     def has_gaussian(self) -> bool:

@@ -25,7 +25,7 @@ from vis_models.rgnn.appearance import BACKGROUND_LOGIT, NO_MASK_LOGIT, box_map,
 from vis_models.rgnn.config import RgnnConfig
 from vis_models.rgnn.graph import Gate, GnnBlock, Graph, Residual
 from vis_models.rgnn.state import FREE, KEPT, SEEN, Births, Decisions, RgnnEncoded, RgnnState
-from vis_models.types import Clips, Detections, Frames, Objects, Sighting, Tracks, Verdict, VideoInfo
+from vis_models.types import Clips, Detections, Frames, Objects, Sighting, Tracks, Verdict, VideoInfo, sizes_px
 from vis_models.yolact.model import Yolact
 
 INITIAL_VARIANCES = ("initial_variance_logit", "empty_initial_variance_logit")
@@ -135,8 +135,7 @@ class Rgnn(nn.Module):
 
     @torch.no_grad()
     def start(self, videos: list[VideoInfo]) -> RgnnState:
-        sizes = torch.tensor([(video.height, video.width) for video in videos]).view(-1, 2)
-        return self.blank(len(videos), sizes)
+        return self.blank(len(videos), sizes_px(videos))
 
     @torch.no_grad()
     def step(self, encoded: RgnnEncoded, state: RgnnState) -> tuple[list[Tracks], RgnnState]:

@@ -119,22 +119,6 @@ class LinkedConfig(ModelConfig):
     parts: ClassVar[tuple[str, ...]] = ("detector",)
 
     @property
-    def classes(self) -> int:
-        return self.detector.num_classes
-
-    def with_classes(self, count: int) -> "LinkedConfig":
-        return self.model_copy(update={"detector": self.detector.model_copy(update={"num_classes": count})})
-
-    @property
-    def frame_px(self) -> tuple[int, int] | None:
-        return self.detector.image_size
-
-    @property
-    def switches(self) -> dict[str, object]:
-        """None: a tracker of rules has no weights that could mean something else."""
-        return {}
-
-    @property
     def as_detector(self) -> DetectorConfig:
         """The detector that another tracker can take."""
         return self.detector

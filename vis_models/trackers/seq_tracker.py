@@ -14,8 +14,8 @@ Axes: B videos, W frames of a window, N detections of a frame, C classes without
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from vis_models import boxes as box_ops
 from vis_models.trackers.config import SeqTrackerConfig
 from vis_models.trackers.contract import Seen, Sizes
 from vis_models.trackers.iou_tracker import cues
-from vis_models.types import CodedMasks, Rows, Sighting, Tracks, Verdict, VideoInfo
+from vis_models.types import CodedMasks, Rows, Sighting, Tracks, Verdict, VideoInfo, sizes_px
 
 NONE = -1
 """As a track id: the detection has no track."""
@@ -71,7 +71,7 @@ class SeqTracker:
         B, W, N = len(videos), self.config.window_frames, sizes.slots
         whole = torch.zeros(B, W, N, dtype=torch.long)
         return Window(
-            size_px=torch.tensor([(video.height, video.width) for video in videos]).view(-1, 2),
+            size_px=sizes_px(videos),
             births=whole[:, 0, 0].clone(),
             first=whole[:, 0, 0].clone(),
             waiting=whole[:, 0, 0].clone(),
@@ -204,9 +204,7 @@ def best_path(start: Float[np.ndarray, "T N"], step: Float[np.ndarray, "S N N"])
 
 def _own(state: Window, masks: tuple[tuple[str, ...], ...]) -> Window:
     """A copy that may be written into, of one video, with other masks."""
-    columns = (getattr(state, field.name) for field in fields(state))
-    copies: list[Any] = [each.clone() if isinstance(each, Tensor) else each for each in columns]
-    return replace(Window(*copies), masks=(masks,))
+    return replace(state.own(), masks=(masks,))
 
 
 def _turned(state: Window) -> Window:

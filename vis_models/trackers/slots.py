@@ -4,43 +4,30 @@ Axes: B videos, M slots, C classes without background, K detections of a frame.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vis_models.track_slots import FREE, VotedSlots
 from vis_models.trackers.config import OnlineTracker
 from vis_models.trackers.contract import Seen, Sizes
-from vis_models.types import Rows, Sighting, Tracks, Verdict, VideoInfo
-
-FREE = -1
-"""As the track id of a slot: it has no track."""
+from vis_models.types import Sighting, Tracks, Verdict, VideoInfo
 
 
 @dataclass(frozen=True)
-class Slots(Rows):
-    """The memory of B videos."""
+class Slots(VotedSlots):
+    """The memory of B videos; votes and scores are those of the most probable class of each sighting."""
 
-    size_px: Int[Tensor, "B 2"]
-    frame: Int[Tensor, " B"]
-    """Index of the next frame."""
-    births: Int[Tensor, " B"]
-    """Tracks started so far: the next track id."""
-    track_id: Int[Tensor, "B M"]
     boxes_px: Float[Tensor, "B M 4"]
     """As last seen."""
     chance_sum: Float[Tensor, "B M C"]
     """Class probabilities, summed over sightings."""
-    score_sum: Float[Tensor, "B M"]
-    """Of the most probable class of each sighting."""
-    votes: Int[Tensor, "B M C"]
-    """Sightings by their most probable class."""
     category: Int[Tensor, "B M"]
     """Most probable class of the last sighting."""
     first_frame: Int[Tensor, "B M"]
-    last_frame: Int[Tensor, "B M"]
 
     def used(self) -> list[int]:
         """Slots with a track, of a state of one video."""
@@ -92,44 +79,36 @@ class InSlots:
         """Write into the state what else is known of tracks after a frame."""
 
     def verdict(self, state: Any, slot: int) -> Verdict:
-        """The last word about a track: the class with most votes, the mean of its detections' scores."""
-        votes = state.votes[0, slot]
-        score = float(state.score_sum[0, slot] / votes.sum())
-        return Verdict(int(state.track_id[0, slot]), int(votes.numpy().argmax()), score)
+        """The last word about a track."""
+        return state.verdict(0, slot)
 
     # ---- the contract ------------------------------------------------------------------------------------------------
 
     def start(self, videos: Sequence[VideoInfo], sizes: Sizes) -> Slots:
         shape = (len(videos), self._slots.tracks)
-        whole, real = torch.zeros(shape, dtype=torch.long), torch.zeros(shape)
         return self.State(
-            size_px=torch.tensor([(video.height, video.width) for video in videos]).view(-1, 2),
-            frame=whole[:, 0].clone(),
-            births=whole[:, 0].clone(),
-            track_id=whole + FREE,
+            **self.State.columns(videos, self._slots.tracks, "cpu"),
+            votes=torch.zeros(*shape, sizes.classes, dtype=torch.long),
+            score_sum=torch.zeros(shape),
             boxes_px=torch.zeros(*shape, 4),
             chance_sum=torch.zeros(*shape, sizes.classes),
-            score_sum=real,
-            votes=torch.zeros(*shape, sizes.classes, dtype=torch.long),
-            category=whole.clone(),
-            first_frame=whole.clone(),
-            last_frame=whole.clone(),
+            category=torch.zeros(shape, dtype=torch.long),
+            first_frame=torch.zeros(shape, dtype=torch.long),
             **self.memory(shape, sizes),
         )
 
     def step(self, seen: Seen, state: Slots) -> tuple[Tracks, Slots]:
-        state = type(state)(*(getattr(state, field.name).clone() for field in fields(state)))
+        state = state.own()
         frame, verdicts = int(state.frame[0]), self._forget(state)
         pairs = self.pairs(seen, state, state.used())
         wanted = [n for n in range(len(seen)) if n not in pairs.slot_of and n not in pairs.discarded]
         used = state.used()
-        free = [slot for slot in range(self._slots.tracks) if slot not in used]
-        free += self._recyclable(state, {*pairs.slot_of.values()})
+        free = state.free(0) + self._recyclable(state, {*pairs.slot_of.values()})
         born = dict(zip(wanted, free, strict=False))
         verdicts += [self.verdict(state, slot) for slot in born.values() if slot in used]
         slot_of = pairs.slot_of | born
         taken = Taken(sorted(slot_of), [slot_of[n] for n in sorted(slot_of)], list(born.values()))
-        self._enter(seen, state, taken, frame)
+        self._enter(seen, state, taken)
         self.remember(seen, state, taken)
         ids, scores = state.track_id[0, taken.slots].tolist(), seen.scores[taken.detections].tolist()
         sighting = Sighting(frame, ids, scores, seen.masks(taken.detections, True))
@@ -142,8 +121,7 @@ class InSlots:
     def _forget(self, state: Slots) -> list[Verdict]:
         """End the tracks that were out of sight for too long."""
         keep = self._slots.keep_frames
-        out_of_sight = (state.frame[0] - 1 - state.last_frame[0]).tolist()
-        ended = [slot for slot in state.used() if keep is not None and out_of_sight[slot] > keep]
+        ended = [] if keep is None else sorted(state.out_of_sight(0, keep + 1))
         verdicts = [self.verdict(state, slot) for slot in ended]
         state.track_id[0, ended] = FREE
         return verdicts
@@ -152,22 +130,16 @@ class InSlots:
         """Slots of tracks that are out of sight for the second frame at least, lowest score first."""
         if not self._recycles:
             return []
-        last_seen, frame = state.last_frame[0].tolist(), int(state.frame[0])
-        lost = [slot for slot in state.used() if slot not in matched and last_seen[slot] < frame - 1]
-        return sorted(lost, key=lambda slot: self.verdict(state, slot).score)
+        return sorted(state.lost(0, matched), key=lambda slot: (self.verdict(state, slot).score, slot))
 
     @staticmethod
-    def _enter(seen: Seen, state: Slots, taken: Taken, frame: int) -> None:
+    def _enter(seen: Seen, state: Slots, taken: Taken) -> None:
         detections, slots, born = taken
-        births = int(state.births[0])
-        state.track_id[0, born] = torch.arange(births, births + len(born))
-        state.births[0] += len(born)
-        for total in (state.chance_sum, state.score_sum, state.votes):
-            total[0, born] = 0
-        state.first_frame[0, born] = frame
+        for slot in born:
+            state.begin(0, slot)
+        state.chance_sum[0, born] = 0
+        state.first_frame[0, born] = state.frame[0]
         state.boxes_px[0, slots] = seen.boxes_px[detections]
         state.chance_sum[0, slots] += seen.chance[detections]
-        state.score_sum[0, slots] += seen.scores[detections]
-        state.votes[0, slots, seen.categories[detections]] += 1
         state.category[0, slots] = seen.categories[detections]
-        state.last_frame[0, slots] = frame
+        state.see(0, slots, seen.categories[detections], seen.scores[detections])

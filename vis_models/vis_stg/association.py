@@ -10,10 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vis_models.masktrack_rcnn.association import similarity
-
-NEW = -1
-"""In the place of a track: a detection begins one."""
+from vis_models.matching import NEW, similarity
 
 
 def assign(scores: Float[Tensor, "N M"], least: float) -> Int[Tensor, " N"]:

@@ -1,33 +1,19 @@
 """What can be chosen about VisSTG; without torch, as recipes are made of it. Source: as `vis_stg/__init__.py`."""
 
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from vis_models.config import ModelConfig
+from vis_models.config import FramesConfig, ModelConfig
 from vis_models.layers.backbone_config import BackboneConfig, ResNetConfig
 
-NETWORK_FIELDS = (
-    "num_classes", "backbone", "channels", "level_px", "head_convs", "norm_groups", "fusion", "gnn_iterations",
-    "window", "messages", "association", "embedding", "propagation",
-)  # fmt: skip
-"""Fields of `VisStgConfig` under which alone weights mean what they were trained for."""
 
-
-class VisStgConfig(ModelConfig):
+class VisStgConfig(FramesConfig, ModelConfig):
     """VisSTG; defaults are the paper's settings, and where it is silent ours."""
 
     num_classes: PositiveInt = 40
     """Foreground classes; there is no background, every class has a heat map of its own."""
-    image_size: tuple[PositiveInt, PositiveInt] | None = None
-    """(height, width) in pixels that every frame is resized to, the aspect not kept; None keeps it."""
-    shorter_px: PositiveInt = 360
-    """Of the frame's sides, where the aspect is kept."""
-    longer_most_px: PositiveInt = 640
-    """What the longer side may become; the shorter one is smaller then."""
-    mean_rgb: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std_rgb: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
     backbone: BackboneConfig = ResNetConfig()
     frozen_stages: NonNegativeInt = Field(1, le=4)
     """Stages of the backbone after its stem that are not trained; the stem is trained with none frozen."""
@@ -96,13 +82,11 @@ class VisStgConfig(ModelConfig):
     """A birth without a free slot takes that of the track that is longest out of sight."""
 
     parts: ClassVar[tuple[str, ...]] = ("whole",)
-
-    @property
-    def classes(self) -> int:
-        return self.num_classes
-
-    def with_classes(self, count: int) -> "VisStgConfig":
-        return self.model_copy(update={"num_classes": count})
+    network_fields: ClassVar[tuple[str, ...]] = (
+        "num_classes", "backbone", "channels", "level_px", "head_convs", "norm_groups", "fusion", "gnn_iterations",
+        "window", "messages", "association", "embedding", "propagation",
+    )  # fmt: skip
+    trained_anew: ClassVar[tuple[str, ...]] = ("fusion", "gnn_iterations", "association", "propagation")
 
     @property
     def levels(self) -> int:
@@ -112,20 +96,6 @@ class VisStgConfig(ModelConfig):
     def mask_stride(self) -> int:
         """Pixels of the input along a side of a cell of the masks."""
         return self.backbone.stride // 2
-
-    @property
-    def frame_px(self) -> tuple[int, int] | None:
-        return self.image_size
-
-    @property
-    def switches(self) -> dict[str, Any]:
-        """Every field under which alone weights mean what they were trained for."""
-        return self.model_dump(mode="json", include=set(NETWORK_FIELDS), exclude={"backbone": {"drop_path"}})
-
-    @property
-    def seen(self) -> dict[str, Any]:
-        """The same: what decides which objects are found."""
-        return self.switches
 
     @model_validator(mode="after")
     def _parts_agree(self) -> "VisStgConfig":

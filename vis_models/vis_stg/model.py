@@ -12,7 +12,7 @@ from vis_models.layers.backbones import ResNet
 from vis_models.layers.normalise import normalised
 from vis_models.layers.resize import keeping_aspect
 from vis_models.mask_rcnn import layouts
-from vis_models.mask_rcnn.model import sizes_of
+from vis_models.truths import sizes_of
 from vis_models.types import Clips, Frames, Tracks, VideoInfo
 from vis_models.vis_stg import objective, tracker
 from vis_models.vis_stg.config import VisStgConfig
@@ -59,9 +59,8 @@ class VisStg(nn.Module):
 
     @torch.no_grad()
     def start(self, videos: list[VideoInfo]) -> VisStgState:
-        sizes = torch.tensor([(video.height, video.width) for video in videos]).view(-1, 2)
         cells = self.network.grid(self.frame_size(videos[0])).cells if videos else 0
-        return VisStgState.empty(self.config, sizes, cells, self.mean)
+        return VisStgState.empty(self.config, videos, cells, self.mean)
 
     @torch.no_grad()
     def step(self, encoded: VisStgEncoded, state: VisStgState) -> tuple[list[Tracks], VisStgState]:

@@ -14,13 +14,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from vis_models.idol.losses import at_cells as masks_at_cells
+from vis_models import boxes as box_ops
 from vis_models.layers.chunks import in_chunks
-from vis_models.losses import dice, mean_over_workers
-from vis_models.mask_rcnn.losses import Truth
-from vis_models.mask_rcnn.model import truths_of
-from vis_models.masktrack_rcnn.association import similarity
-from vis_models.masktrack_rcnn.model import track_loss
+from vis_models.layers.dynamic_masks import FINER
+from vis_models.losses import dice, mean_over_workers, nothing, track_loss
+from vis_models.matching import columns, similarity
+from vis_models.truths import Truth, masks_at_cells, truths_of
 from vis_models.types import Clips
 from vis_models.vis_stg import centres
 from vis_models.vis_stg.centres import Targets
@@ -78,9 +77,7 @@ def loss(network: VisStgNetwork, clips: Clips, images: Float[Tensor, "F 3 H W"])
     terms = _detection(config, pairs, told)
     terms["mask"] = _masks(network, pairs, told, now - before)
     terms["link"] = config.edge_weight * _association(network, pairs, graph, fused, plain)
-    # A parameter that this batch has nothing for gets a gradient of zero: workers share theirs
-    nothing = torch.stack([p.sum() for p in network.parameters() if p.requires_grad]).sum() * 0
-    return terms | {"mask": config.mask_weight * terms["mask"] + nothing}
+    return terms | {"mask": config.mask_weight * terms["mask"] + nothing(network)}
 
 
 def level_of(config: VisStgConfig, boxes_px: Float[Tensor, "A 4"]) -> Int[Tensor, " A"]:
@@ -105,7 +102,7 @@ def _instances(network: VisStgNetwork, pairs: Pairs, before: Float[Tensor, "B C 
     counts = torch.tensor([len(truth.boxes_px) for truth in references], device=boxes.device)
     frame = torch.arange(pairs.count, device=boxes.device).repeat_interleave(counts)
     nodes = network.nodes(pairs.grid, before, boxes, frame)
-    return Instances(nodes, (boxes[:, :2] + boxes[:, 2:]) / 2, frame)
+    return Instances(nodes, box_ops.centre_size(boxes)[:, :2], frame)
 
 
 def _detection(config: VisStgConfig, pairs: Pairs, told: Told) -> dict[str, Tensor]:
@@ -146,8 +143,9 @@ def _masks(network: VisStgNetwork, pairs: Pairs, told: Told, change: Float[Tenso
         network.filters(pairs.grid, first, frame[target], cell[target], before, change),
         network.filters(pairs.grid, told, frame[~target], cell[~target]),
     ])  # fmt: skip
-    finest = told.masks.new_zeros(0, *(2 * side for side in told.masks.shape[2:]))  # the size of a mask
-    wanted = torch.cat([masks_at_cells(truth.masks, finest, config.mask_stride) for truth in pairs.truths])
+    height, width = told.masks.shape[2:]
+    size = (FINER * height, FINER * width)
+    wanted = torch.cat([masks_at_cells(truth.masks, size, config.mask_stride) for truth in pairs.truths])
 
     def unlike(filters: Tensor, frame: Tensor, cell: Tensor, owner: Tensor) -> tuple[Tensor]:
         logits = network.masks(pairs.grid, told, filters, frame, cell)
@@ -203,14 +201,12 @@ def _embedding_loss(
     """As MaskTrack R-CNN: which object of the reference each one is, or none."""
     said = network.along(head, pairs.grid, torch.cat([now, before]))
     own = [embedded[:, target.cell].T for embedded, target in zip(said, pairs.targets, strict=True)]
-    logits, columns = [], []
+    logits, targets = [], []
     for number in range(pairs.count):
         target, reference = pairs.truths[number], pairs.truths[pairs.count + number]
         logits.append(similarity(own[number], own[pairs.count + number]))
-        same = target.slots[:, None] == reference.slots
-        found = same.int().argmax(1) + 1 if len(reference.slots) else target.slots
-        columns.append(torch.where(same.any(1), found, 0))
-    return track_loss(logits, columns, "positives")
+        targets.append(columns(target.slots, reference.slots))
+    return track_loss(logits, targets, "positives")
 
 
 def _offset_loss(
@@ -224,11 +220,7 @@ def _offset_loss(
         target, reference = pairs.truths[number], pairs.truths[pairs.count + number]
         own, other = (target.slots[:, None] == reference.slots).nonzero(as_tuple=True)
         stride = torch.tensor(pairs.grid.strides, device=own.device)[pairs.targets[number].level[own]]
-        way = _middle(reference.boxes_px[other]) - _middle(target.boxes_px[own])
-        wanted.append(way / stride[:, None])
+        way = box_ops.centre_size(reference.boxes_px[other]) - box_ops.centre_size(target.boxes_px[own])
+        wanted.append(way[:, :2] / stride[:, None])
         cells.append(pairs.targets[number].cell[own])
     return centres.regression_loss(centres.at_cells(said, cells), torch.cat(wanted))
-
-
-def _middle(boxes: Float[Tensor, "A 4"]) -> Float[Tensor, "A 2"]:
-    return (boxes[:, :2] + boxes[:, 2:]) / 2

@@ -19,6 +19,7 @@ from torch import Tensor
 from vis_models import boxes as box_ops
 from vis_models.layers.box_nms import nms_in_groups
 from vis_models.layers.video_masks import video_masks
+from vis_models.track_slots import FREE
 from vis_models.types import Masks, Sighting, Tracks, Verdict
 from vis_models.vis_stg import association, centres
 from vis_models.vis_stg.config import VisStgConfig
@@ -62,7 +63,7 @@ def step(
     config: VisStgConfig, network: VisStgNetwork, encoded: VisStgEncoded, state: VisStgState
 ) -> tuple[list[Tracks], VisStgState]:
     """The next frame of each video."""
-    state = VisStgState(*(getattr(state, name).clone() for name in VisStgState.__dataclass_fields__))
+    state = state.own()
     forgotten = [_forget(config, state, row) for row in range(len(state))]
     seen = look(config, network, encoded, state)
     size_px = (int(encoded.frame_px[0, 0]), int(encoded.frame_px[0, 1]))
@@ -83,7 +84,7 @@ def look(config: VisStgConfig, network: VisStgNetwork, encoded: VisStgEncoded, s
     live = [state.live(row) for row in range(len(state))]
     row = torch.tensor([row for row, slots in enumerate(live) for _ in slots], dtype=torch.long, device=features.device)
     slot = torch.tensor([slot for slots in live for slot in slots], dtype=torch.long, device=features.device)
-    instances = Instances(state.nodes[row, slot], _middle(state.boxes_px[row, slot]), row)
+    instances = Instances(state.nodes[row, slot], box_ops.centre_size(state.boxes_px[row, slot])[:, :2], row)
     first = (state.frame == 0)[:, None, None]
     before = torch.where(first, features, state.features) if state.features.shape[1] else None
     fused, graph = network.fuse(grid, features, before, instances)
@@ -122,16 +123,15 @@ def _follow(
 ) -> Tracks:
     """One video: which detection continues which track, and what each track remembers of it."""
     found, live = seen.found[row], seen.live[row]
-    frame = int(state.frame[row])
     embedded = _embedded(network, seen, row)
     scores = _scores(network, seen, state, row, embedded)
     track = association.assign(scores, config.match_score if config.association != "embedding" else 0.0).tolist()
     taken = [live[column] if column >= 0 else -1 for column in track]
     wanted = [detection for detection, slot in enumerate(taken) if slot < 0]
-    free = _free(config, state, row, {slot for slot in taken if slot >= 0}, frame)
+    free = state.for_births(row, {slot for slot in taken if slot >= 0}, config.slot_recycling)
     for detection, slot in zip(wanted, free, strict=False):
-        ended += [state.verdict(row, slot)] if state.track_id[row, slot] >= 0 else []
-        _begin(state, row, slot)
+        ended += [state.verdict(row, slot)] if state.track_id[row, slot] != FREE else []
+        state.begin(row, slot)
         taken[detection] = slot
     own = [detection for detection, slot in enumerate(taken) if slot >= 0]
     slots = [taken[detection] for detection in own]
@@ -145,12 +145,10 @@ def _follow(
         state.embedding[row, slots] = embedded[own]
     frames = torch.full_like(cells, row)
     state.nodes[row, slots] = seen.nodes[row][own]
-    state.votes[row, slots, found.labels[own]] += 1
-    state.score_sum[row, slots] += found.scores[own]
-    state.last_frame[row, slots] = frame
+    state.see(row, slots, found.labels[own], found.scores[own])
     logits = network.masks(seen.grid, seen.told, seen.filters[row][own], frames, cells)
-    masks = masks_of(logits, config.mask_stride, size_px, (int(state.size_px[row, 0]), int(state.size_px[row, 1])))
-    sighting = Sighting(frame, state.track_id[row, slots].tolist(), found.scores[own].tolist(), masks)
+    masks = masks_of(logits, config.mask_stride, size_px, state.size_of(row))
+    sighting = Sighting(int(state.frame[row]), state.track_id[row, slots].tolist(), found.scores[own].tolist(), masks)
     return Tracks([sighting], ended, max(0, len(wanted) - len(free)))
 
 
@@ -209,28 +207,7 @@ def _keep_reference(network: VisStgNetwork, seen: Seen, state: VisStgState) -> N
 
 def _forget(config: VisStgConfig, state: VisStgState, row: int) -> list[Verdict]:
     """About tracks that were out of sight for too long; their slots become free."""
-    frame = int(state.frame[row])
-    over = [slot for slot in state.live(row) if frame - int(state.last_frame[row, slot]) > config.keep_frames]
+    over = state.out_of_sight(row, config.keep_frames)
     verdicts = [state.verdict(row, slot) for slot in over]
-    state.track_id[row, over] = -1
+    state.track_id[row, over] = FREE
     return verdicts
-
-
-def _free(config: VisStgConfig, state: VisStgState, row: int, taken: set[int], frame: int) -> list[int]:
-    """Slots for new tracks: without a track, then those longest out of sight, for the second frame at least."""
-    ids, last = state.track_id[row].tolist(), state.last_frame[row].tolist()
-    empty = [slot for slot, id_ in enumerate(ids) if id_ < 0]
-    if not config.slot_recycling:
-        return empty
-    lost = [slot for slot in state.live(row) if slot not in taken and last[slot] < frame - 1]
-    return empty + sorted(lost, key=last.__getitem__)
-
-
-def _begin(state: VisStgState, row: int, slot: int) -> None:
-    state.track_id[row, slot] = state.births[row]
-    state.births[row] += 1
-    state.votes[row, slot], state.score_sum[row, slot] = 0, 0.0
-
-
-def _middle(boxes: Float[Tensor, "R 4"]) -> Float[Tensor, "R 2"]:
-    return (boxes[:, :2] + boxes[:, 2:]) / 2

@@ -1,20 +1,14 @@
 """What can be chosen about YOLACT; without torch, as recipes are made of it. Source: as `model.py`."""
 
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from vis_models.config import Config
+from vis_models.config import FinderConfig
 from vis_models.layers.backbone_config import ResNetConfig
 
-LOSS_FIELDS = (
-    "dropout", "negatives_per_positive", "positive_iou", "negative_iou", "crowd_iou", "masks_per_image", "soft_masks",
-    "class_weight", "box_weight", "mask_weight", "semantic_weight",
-)  # fmt: skip
-"""Fields of `YolactConfig` that only training reads."""
 
-
-class YolactConfig(Config):
+class YolactConfig(FinderConfig):
     """YOLACT; defaults are RGNN's variant at 480x864 (its released code), sizes can shrink for CPUs."""
 
     num_classes: PositiveInt = 40
@@ -56,10 +50,10 @@ class YolactConfig(Config):
     mask_weight: PositiveFloat = 6.125
     semantic_weight: PositiveFloat = 1.0
 
-    @property
-    def seen(self) -> dict[str, Any]:
-        """Every field that decides what a trained detector says; the others are read by the loss alone."""
-        return self.model_dump(mode="json", exclude=set(LOSS_FIELDS))
+    unseen: ClassVar[tuple[str, ...]] = (
+        "dropout", "negatives_per_positive", "positive_iou", "negative_iou", "crowd_iou", "masks_per_image",
+        "soft_masks", "class_weight", "box_weight", "mask_weight", "semantic_weight",
+    )  # fmt: skip
 
     @classmethod
     def released(cls, depth: Literal[50, 101] = 50) -> "YolactConfig":
@@ -84,6 +78,4 @@ class YolactDetectorConfig(YolactConfig):
     """Least probability of the best class."""
     nms_iou: float = Field(0.7, ge=0, le=1)
 
-    @property
-    def seen(self) -> dict[str, Any]:
-        return {name: value for name, value in super().seen.items() if name in YolactConfig.model_fields}
+    unseen: ClassVar[tuple[str, ...]] = (*YolactConfig.unseen, "name", "detections", "min_score", "nms_iou")

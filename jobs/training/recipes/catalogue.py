@@ -69,14 +69,6 @@ HARD_WORLDS = {
     "vis_stg": "visstg_r18_world_hard",
     "mask_prop": "maskprop_r18_world_hard",
 }
-TRAINED_ANEW = {
-    "rgnn": ("detector.",),
-    "masktrack_rcnn": (),
-    "idol": ("embed_loss", "select"),
-    "vis_stg": ("fusion", "gnn_iterations", "association", "propagation"),
-    "mask_prop": (),
-}
-"""Beginnings of fields that change the weights which the rows of an ablation share."""
 MEASURED = Path(__file__).parent.with_name("measured.csv")
 """What was measured with a recipe: figures, data, command and commit, one line per run as `vis ablate` writes them."""
 
@@ -132,7 +124,7 @@ def trained_anew(recipe: str) -> tuple[str, ...]:
 
 def _anew(recipe: str, row: Row) -> dict[str, Any]:
     """What a row changes of the detector, or of what its weights are trained for."""
-    begins = TRAINED_ANEW[build(recipe).model]
+    begins = build(recipe).config.trained_anew
     return {path: value for path, value in row.changes.items() if path.startswith(begins)}
 
 

@@ -118,7 +118,9 @@ class Objective(nn.Module):
             own = matched.object[row][matched.object[row] >= 0]
             labels[row, matched.object[row] >= 0] = truths[number].labels[own]
             wanted_boxes.append(true_boxes[number][own])
-            wanted_masks.append(masks_at_cells(truths[number].masks, (maps.shape[-2], maps.shape[-1]), config.mask_stride)[own])
+            wanted_masks.append(
+                masks_at_cells(truths[number].masks, (maps.shape[-2], maps.shape[-1]), config.mask_stride)[own]
+            )
         l1, giou = losses.box_losses(output.boxes[layer, frame, query].float(), torch.cat(wanted_boxes), count)
         mask, dice = losses.mask_losses(maps, torch.cat(wanted_masks).to(maps.dtype), count)
         return {

@@ -110,6 +110,10 @@ def test_a_lone_object_has_what_the_attention_leaves_unless_nobody_takes_part():
     torch.testing.assert_close(made(source, target, mask, there), made.attention(target).sigmoid())
     shared = branch(nobody=True)(source, target, mask, there)
     assert (shared < branch(nobody=True).attention(target).sigmoid()).all()
+    blind, seeing = branch(nobody=True, attention=False), branch(nobody=True)
+    seeing.load_state_dict(blind.state_dict() | {k: v for k, v in seeing.state_dict().items() if "attention" in k})
+    attended = seeing.attention(target).sigmoid()
+    torch.testing.assert_close(blind(source, target, mask, there) * attended, seeing(source, target, mask, there))
 
 
 def sure(made: Propagation, right: int = 0) -> Propagation:
@@ -431,5 +435,7 @@ def test_single_frames_and_longer_clips_are_refused():
 def test_what_cannot_be_is_refused_with_what_can():
     with pytest.raises(ValidationError, match=r"level 4 of the pyramid is not there: it has 4 maps of the backbone"):
         config(level=4)
+    with pytest.raises(ValidationError, match=r"without attention a lone object would have every pixel"):
+        config(attention=False)
     with pytest.raises(ValueError, match=r"config.refinement is null"):
         model().part("refinement")

@@ -45,6 +45,8 @@ class MaskPropConfig(ModelConfig):
     nobody: bool = False
     """One more takes part in the softmax over the objects, whose logit is learned. Without it a lone object has every
     pixel that the attention leaves. Ours."""
+    attention: bool = True
+    """Shares of the softmax are multiplied by a map that says where any object is. False: `nobody` alone says that."""
     duplicate_iou: float = Field(0.7, ge=0, le=1)
     """A detection whose mask overlaps that of a better one by more, of whatever class, is dropped: two of one object
     would halve each other's share in the softmax. Ours: the paper is silent."""
@@ -62,7 +64,8 @@ class MaskPropConfig(ModelConfig):
 
     parts: ClassVar[tuple[str, ...]] = ("detector", "whole", "refinement")
     encoded_by: ClassVar[tuple[str, ...]] = ("refinement", "duplicate_iou")
-    network_fields: ClassVar[tuple[str, ...]] = ("level", "dilations", "overlay", "carried", "nobody")
+    network_fields: ClassVar[tuple[str, ...]] = ("level", "dilations", "overlay", "carried", "nobody", "attention")
+    trained_anew: ClassVar[tuple[str, ...]] = ("attention",)
 
     @classmethod
     def paper(cls, depth: Literal[50, 101] = 50) -> "MaskPropConfig":
@@ -82,6 +85,14 @@ class MaskPropConfig(ModelConfig):
     def as_detector(self) -> MaskRcnnDetectorConfig:
         """The detector that another tracker can take."""
         return MaskRcnnDetectorConfig.model_validate(self.detector.model_dump())
+
+    @model_validator(mode="after")
+    def _somebody_says_where_nothing_is(self) -> "MaskPropConfig":
+        if not self.attention and not self.nobody:
+            raise ValueError(
+                "without attention a lone object would have every pixel: set nobody to true, or keep attention"
+            )
+        return self
 
     @model_validator(mode="after")
     def _carries_on_a_map_that_is_there(self) -> "MaskPropConfig":

@@ -41,7 +41,7 @@ class Propagation(nn.Module):
         )
         self.beneath = nn.Conv2d(channels, carried, 1) if config.overlay == "rectified" else None
         self.mask = nn.Conv2d(carried, 1, 1, bias=False)
-        self.attention = nn.Conv2d(channels, 1, 3, padding=1)
+        self.attention = nn.Conv2d(channels, 1, 3, padding=1) if config.attention else None
         nn.init.zeros_(self.offsets.weight)
         nn.init.zeros_(self.offsets.bias)  # type: ignore[arg-type]
 
@@ -63,7 +63,7 @@ class Propagation(nn.Module):
         if self.nobody is not None:
             logits = torch.cat([logits, self.nobody.to(logits.dtype).expand_as(logits[:, :1])], 1)
         shares = logits.softmax(1)[:, : masks.shape[1]]
-        return shares * self.attention(target).float().sigmoid()
+        return shares if self.attention is None else shares * self.attention(target).float().sigmoid()
 
     def logits(
         self,

@@ -11,6 +11,7 @@ from contextlib import closing
 import pytest
 
 from flows.up import free_address
+from jobs.training.alone import TRAINS
 from tests.flows.conftest import PATIENCE_S, SECRET, Server, files_with, processes
 from vis_models.config import BadConfig
 
@@ -104,7 +105,7 @@ def test_ctrl_c_cancels_a_run_that_is_under_way_and_leaves_no_process_and_what_a
     server.prefect("work-pool", "set-concurrency-limit", "vislake", "3")
     server.prefect("deployment", "run", "train-rgnn", "--param", "recipe=rgnn_r18_world_tiny")
     deadline = time.monotonic() + PATIENCE_S
-    while not any("raylet" in command for command in processes(server.mark)):
+    while not any(TRAINS in command for command in processes(server.mark)):
         assert time.monotonic() < deadline, "the run did not start"
         time.sleep(0.5)
     os.killpg(server.process.pid, signal.SIGINT)

@@ -26,7 +26,7 @@ def short() -> Iterator[Path]:
 @pytest.mark.parametrize("moment", ["imports", "engines", "checkpoint"])
 def test_a_training_that_is_told_to_end_says_how_to_go_on(vis: Program, short: Path, moment: str):
     run = Path(vis.environment["VIS_STORE"]) / "vis/v1/runs" / moment
-    awaited = {"imports": Path("/"), "engines": run / "spec.json", "checkpoint": run / CHECKPOINT}[moment]
+    awaited = {"imports": Path("/"), "engines": run / "data.json", "checkpoint": run / CHECKPOINT}[moment]
     with vis.start(*TRAIN, "--name", moment, TMPDIR=str(short)) as process:
         while process.poll() is None and not awaited.exists():
             time.sleep(0.05)

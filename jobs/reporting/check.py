@@ -22,8 +22,9 @@ from PIL import Image
 from pydantic import Field, NonNegativeInt
 
 from jobs.archives.archive import DATA_SETS, Archive, VideoSource, read_archive
+from jobs.archives.bad_videos import timed_out
 from jobs.archives.deadlines import Hung, Task, decoders
-from jobs.archives.frames import open_video, timed_out
+from jobs.archives.frames import open_video
 from jobs.reporting.check_page import Sample, write_page
 from jobs.settings import Settings
 from jobs.store import Store

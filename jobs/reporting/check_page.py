@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from jobs.archives.archive import VideoSource
-from jobs.archives.frames import DecodedFrame
+from jobs.archives.video import DecodedFrame
 from jobs.reporting import page
 from jobs.reporting.painting import colour_of
 from jobs.reporting.strips import LONG_SIDE_PX, Layer, Picture, Track, hex_of, picture_of, read_frames

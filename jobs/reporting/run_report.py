@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import PositiveInt
 
 from jobs import models
-from jobs.archives.frames import DecodedFrame
+from jobs.archives.video import DecodedFrame
 from jobs.reporting.check_page import Sample
 from jobs.reporting.page import render
 from jobs.reporting.painting import colour_of

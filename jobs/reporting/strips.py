@@ -16,7 +16,8 @@ import pyarrow.dataset as ds
 from PIL import Image
 
 from jobs.archives.archive import VideoSource
-from jobs.archives.frames import DecodedFrame, frames_in_time
+from jobs.archives.frames import frames_in_time
+from jobs.archives.video import DecodedFrame
 from jobs.evaluation.predictions import MASK_COLUMNS, mask_tracks
 from jobs.reporting.painting import PALE, Colour, colour_of, paint
 from jobs.segmentation.plans import find_sources

@@ -21,7 +21,7 @@ import torch
 
 from jobs import tables
 from jobs.archives.archive import VideoSource
-from jobs.archives.frames import RETRYABLE
+from jobs.archives.bad_videos import RETRYABLE
 from jobs.filesystems import FULL
 from jobs.results_files import read_json
 from jobs.segmentation import halfway

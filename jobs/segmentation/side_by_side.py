@@ -19,8 +19,10 @@ import numpy as np
 import torch
 
 from jobs.archives.archive import VideoSource
+from jobs.archives.bad_videos import UNEXPECTED, timed_out
 from jobs.archives.deadlines import Decoders, Hung, Task, decoders
-from jobs.archives.frames import UNEXPECTED, DecodedFrame, Video, open_video, timed_out
+from jobs.archives.frames import open_video
+from jobs.archives.video import DecodedFrame, Video
 from jobs.segmentation.halfway import Halfway
 from jobs.segmentation.records import MaskSpill, VideoRecord
 from jobs.segmentation.true_objects import TrueObjects

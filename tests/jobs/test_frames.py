@@ -13,7 +13,9 @@ from av.stream import Disposition
 from PIL import Image
 
 from jobs.archives.archive import VideoSource, list_videos
-from jobs.archives.frames import RETRYABLE, UNEXPECTED, Clock, DecodedFrame, open_video
+from jobs.archives.bad_videos import RETRYABLE, UNEXPECTED
+from jobs.archives.frames import open_video
+from jobs.archives.video import Clock, DecodedFrame
 from jobs.settings import Settings
 from jobs.store import Store
 from tests.jobs import barcode, mutated
@@ -431,7 +433,7 @@ def test_names_that_are_no_unicode_are_read(tmp_path: Path, here: Store):
 
 
 def test_whatever_is_thrown_in_a_video_is_its_row(tmp_path: Path, here: Store, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("jobs.archives.frames.Film._time_s", lambda *_: 1 / 0)
+    monkeypatch.setattr("jobs.archives.film.Film._time_s", lambda *_: 1 / 0)
     frames, error = decode(source_of(barcode.write_film(tmp_path / "film.mp4", 1, 5), here), here)
     assert error is not None
     assert (error.code, len(frames)) == (UNEXPECTED, 0)

@@ -8,9 +8,10 @@ import pytest
 
 from jobs import tables
 from jobs.archives.archive import list_videos, read_archive
-from jobs.archives.frames import DecodedFrame, open_video
+from jobs.archives.frames import open_video
 from jobs.archives.sampling import asked
 from jobs.archives.sources import Sampling, VideoSource
+from jobs.archives.video import DecodedFrame
 from jobs.segmentation.segment import SegmentJob, segment
 from jobs.settings import Settings
 from jobs.store import Store

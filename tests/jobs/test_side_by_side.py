@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from jobs.archives.archive import VideoSource, list_videos
-from jobs.archives.frames import UNEXPECTED
+from jobs.archives.bad_videos import UNEXPECTED
 from jobs.segmentation.records import MaskSpill
 from jobs.segmentation.side_by_side import Faults, Outcome, SideBySide
 from jobs.settings import Settings
@@ -126,7 +126,7 @@ def test_damaged_videos_leave_the_others_alone(tmp_path: Path):
 def test_a_fault_of_ours_in_one_video_is_its_row_and_in_many_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("jobs.archives.frames.Film._time_s", lambda *_: 1 / 0)
+    monkeypatch.setattr("jobs.archives.film.Film._time_s", lambda *_: 1 / 0)
     barcode.write_frames(tmp_path / "5", 5, range(9))
     for film in (1, 2):
         barcode.write_film(tmp_path / f"{film}.mp4", film, 20)

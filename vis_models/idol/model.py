@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor, nn
 
 from vis_models import boxes as box_ops
@@ -22,29 +21,24 @@ from vis_models.idol.config import IdolConfig
 from vis_models.idol.network import IdolNetwork
 from vis_models.idol.objective import Objective
 from vis_models.idol.state import IdolEncoded, IdolState
-from vis_models.layers.backbones import ResNet
-from vis_models.layers.normalise import normalised
-from vis_models.layers.resize import keeping_aspect
+from vis_models.layers.backbones import freeze
+from vis_models.layers.normalise import TakesFrames, whole_px
 from vis_models.track_slots import one_by_one
 from vis_models.truths import sizes_of
 from vis_models.types import Clips, Found, Frames, Tracks, VideoInfo
 
 
-class Idol(nn.Module):
+class Idol(TakesFrames):
     """A `VideoModel`, trained end to end."""
 
     published = layouts.PUBLISHED
     """The layouts that it knows, in words."""
-    mean: Tensor
-    std: Tensor
+    config: IdolConfig
 
     def __init__(self, config: IdolConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.network = IdolNetwork(config)
         self.objective = Objective(config)
-        self.register_buffer("mean", torch.tensor(config.mean_rgb).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config.std_rgb).view(3, 1, 1), persistent=False)
 
     def from_published(self, state: dict[str, Tensor]) -> tuple[str, dict[str, Tensor]] | None:
         """As `IdolNetwork.from_published`."""
@@ -52,18 +46,11 @@ class Idol(nn.Module):
 
     # ---- the contract ----------------------------------------------------------------------------------------
 
-    def frame_size(self, video: VideoInfo) -> tuple[int, int]:
-        config = self.config
-        return config.image_size or keeping_aspect(
-            (video.height, video.width), config.shorter_px, config.longer_most_px
-        )
-
     @torch.no_grad()
     def encode(self, frames: Frames) -> IdolEncoded:
         """The detections of each frame: likely queries without duplicates, by box and by mask."""
-        height, width = frames.pixels.shape[-2:]
-        sizes = torch.tensor([[height, width]], device=frames.pixels.device).expand(len(frames.pixels), 2)
-        output = self.network(normalised(frames.pixels, sizes, self.mean, self.std), sizes)
+        sizes = whole_px(frames.pixels)
+        output = self.network(self.normalised(frames.pixels, sizes), sizes)
         chances = output.logits[-1].float().sigmoid()
         corners = box_ops.corners(output.boxes[-1].float()) * sizes.flip(1).repeat(1, 2)[:, None]
         embeddings = self.network.embed(output.queries[-1]).float()
@@ -94,9 +81,7 @@ class Idol(nn.Module):
     def find(self, frame: UInt8[np.ndarray, "H W 3"]) -> Found:
         """The instances of a frame, at its own size."""
         size = (frame.shape[0], frame.shape[1])
-        height, width = self.frame_size(VideoInfo("", *size))
-        resized = Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR)
-        encoded = self.encode(Frames(torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].to(self.mean.device)))
+        encoded = self.encode(self.resized(frame))
         which = list(range(int(encoded.count[0])))
         scores, labels = encoded.chances[0, which].max(1)
         return Found(
@@ -113,21 +98,11 @@ class Idol(nn.Module):
         """`detector`: on single frames, without what embeddings are made by. `whole`: all of it, on key and reference.
         The first stages of the backbone stay as they are."""
         self.train().requires_grad_(True)
-        for module in self._frozen_stages():
-            module.requires_grad_(False).eval()
+        freeze(self.network.backbone, self.config.frozen_stages)
         if name == "detector":
             for module in (self.network.reid_embed_head, self.objective):
                 module.requires_grad_(False)
         return self
-
-    def _frozen_stages(self) -> list[nn.Module]:
-        """The stem of a residual network and its first stages; of a Swin transformer the norm of a map nobody takes."""
-        net, count = self.network.backbone, self.config.frozen_stages
-        if not isinstance(net, ResNet):
-            return [net.get_submodule("norm0")]
-        if not count:
-            return []
-        return [net.conv1, net.bn1, *[net.layer1, net.layer2, net.layer3, net.layer4][:count]]
 
     def frame_detector(self, name: str) -> "Idol | None":
         return self if name == "detector" else None
@@ -142,5 +117,5 @@ class Idol(nn.Module):
             ValueError: clips that are neither.
         """
         sizes = sizes_of(clips)
-        images = normalised(clips.frames.flatten(0, 1), sizes, self.mean, self.std)
+        images = self.normalised(clips.frames.flatten(0, 1), sizes)
         return self.objective(self.network, self.network(images, sizes), clips, sizes)

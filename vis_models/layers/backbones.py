@@ -120,6 +120,18 @@ def backbone(config: ResNetConfig | SwinConfig) -> ResNet | Swin:
     return Swin(config) if isinstance(config, SwinConfig) else ResNet(config)
 
 
+def freeze(net: ResNet | Swin, stages: int) -> None:
+    """Do not train the first stages of a residual network, and if there are any its stem; of a Swin transformer the
+    norm of a map that nobody takes."""
+    frozen: list[nn.Module]
+    if isinstance(net, ResNet):
+        frozen = [net.conv1, net.bn1, net.layer1, net.layer2, net.layer3, net.layer4][: stages and stages + 2]
+    else:
+        frozen = [net.get_submodule("norm0")]
+    for module in frozen:
+        module.requires_grad_(False).eval()
+
+
 def recompute(module: nn.Module) -> None:
     """Let every part inside that can (`recomputes`) keep only what enters its stages or layers for the backward pass,
     and compute the rest again: a third more time for a fraction of the memory (Chen et al., "Training deep nets with

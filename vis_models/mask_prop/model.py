@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vis_models import boxes as box_ops
-from vis_models.layers.normalise import DIVISOR
+from vis_models.layers.normalise import DIVISOR, whole_px
 from vis_models.losses import nothing
 from vis_models.mask_prop import tracker
 from vis_models.mask_prop.config import MaskPropConfig
@@ -57,8 +57,7 @@ class MaskProp(nn.Module):
     @torch.no_grad()
     def encode(self, frames: Frames) -> MaskPropEncoded:
         """Detections without duplicates, their masks refined, and the map on which these are carried."""
-        size = torch.tensor([frames.pixels.shape[-2:]], device=frames.pixels.device).expand(len(frames.pixels), 2)
-        images = self.detector.normalised(frames.pixels, size)
+        images = self.detector.normalised(frames.pixels, whole_px(frames.pixels))
         found, levels = self.detector.detect(frames.pixels)
         return self._described(found, levels, images, self.config.duplicate_iou)
 

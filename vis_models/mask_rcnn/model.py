@@ -9,24 +9,21 @@ objects, m pixels along a side of a mask.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from vis_models.given_objects import as_detections
 from vis_models.layers import anchors as box_coding
 from vis_models.layers import rpn
-from vis_models.layers.backbones import ResNet
+from vis_models.layers.backbones import ResNet, freeze
 from vis_models.layers.box_nms import nms_in_groups
 from vis_models.layers.fpn import TopDownPyramid
 from vis_models.layers.norm import BatchNorm
-from vis_models.layers.normalise import normalised
+from vis_models.layers.normalise import TakesFrames, whole_px
 from vis_models.layers.paste_masks import Pasting, paste
-from vis_models.layers.resize import keeping_aspect
 from vis_models.layers.roi_align import align_own, pyramid_level, roi_align
 from vis_models.layers.roi_heads import (
     BOX_CELLS,
@@ -42,7 +39,7 @@ from vis_models.mask_rcnn import layouts, losses
 from vis_models.mask_rcnn.config import MaskRcnnConfig
 from vis_models.mask_rcnn.losses import BOX_WEIGHTS, Sampled
 from vis_models.truths import Truth, sizes_of, truths_of
-from vis_models.types import Clips, Found, Frames, Masks, Objects, Rows, VideoInfo
+from vis_models.types import Clips, Found, Frames, Masks, Objects, Rows
 
 LEAST_SIDE_PX = 1e-2
 GIVEN_CELLS = 112
@@ -80,17 +77,15 @@ class Boxes:
     class_scores: Float[Tensor, "R S"]
 
 
-class MaskRcnn(nn.Module):
+class MaskRcnn(TakesFrames):
     """Backbone, pyramid, region proposals, and two heads under the proposals."""
 
     published = layouts.PUBLISHED
     """The layouts that it knows, in words."""
-    mean: Tensor
-    std: Tensor
+    config: MaskRcnnConfig
 
     def __init__(self, config: MaskRcnnConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         channels, classes = config.channels, config.num_classes + 1
         self.backbone = ResNet(config.backbone)
         for module in self.backbone.modules():
@@ -107,18 +102,12 @@ class MaskRcnn(nn.Module):
         self.box_predictor = BoxPredictor(config.box_width, classes)
         self.mask_head = mask_head(channels, channels, config.mask_convs, config.norms)
         self.mask_predictor = MaskPredictor(channels, classes)
-        self.register_buffer("mean", torch.tensor(config.mean_rgb).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config.std_rgb).view(3, 1, 1), persistent=False)
 
     def from_published(self, state: dict[str, Tensor]) -> tuple[str, dict[str, Tensor]] | None:
         """The layout of a checkpoint, and its tensors under the names of this model; None: of another kind."""
         return layouts.renamed(state)
 
     # ---- the network -----------------------------------------------------------------------------------------
-
-    def normalised(self, pixels: UInt8[Tensor, "F 3 H W"], sizes_px: Int[Tensor, "F 2"]) -> Float[Tensor, "F 3 _ _"]:
-        """What enters the backbone: padding is zero after the normalisation."""
-        return normalised(pixels, sizes_px, self.mean, self.std)
 
     def pyramid(self, images: Float[Tensor, "F 3 H W"]) -> list[Float[Tensor, "F _ _ _"]]:
         """Of normalised images. In channels-last order training is faster, and rounds more than parity allows."""
@@ -173,12 +162,6 @@ class MaskRcnn(nn.Module):
 
     # ---- decisions -------------------------------------------------------------------------------------------
 
-    def frame_size(self, video: VideoInfo) -> tuple[int, int]:
-        config = self.config
-        return config.image_size or keeping_aspect(
-            (video.height, video.width), config.shorter_px, config.longer_most_px
-        )
-
     @torch.no_grad()
     def encode(self, frames: Frames) -> MaskRcnnEncoded:
         return self.detect(frames.pixels)[0]
@@ -187,8 +170,7 @@ class MaskRcnn(nn.Module):
         self, pixels: UInt8[Tensor, "F 3 H W"], sizes_px: Int[Tensor, "F 2"] | None = None
     ) -> tuple[MaskRcnnEncoded, list[Float[Tensor, "F _ _ _"]]]:
         """Detections in slots, and the pyramid that they were found on. `sizes_px`: of frames that are padded."""
-        whole = torch.tensor([pixels.shape[-2:]], device=pixels.device).expand(len(pixels), 2)
-        sizes = whole if sizes_px is None else sizes_px
+        sizes = whole_px(pixels) if sizes_px is None else sizes_px
         images = self.normalised(pixels, sizes)
         levels = self.pyramid(images)
         proposals = self.propose(self.regions(levels, (images.shape[-2], images.shape[-1])), sizes)
@@ -247,8 +229,7 @@ class MaskRcnn(nn.Module):
 
     def levels_of(self, frames: Frames) -> list[Float[Tensor, "F _ _ _"]]:
         """The pyramid of frames."""
-        size = torch.tensor([frames.pixels.shape[-2:]], device=frames.pixels.device)
-        return self.pyramid(self.normalised(frames.pixels, size.expand(len(frames.pixels), 2)))
+        return self.pyramid(self.normalised(frames.pixels, whole_px(frames.pixels)))
 
     def given(self, objects: Objects, size_px: tuple[int, int]) -> MaskRcnnEncoded:
         """These objects as if it had found them, each with a score of one.
@@ -276,10 +257,7 @@ class MaskRcnn(nn.Module):
     def find(self, frame: UInt8[np.ndarray, "H W 3"]) -> Found:
         """The instances of a frame, at its own size."""
         size = (frame.shape[0], frame.shape[1])
-        height, width = self.frame_size(VideoInfo("", *size))
-        resized = Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].to(self.mean.device)
-        encoded = self.encode(Frames(pixels))
+        encoded = self.encode(self.resized(frame))
         which = encoded.valid[0].nonzero().squeeze(1)
         masks = self.masks_of(encoded, 0, which.tolist(), size).whole()
         return Found(encoded.labels[0, which].tolist(), encoded.scores[0, which].tolist(), masks)
@@ -289,10 +267,7 @@ class MaskRcnn(nn.Module):
     def trained(self) -> "MaskRcnn":
         """In training mode, the first stages of the backbone frozen."""
         self.train().requires_grad_(True)
-        frozen: list[Any] = [self.backbone.conv1, self.backbone.bn1] if self.config.frozen_stages else []
-        stages = (self.backbone.layer1, self.backbone.layer2, self.backbone.layer3, self.backbone.layer4)
-        for module in (*frozen, *stages[: self.config.frozen_stages]):
-            module.requires_grad_(False).eval()
+        freeze(self.backbone, self.config.frozen_stages)
         return self
 
     def loss(self, clips: Clips) -> dict[str, Tensor]:

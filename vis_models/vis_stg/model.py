@@ -8,9 +8,8 @@ Axes: F frames, B videos side by side.
 import torch
 from torch import Tensor, nn
 
-from vis_models.layers.backbones import ResNet
-from vis_models.layers.normalise import normalised
-from vis_models.layers.resize import keeping_aspect
+from vis_models.layers.backbones import freeze
+from vis_models.layers.normalise import TakesFrames, whole_px
 from vis_models.mask_rcnn import layouts
 from vis_models.truths import sizes_of
 from vis_models.types import Clips, Frames, Tracks, VideoInfo
@@ -20,20 +19,16 @@ from vis_models.vis_stg.network import VisStgNetwork
 from vis_models.vis_stg.state import VisStgEncoded, VisStgState
 
 
-class VisStg(nn.Module):
+class VisStg(TakesFrames):
     """A `VideoModel`, trained end to end."""
 
     published = layouts.PUBLISHED
     """The layouts that it knows, in words."""
-    mean: Tensor
-    std: Tensor
+    config: VisStgConfig
 
     def __init__(self, config: VisStgConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.network = VisStgNetwork(config)
-        self.register_buffer("mean", torch.tensor(config.mean_rgb).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config.std_rgb).view(3, 1, 1), persistent=False)
 
     def from_published(self, state: dict[str, Tensor]) -> tuple[str, dict[str, Tensor]] | None:
         """The layout of a checkpoint, and its backbone under the names of this network; None: of another kind."""
@@ -44,18 +39,10 @@ class VisStg(nn.Module):
 
     # ---- the contract ----------------------------------------------------------------------------------------
 
-    def frame_size(self, video: VideoInfo) -> tuple[int, int]:
-        config = self.config
-        return config.image_size or keeping_aspect(
-            (video.height, video.width), config.shorter_px, config.longer_most_px
-        )
-
     @torch.no_grad()
     def encode(self, frames: Frames) -> VisStgEncoded:
-        height, width = frames.pixels.shape[-2:]
-        sizes = torch.tensor([[height, width]], device=frames.pixels.device).expand(len(frames.pixels), 2)
-        images = normalised(frames.pixels, sizes, self.mean, self.std)
-        return VisStgEncoded(self.network.features(images), sizes.clone())
+        sizes = whole_px(frames.pixels)
+        return VisStgEncoded(self.network.features(self.normalised(frames.pixels, sizes)), sizes.clone())
 
     @torch.no_grad()
     def start(self, videos: list[VideoInfo]) -> VisStgState:
@@ -75,18 +62,8 @@ class VisStg(nn.Module):
     def part(self, name: str) -> nn.Module:
         """`whole`: all of it but the first stages of the backbone, on target and reference frame."""
         self.train().requires_grad_(True)
-        for module in self._frozen_stages():
-            module.requires_grad_(False).eval()
+        freeze(self.network.backbone, self.config.frozen_stages)
         return self
-
-    def _frozen_stages(self) -> list[nn.Module]:
-        """The stem of a residual network and its first stages; of a Swin transformer the norm of a map nobody takes."""
-        net, count = self.network.backbone, self.config.frozen_stages
-        if not isinstance(net, ResNet):
-            return [net.get_submodule("norm0")]
-        if not count:
-            return []
-        return [net.conv1, net.bn1, *[net.layer1, net.layer2, net.layer3, net.layer4][:count]]
 
     def frame_detector(self, name: str) -> None:
         """Nothing: what it finds depends on the frame before."""
@@ -101,5 +78,5 @@ class VisStg(nn.Module):
         Raises:
             ValueError: clips that are no pairs.
         """
-        images = normalised(clips.frames.flatten(0, 1), sizes_of(clips), self.mean, self.std)
+        images = self.normalised(clips.frames.flatten(0, 1), sizes_of(clips))
         return objective.loss(self.network, clips, images)

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Literal
 
 from jobs.training.recipes.base import ParameterGroup, Stage, TrainJob, WorldData
+from jobs.training.recipes.worlds import CLASSES, EASY, HARD, SIZE_PX, TINY, from_pairs
 from vis_models.data.augmentation import Augmentation
 from vis_models.data.holdout import HoldOut
 from vis_models.data.sampling import Pair, PseudoPair, Sampling, Single
-from vis_models.data.world import WorldConfig
 from vis_models.idol.config import IdolConfig
 from vis_models.layers.backbone_config import ResNetConfig
 
@@ -33,7 +33,7 @@ def idol_r18_world_tiny() -> TrainJob:
 
     vis train --recipe idol_r18_world_tiny
     """
-    return _world("idol_r18_world_tiny", "easy", iterations=6, train_videos=8, val_videos=4)
+    return _world("idol_r18_world_tiny", TINY, iterations=6)
 
 
 def idol_r18_world_easy() -> TrainJob:
@@ -42,7 +42,7 @@ def idol_r18_world_easy() -> TrainJob:
 
     vis train --recipe idol_r18_world_easy
     """
-    return _world("idol_r18_world_easy", "easy", iterations=9000, train_videos=1000, val_videos=150)
+    return _world("idol_r18_world_easy", EASY, iterations=9000)
 
 
 def idol_r18_world_hard() -> TrainJob:
@@ -50,7 +50,7 @@ def idol_r18_world_hard() -> TrainJob:
 
     vis train --recipe idol_r18_world_hard
     """
-    return _world("idol_r18_world_hard", "hard", iterations=6000, train_videos=1000, val_videos=200)
+    return _world("idol_r18_world_hard", HARD, iterations=6000)
 
 
 def idol_r50_coco() -> TrainJob:
@@ -118,51 +118,37 @@ def idol_r50_ovis() -> TrainJob:
     return job.model_copy(update={"config": job.config.model_copy(update=crowded)})
 
 
-def _world(name: str, level: Literal["easy", "hard"], iterations: int, train_videos: int, val_videos: int) -> TrainJob:
-    height, width = 96, 160
-    return TrainJob(
-        recipe=name,
-        model="idol",
-        config=IdolConfig(
-            num_classes=6,
-            image_size=(height, width),
-            backbone=ResNetConfig(depth=18, width=32, blocks=(1, 1, 1, 1)),
-            queries=40,
-            channels=64,
-            heads=4,
-            levels=3,
-            encoder_layers=1,
-            decoder_layers=3,
-            hidden=256,
-            norm_groups=8,
-            dropout=0.0,
-            frozen_stages=0,
-            learn_reference=True,
-            class_weight=4.0,
-            detections=20,
-            tracks=32,
-        ),
-        world=WorldData(
-            world=WorldConfig(level=level, height=height, width=width), train_videos=train_videos, val_videos=val_videos
-        ),
-        stages=(
-            Stage(
-                name="pairs",
-                iterations=iterations,
-                batch_size=4,
-                sampling=Pair(window=10),
-                optimizer="adamw",
-                learning_rate=3e-3,
-                cosine=True,
-                warm_up=iterations // 20,
-                weight_decay=0.05,
-                clip_gradient=10.0,
-                augmentation=Augmentation(horizontal_flip=0.5, vertical_flip=0.5, swap_colours=True),
-                validate_every=iterations // 5 or iterations,
-                validation_videos=min(50, val_videos),
-                checkpoint_every=500,
-            ),
-        ),
+def _world(name: str, world: WorldData, iterations: int) -> TrainJob:
+    config = IdolConfig(
+        num_classes=CLASSES,
+        image_size=SIZE_PX,
+        backbone=ResNetConfig(depth=18, width=32, blocks=(1, 1, 1, 1)),
+        queries=40,
+        channels=64,
+        heads=4,
+        levels=3,
+        encoder_layers=1,
+        decoder_layers=3,
+        hidden=256,
+        norm_groups=8,
+        dropout=0.0,
+        frozen_stages=0,
+        learn_reference=True,
+        class_weight=4.0,
+        detections=20,
+        tracks=32,
+    )
+    return from_pairs(
+        name,
+        "idol",
+        config,
+        world,
+        iterations=iterations,
+        sampling=Pair(window=10),
+        batch_size=4,
+        learning_rate=3e-3,
+        weight_decay=0.05,
+        clip_gradient=10.0,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from jobs.training.recipes.base import Stage, TrainJob
 from jobs.training.recipes.masktrack_rcnn import masktrack_r18_world_easy, masktrack_r18_world_hard
+from jobs.training.recipes.worlds import TINY
 from vis_models.data.augmentation import Augmentation
 from vis_models.data.holdout import HoldOut
 from vis_models.data.sampling import Pair
@@ -27,8 +28,7 @@ def maskprop_r18_world_tiny() -> TrainJob:
     vis train --recipe maskprop_r18_world_tiny
     """
     job = _world("maskprop_r18_world_tiny", masktrack_r18_world_easy(), iterations=(6, 2))
-    assert job.world
-    return job.model_copy(update={"world": job.world.model_copy(update={"train_videos": 8, "val_videos": 4})})
+    return job.model_copy(update={"world": TINY})
 
 
 def maskprop_r18_world_easy() -> TrainJob:

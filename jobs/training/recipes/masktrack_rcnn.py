@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Literal
 
 from jobs.training.recipes.base import Stage, TrainJob, WorldData
+from jobs.training.recipes.worlds import BACKBONE, CLASSES, EASY, HARD, SIZE_PX, TINY, from_pairs
 from vis_models.data.augmentation import Augmentation
 from vis_models.data.holdout import HoldOut
 from vis_models.data.sampling import Pair
-from vis_models.data.world import WorldConfig
-from vis_models.layers.backbone_config import ResNetConfig
 from vis_models.mask_rcnn.config import MaskRcnnConfig
 from vis_models.masktrack_rcnn.config import MaskTrackConfig
 
@@ -24,7 +23,7 @@ def masktrack_r18_world_tiny() -> TrainJob:
 
     vis train --recipe masktrack_r18_world_tiny
     """
-    return _world("masktrack_r18_world_tiny", "easy", iterations=6, train_videos=8, val_videos=4)
+    return _world("masktrack_r18_world_tiny", TINY, iterations=6)
 
 
 def masktrack_r18_world_easy() -> TrainJob:
@@ -32,7 +31,7 @@ def masktrack_r18_world_easy() -> TrainJob:
 
     vis train --recipe masktrack_r18_world_easy
     """
-    return _world("masktrack_r18_world_easy", "easy", iterations=2600, train_videos=1000, val_videos=150)
+    return _world("masktrack_r18_world_easy", EASY, iterations=2600)
 
 
 def masktrack_r18_world_hard() -> TrainJob:
@@ -40,7 +39,7 @@ def masktrack_r18_world_hard() -> TrainJob:
 
     vis train --recipe masktrack_r18_world_hard
     """
-    return _world("masktrack_r18_world_hard", "hard", iterations=2600, train_videos=1000, val_videos=200)
+    return _world("masktrack_r18_world_hard", HARD, iterations=2600)
 
 
 def masktrack_r50_ytvis2019() -> TrainJob:
@@ -78,12 +77,11 @@ def masktrack_r50_ovis() -> TrainJob:
     return job.model_copy(update={"config": job.config.with_classes(25)})
 
 
-def _world(name: str, level: Literal["easy", "hard"], iterations: int, train_videos: int, val_videos: int) -> TrainJob:
-    height, width = 96, 160
+def _world(name: str, world: WorldData, iterations: int) -> TrainJob:
     detector = MaskRcnnConfig(
-        num_classes=6,
-        image_size=(height, width),
-        backbone=ResNetConfig(depth=18, width=32, blocks=(1, 1, 1, 1), stem_pool=False),
+        num_classes=CLASSES,
+        image_size=SIZE_PX,
+        backbone=BACKBONE,
         finest=3,
         channels=64,
         extra_levels=0,
@@ -101,31 +99,18 @@ def _world(name: str, level: Literal["easy", "hard"], iterations: int, train_vid
         positive_share=0.5,
         class_weight=2.5,
     )
-    return TrainJob(
-        recipe=name,
-        model="masktrack_rcnn",
-        config=MaskTrackConfig(detector=detector, embedding=128, tracks=16, learn_reference=True),
-        world=WorldData(
-            world=WorldConfig(level=level, height=height, width=width), train_videos=train_videos, val_videos=val_videos
-        ),
-        stages=(
-            Stage(
-                name="pairs",
-                iterations=iterations,
-                batch_size=8,
-                sampling=Pair(reference_shows=True),
-                optimizer="adamw",
-                learning_rate=2e-3,
-                cosine=True,
-                warm_up=iterations // 20,
-                weight_decay=0.05,
-                clip_gradient=10.0,
-                augmentation=Augmentation(horizontal_flip=0.5, vertical_flip=0.5, swap_colours=True),
-                validate_every=iterations // 5 or iterations,
-                validation_videos=min(50, val_videos),
-                checkpoint_every=500,
-            ),
-        ),
+    config = MaskTrackConfig(detector=detector, embedding=128, tracks=16, learn_reference=True)
+    return from_pairs(
+        name,
+        "masktrack_rcnn",
+        config,
+        world,
+        iterations=iterations,
+        sampling=Pair(reference_shows=True),
+        batch_size=8,
+        learning_rate=2e-3,
+        weight_decay=0.05,
+        clip_gradient=10.0,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from jobs.training.recipes.base import Stage, TrainJob, WorldData
 from jobs.training.recipes.changes import changed
+from jobs.training.recipes.worlds import BACKBONE, CLASSES, FLIPS, HARD, SIZE_PX, drawn
 from vis_models.data.augmentation import Augmentation
 from vis_models.data.holdout import HoldOut
 from vis_models.data.world import WorldConfig
@@ -60,7 +61,7 @@ def rgnn_r18_world_hard() -> TrainJob:
     detector, tracker = job.stages
     return job.model_copy(
         update={
-            "world": WorldData(world=WorldConfig(level="hard"), train_videos=1000, val_videos=200),
+            "world": HARD,
             "config": job.config.model_copy(update={"detections": 12, "tracks": 16}),
             "stages": (
                 detector.model_copy(update={"weight_decay": 1e-4}),  # as it was when the tables were measured
@@ -86,7 +87,6 @@ def rgnn_r50_world_hard() -> TrainJob:
         prior_denominator=(width * height) ** 0.5,
         dropout=0.1,
     )
-    augmentation = Augmentation(horizontal_flip=0.5, vertical_flip=0.5, swap_colours=True)
     world = WorldConfig(level="hard", height=height, width=width)
     return TrainJob(
         recipe="rgnn_r50_world_hard",
@@ -106,7 +106,7 @@ def rgnn_r50_world_hard() -> TrainJob:
                 warm_up=600,
                 clip_gradient=10.0,
                 average=0.998,
-                augmentation=augmentation,
+                augmentation=FLIPS,
             ),
             Stage(
                 name="tracker",
@@ -115,7 +115,7 @@ def rgnn_r50_world_hard() -> TrainJob:
                 batch_size=4,
                 clip_length=10,
                 learning_rate=2e-4,
-                augmentation=augmentation,
+                augmentation=FLIPS,
                 cached_copies=2,
                 validate_every=1000,
             ),
@@ -148,11 +148,11 @@ def rgnn_r101_ytvis2019() -> TrainJob:
 
 def _world_easy(name: str, detector_iterations: int, tracker_iterations: int, train_videos: int) -> TrainJob:
     """The easy world at 96x160 with a detector that two cores can train."""
-    height, width = 96, 160
+    height, width = SIZE_PX
     detector = YolactConfig(
-        num_classes=6,
-        image_size=(height, width),
-        backbone=ResNetConfig(depth=18, width=32, blocks=(1, 1, 1, 1), stem_pool=False),
+        num_classes=CLASSES,
+        image_size=SIZE_PX,
+        backbone=BACKBONE,
         channels=48,
         prototypes=24,
         prototype_channels=32,
@@ -179,11 +179,10 @@ def _world_easy(name: str, detector_iterations: int, tracker_iterations: int, tr
         loss_stride=2,
         dropout=0.0,
     )
-    augmentation = Augmentation(horizontal_flip=0.5, vertical_flip=0.5, swap_colours=True)
     return TrainJob(
         recipe=name,
         config=config,
-        world=WorldData(world=WorldConfig(height=height, width=width), train_videos=train_videos, val_videos=150),
+        world=drawn("easy", train_videos, val_videos=150),
         stages=(
             Stage(
                 name="detector",
@@ -198,7 +197,7 @@ def _world_easy(name: str, detector_iterations: int, tracker_iterations: int, tr
                 warm_up=detector_iterations // 20,
                 weight_decay=0.05,
                 clip_gradient=10.0,
-                augmentation=augmentation,
+                augmentation=FLIPS,
             ),
             Stage(
                 name="tracker",
@@ -211,7 +210,7 @@ def _world_easy(name: str, detector_iterations: int, tracker_iterations: int, tr
                 cosine=True,
                 warm_up=tracker_iterations // 20,
                 clip_gradient=10.0,
-                augmentation=augmentation,
+                augmentation=FLIPS,
                 precision="fp32",
                 cached_copies=1,
             ),

@@ -5,14 +5,12 @@ One stage, end to end: a target frame and a reference frame less than 5 away, wh
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 from jobs.training.recipes.base import Stage, TrainJob, WorldData
+from jobs.training.recipes.worlds import BACKBONE, CLASSES, EASY, HARD, SIZE_PX, TINY, from_pairs
 from vis_models.data.augmentation import Augmentation
 from vis_models.data.holdout import HoldOut
 from vis_models.data.sampling import Pair
-from vis_models.data.world import WorldConfig
-from vis_models.layers.backbone_config import ResNetConfig
 from vis_models.vis_stg.config import VisStgConfig
 
 NEAR = Pair(window=4, reference_shows=True)
@@ -28,7 +26,7 @@ def visstg_r18_world_tiny() -> TrainJob:
 
     vis train --recipe visstg_r18_world_tiny
     """
-    return _world("visstg_r18_world_tiny", "easy", iterations=6, train_videos=8, val_videos=4)
+    return _world("visstg_r18_world_tiny", TINY, iterations=6)
 
 
 def visstg_r18_world_easy() -> TrainJob:
@@ -37,7 +35,7 @@ def visstg_r18_world_easy() -> TrainJob:
 
     vis train --recipe visstg_r18_world_easy
     """
-    return _world("visstg_r18_world_easy", "easy", iterations=4000, train_videos=1000, val_videos=150)
+    return _world("visstg_r18_world_easy", EASY, iterations=4000)
 
 
 def visstg_r18_world_hard() -> TrainJob:
@@ -45,7 +43,7 @@ def visstg_r18_world_hard() -> TrainJob:
 
     vis train --recipe visstg_r18_world_hard
     """
-    return _world("visstg_r18_world_hard", "hard", iterations=4000, train_videos=1000, val_videos=200)
+    return _world("visstg_r18_world_hard", HARD, iterations=4000)
 
 
 def visstg_r50_ytvis2019() -> TrainJob:
@@ -84,46 +82,32 @@ def visstg_r50_ytvis2019() -> TrainJob:
     )
 
 
-def _world(name: str, level: Literal["easy", "hard"], iterations: int, train_videos: int, val_videos: int) -> TrainJob:
-    height, width = 96, 160
-    return TrainJob(
-        recipe=name,
-        model="vis_stg",
-        config=VisStgConfig(
-            num_classes=6,
-            image_size=(height, width),
-            backbone=ResNetConfig(depth=18, width=32, blocks=(1, 1, 1, 1), stem_pool=False),
-            frozen_stages=0,
-            channels=64,
-            level_px=(24.0, 48.0),
-            head_convs=2,
-            norm_groups=8,
-            messages="mean",
-            learn_reference=True,
-            detections=20,
-            tracks=32,
-        ),
-        world=WorldData(
-            world=WorldConfig(level=level, height=height, width=width), train_videos=train_videos, val_videos=val_videos
-        ),
-        stages=(
-            Stage(
-                name="pairs",
-                iterations=iterations,
-                batch_size=8,
-                sampling=NEAR,
-                optimizer="adamw",
-                learning_rate=2e-3,
-                cosine=True,
-                warm_up=iterations // 20,
-                weight_decay=1e-4,
-                clip_gradient=1.0,
-                augmentation=Augmentation(horizontal_flip=0.5, vertical_flip=0.5, swap_colours=True),
-                validate_every=iterations // 5 or iterations,
-                validation_videos=min(50, val_videos),
-                checkpoint_every=500,
-            ),
-        ),
+def _world(name: str, world: WorldData, iterations: int) -> TrainJob:
+    config = VisStgConfig(
+        num_classes=CLASSES,
+        image_size=SIZE_PX,
+        backbone=BACKBONE,
+        frozen_stages=0,
+        channels=64,
+        level_px=(24.0, 48.0),
+        head_convs=2,
+        norm_groups=8,
+        messages="mean",
+        learn_reference=True,
+        detections=20,
+        tracks=32,
+    )
+    return from_pairs(
+        name,
+        "vis_stg",
+        config,
+        world,
+        iterations=iterations,
+        sampling=NEAR,
+        batch_size=8,
+        learning_rate=2e-3,
+        weight_decay=1e-4,
+        clip_gradient=1.0,
     )
 
 

@@ -36,7 +36,7 @@ def maskprop_r18_world_easy() -> TrainJob:
 
     vis train --recipe maskprop_r18_world_easy
     """
-    return _world("maskprop_r18_world_easy", masktrack_r18_world_easy(), iterations=(2400, 200))
+    return _world("maskprop_r18_world_easy", masktrack_r18_world_easy(), iterations=(3600, 300))
 
 
 def maskprop_r18_world_hard() -> TrainJob:

@@ -12,6 +12,7 @@ LONGEST_FIRST = (
     "tests/test_road.py",
     "tests/jobs/test_train.py",
     "tests/test_readme.py",
+    "tests/jobs/test_faults.py",
     "tests/jobs/test_segment.py",
     "tests/jobs/test_ablation.py",
 )

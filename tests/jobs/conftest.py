@@ -1,4 +1,4 @@
-"""A small S3 server, a store, a local Ray, and a small labelled data set with published tables."""
+"""A small S3 server, a store, a local Ray, films with a model for them, and a labelled data set with its tables."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -20,6 +20,8 @@ from jobs.segmentation.plans import Unit, write_listing
 from jobs.settings import Settings
 from jobs.store import Store
 from tests import published
+from tests.jobs import barcode
+from tests.jobs.barcoded import LENGTHS
 from tests.jobs.here import here
 from vis_models import masks
 
@@ -258,3 +260,41 @@ def local_ray() -> Iterator[None]:
     """One Ray for all tests; jobs find it and leave it running."""
     with cluster(Settings(workers=4, cpus_per_worker=1)):
         yield
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five whole videos, one that breaks off and two that do not open."""
+    folder = tmp_path_factory.mktemp("films")
+    for name, frames in LENGTHS.items():
+        if name.endswith(".mp4"):
+            barcode.write_film(folder / name, int(Path(name).stem), frames)
+    barcode.write_frames(folder / "5", 5, range(9))
+    barcode.write_frames(folder / "6", 6, range(7))
+    (folder / "6/00004.jpg").write_bytes(b"\xff\xd8 no more")
+    (folder / "empty.mp4").touch()
+    (folder / "text.mp4").write_text("no film")
+    (folder / "notes.txt").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return barcode.write_model(tmp_path_factory.mktemp("models") / "barcode")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """One worker, which needs no Ray."""
+    return Settings(store=str(tmp_path / "lake"), workers=1, cpus_per_worker=1)
+
+
+@pytest.fixture
+def two_workers(settings: Settings, local_ray: None) -> Settings:
+    """On Ray."""
+    return settings.model_copy(update={"workers": 2})
+
+
+@pytest.fixture(params=["settings", "two_workers"])
+def either(request: pytest.FixtureRequest) -> Settings:
+    return request.getfixturevalue(request.param)

@@ -2,7 +2,7 @@
 
 A step is whatever a run writes, commits or removes, in worker and driver; a killed run does no step after it. On S3 two
 runs go on at once, and what lies between them and the server loses, cuts and refuses requests. `make chaos` tells some
-hundred stories, the ordinary tests twenty. Processes are killed for real in `test_segment.py`.
+hundred stories, the ordinary tests twenty. Processes are killed for real in `test_faults.py`.
 """
 
 import os
@@ -26,8 +26,8 @@ from jobs.settings import Settings
 from jobs.store import Store
 from tests.faulty_s3 import faulty
 from tests.jobs import barcode
+from tests.jobs.barcoded import check_barcodes, read
 from tests.jobs.here import here
-from tests.jobs.test_segment import check_barcodes, read
 from vis_models.config import BadConfig
 
 pytestmark = pytest.mark.unit

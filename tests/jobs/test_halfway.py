@@ -1,4 +1,4 @@
-"""Films that were left in the middle, in one process; `test_segment.py` kills real ones."""
+"""Films that were left in the middle, in one process; `test_faults.py` kills real ones."""
 
 from collections.abc import Callable
 from pathlib import Path

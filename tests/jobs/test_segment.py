@@ -1,14 +1,10 @@
+"""An archive becomes tables: what is in them, what is done again and what is not."""
+
 import functools
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import threading
-import time
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,82 +14,18 @@ import ray
 from pycocotools import mask as coco
 
 from jobs import tables
-from jobs.archives.archive import VideoSource, list_videos
 from jobs.lake import Lake
 from jobs.segmentation import segment as segmenting
-from jobs.segmentation.plans import Unit
-from jobs.segmentation.segment import CRASHES, SHARD_VIDEOS, SegmentJob, _HowFar, segment, split
-from jobs.segmentation.work import Publisher
+from jobs.segmentation.segment import SegmentJob, segment
 from jobs.settings import Settings
-from jobs.store import Part, Store
-from tests.jobs import barcode, mutated, odd_models
+from jobs.store import Store
+from tests.jobs import barcode, odd_models
+from tests.jobs.barcoded import LENGTHS, check_barcodes, many_films, read
 from vis_models.config import BadConfig
 
 ray.cloudpickle.register_pickle_by_value(barcode)  # workers cannot import the tests
 
-LENGTHS = {"1.mp4": 12, "2.mp4": 30, "3.mp4": 5, "deep/4.mp4": 21, "5": 9}
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five whole videos, one that breaks off and two that do not open."""
-    folder = tmp_path_factory.mktemp("films")
-    for name, frames in LENGTHS.items():
-        if name.endswith(".mp4"):
-            barcode.write_film(folder / name, int(Path(name).stem), frames)
-    barcode.write_frames(folder / "5", 5, range(9))
-    barcode.write_frames(folder / "6", 6, range(7))
-    (folder / "6/00004.jpg").write_bytes(b"\xff\xd8 no more")
-    (folder / "empty.mp4").touch()
-    (folder / "text.mp4").write_text("no film")
-    (folder / "notes.txt").touch()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return barcode.write_model(tmp_path_factory.mktemp("models") / "barcode")
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    """One worker, which needs no Ray."""
-    return Settings(store=str(tmp_path / "lake"), workers=1, cpus_per_worker=1)
-
-
-@pytest.fixture
-def two_workers(settings: Settings, local_ray: None) -> Settings:
-    """On Ray."""
-    return settings.model_copy(update={"workers": 2})
-
-
-@pytest.fixture(params=["settings", "two_workers"])
-def either(request: pytest.FixtureRequest) -> Settings:
-    return request.getfixturevalue(request.param)
-
-
-def many_films(folder: Path, count: int, frames: int = 6) -> Path:
-    """More films than one shard holds."""
-    for film in range(count):
-        barcode.write_film(folder / f"{film}.mp4", film, frames)
-    return folder
-
-
-def read(settings: Settings, plan_id: str | None = None) -> dict[str, list[dict[str, Any]]]:
-    opened = tables.open(Store.open(settings), plan_id)
-    return {name: dataset.to_table().to_pylist() for name, dataset in opened.items()}
-
-
-def check_barcodes(rows: dict[str, list[dict[str, Any]]], lengths: dict[str, int]) -> None:
-    """Every frame of every video was seen once, in its own video, and by a track of its own."""
-    found = sorted((row["video_id"], row["track_id"], row["frame_idx"], row["area_px"]) for row in rows["masks"])
-    wanted = []
-    for name, frames in lengths.items():
-        film = int(Path(name).stem)
-        wanted += [(name, film, frame, 10 * (1 + frame % 20)) for frame in range(frames)]
-        wanted += [(name, 1000, frame, 100) for frame in range(0, frames, 2)]
-    assert found == sorted(wanted)
 
 
 def test_an_archive_becomes_four_tables(films: Path, model: Path, settings: Settings):
@@ -314,24 +246,6 @@ def test_archive_and_store_may_lie_on_s3(
     assert all(secret not in store.read_bytes(key) for key in [*store.list("vis"), *store.list("tables")])
 
 
-def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_doubled(model: Path, either: Settings, tmp_path: Path):
-    settings = either
-    archive = many_films(tmp_path / "films", 20, frames=10)
-    slow = functools.partial(barcode.load, delay_s=0.1)
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(segment, SegmentJob(archive=str(archive), model=str(model)), settings, load=slow)
-        note = wait_for_note(settings)
-        time.sleep(0.3)
-        os.kill(note["pid"], signal.SIGKILL)
-        summary = running.result(timeout=120)
-    rows = read(settings)
-    check_barcodes(rows, {f"{film}.mp4": 10 for film in range(20)})
-    assert len(rows["videos"]) == 20
-    assert summary.videos["done"] == 20
-    attempts = [key for key in Store.open(settings).list("vis/v1/_work") if key.endswith("started.json")]
-    assert len(attempts) == 3, "two shards, one of which was begun twice"
-
-
 def test_a_long_film_says_how_far_it_is(model: Path, settings: Settings, tmp_path: Path):
     barcode.write_film(tmp_path / "films/3.mp4", 3, 60)
     reports: list[tuple] = []
@@ -347,104 +261,6 @@ def test_a_long_film_says_how_far_it_is(model: Path, settings: Settings, tmp_pat
     assert (reports[-1][1:3], reports[-1][3]["frames"], reports[-1][3]["videos"]) == ((60, 60), "", "1 of 1")
 
 
-def test_what_a_run_finished_and_did_not_publish_is_published_by_the_next(
-    films: Path, model: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
-):
-    job = SegmentJob(archive=str(films), model=str(model))
-    with monkeypatch.context() as patch:
-        patch.setattr(Publisher, "_publish", lambda self: 1 // 0)
-        with pytest.raises(ZeroDivisionError):
-            segment(job, settings, load=barcode.load)
-    store = Store.open(settings)
-    assert len(store.finished()) > 0
-    with pytest.raises(BadConfig, match="no published tables"):
-        read(settings)
-    nowhere = settings.model_copy(update={"device": "cuda"})  # would be refused if a worker were asked for
-    assert segment(job, nowhere, load=barcode.load).videos == {"done": 5, "partial": 1, "failed": 2}
-    check_barcodes(read(settings), LENGTHS | {"6": 4})
-    assert store.finished() == []
-
-
-def wait_for_note(settings: Settings) -> dict[str, Any]:
-    """The note of the first attempt: which process is at work."""
-    store = Store.open(settings)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        notes = [key for key in store.list("vis/v1/_work") if key.endswith("started.json")]
-        if notes:
-            return store.read_json(notes[0])
-        time.sleep(0.05)
-    raise TimeoutError("no worker began")
-
-
-def test_two_runs_at_once_give_each_video_once(model: Path, settings: Settings, tmp_path: Path):
-    archive = many_films(tmp_path / "films", 20)
-    job = SegmentJob(archive=str(archive), model=str(model))
-    slow = functools.partial(barcode.load, delay_s=0.05)
-    barrier = threading.Barrier(2)
-
-    def run(name: str) -> Any:
-        barrier.wait()
-        return segment(job, settings, run_id=name, load=slow)
-
-    with ThreadPoolExecutor(2) as pool:
-        one, two = pool.map(run, ["one", "two"])
-    assert one.plan_id == two.plan_id
-    assert one.rows == two.rows
-    rows = read(settings)
-    check_barcodes(rows, {f"{film}.mp4": 6 for film in range(20)})
-    assert sorted(row["video_id"] for row in rows["videos"]) == sorted(f"{film}.mp4" for film in range(20))
-
-
-def test_a_fault_of_ours_stops_loudly_and_the_next_run_does_the_rest(model: Path, settings: Settings, tmp_path: Path):
-    archive = many_films(tmp_path / "films", 20)
-    job = SegmentJob(archive=str(archive), model=str(model))
-    shards = split_of(archive, settings)
-    spoilt = int(Path(shards[1][0]).stem)
-    with pytest.raises(Exception, match=f"film {spoilt} is one too many"):
-        segment(job, settings, load=functools.partial(barcode.load, fails_on=spoilt))
-    before = {row["video_id"]: row["run_id"] for row in read(settings)["videos"]}
-    assert sorted(before) == sorted(shards[0]), "what was finished is published"
-    summary = segment(job, settings, load=barcode.load)
-    after = {row["video_id"]: row["run_id"] for row in read(settings)["videos"]}
-    assert before.items() < after.items(), "and not done again"
-    assert (summary.videos["done"], summary.known) == (20, len(before))
-    check_barcodes(read(settings), {f"{film}.mp4": 6 for film in range(20)})
-
-
-def split_of(archive: Path, settings: Settings) -> list[list[str]]:
-    shards = split([Unit(source.video_id, source) for source in list_videos(str(archive), Store.open(settings))])
-    return [[unit.source.video_id for unit in shard] for shard in shards.values()]
-
-
-def test_what_the_user_can_mend_comes_out_of_a_worker_as_it_went_in(films: Path, model: Path, settings: Settings):
-    with pytest.raises(BadConfig, match=r"^barcode does not fit its card on cpu$"):
-        segment(SegmentJob(archive=str(films), model=str(model)), settings, load=odd_models.does_not_fit)
-
-
-def test_a_full_disk_is_a_sentence(films: Path, model: Path, settings: Settings):
-    with pytest.raises(BadConfig, match=r"^/lake/videos.parquet: No space left on device. Make room there"):
-        segment(SegmentJob(archive=str(films), model=str(model)), settings, load=odd_models.finds_the_disk_full)
-
-
-@pytest.mark.timeout(300)
-def test_a_model_that_ends_its_process_does_not_do_so_for_ever(films: Path, model: Path, settings: Settings):
-    with pytest.raises(RuntimeError, match=r"lost its worker 4 times, .*exit code 3.* memory to spare"):
-        segment(SegmentJob(archive=str(films), model=str(model)), settings, load=odd_models.ends_the_process)
-
-
-@pytest.mark.usefixtures("in_process")
-def test_when_every_video_fails_there_are_tables_and_a_bad_exit_code(model: Path, settings: Settings, tmp_path: Path):
-    (tmp_path / "a.mp4").touch()
-    (tmp_path / "b.mp4").write_text("no film")
-    summary = segment(SegmentJob(archive=str(tmp_path), model=str(model)), settings, load=barcode.load)
-    assert (summary.exit_code, summary.videos["failed"], summary.frames) == (1, 2, 0)
-    rows = read(settings)
-    assert [row["status"] for row in rows["videos"]] == ["failed", "failed"]
-    assert len(rows["errors"]) == 2
-    assert rows["tracks"] == rows["masks"] == []
-
-
 def test_an_archive_or_model_that_is_not_there_costs_no_cluster(films: Path, tmp_path: Path, model: Path):
     settings = Settings(store=str(tmp_path / "lake"), ray_address="127.0.0.1:1")
     with pytest.raises(BadConfig, match=r"archive .*nowhere does not exist"):
@@ -454,141 +270,12 @@ def test_an_archive_or_model_that_is_not_there_costs_no_cluster(films: Path, tmp
     assert not (tmp_path / "lake").exists()
 
 
-@pytest.mark.timeout(300)
-def test_a_video_that_kills_its_worker_is_a_row_and_the_others_are_done(model: Path, either: Settings, tmp_path: Path):
-    archive = many_films(tmp_path / "films", 5)
-    killer = functools.partial(barcode.load, kills_on=1)
-    summary = segment(SegmentJob(archive=str(archive), model=str(model)), either, load=killer)
-    assert summary.videos == {"done": 4, "partial": 0, "failed": 1}
-    (error,) = read(either)["errors"]
-    assert (error["video_id"], error["code"], error["retryable"]) == ("1.mp4", "decoder_crashed", False)
-    assert "the second time when it was played alone" in error["detail"]
-    assert ("SIGKILL" in error["detail"]) == (either.workers == 1), "Ray does not say how a worker ended"
-    check_barcodes(read(either), {f"{film}.mp4": 6 for film in (0, 2, 3, 4)})
-    whole = segment(SegmentJob(archive=str(archive), model=str(model), retry_errors=True), either, load=barcode.load)
-    assert (whole.plan_id, whole.videos) == (summary.plan_id, {"done": 5, "partial": 0, "failed": 0})
-    check_barcodes(read(either), {f"{film}.mp4": 6 for film in range(5)})
-
-
-@pytest.mark.unit
-def test_where_most_videos_end_their_worker_the_run_stops():
-    shards = {unit.id: [unit] for unit in map(film, range(40))}
-    played = {"done": 1, "frames": 6}
-    ended = {"failed": 1, "frames": 0, "crashed": 1}
-
-    def play(counts: list[dict[str, int]]) -> None:
-        how_far = _HowFar(shards, None)
-        for shard, each in zip(shards, counts, strict=False):
-            how_far.committed(part_of(shard, each))
-
-    play([ended] * (CRASHES - 1) + [played])
-    play([played] * CRASHES + [ended] * CRASHES)
-    with pytest.raises(RuntimeError, match=f"{CRASHES} videos ended their worker and 2 did not"):
-        play([played] * 2 + [ended] * CRASHES)
-
-
-@pytest.mark.usefixtures("in_process")
-def test_where_most_videos_fail_the_run_ends_with_the_reasons_and_what_was_done_stays(
-    model: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(segmenting, "JUDGED", 6)
-    monkeypatch.setattr(segmenting, "SHARD_VIDEOS", 1)
-    films = barcode.write_film(tmp_path / "films/12.mp4", 12, 6).parent
-    for film in range(12):
-        (films / f"{film}.mp4").write_bytes(b"\0" * 2000)
-    job = SegmentJob(archive=str(films), model=str(model))
-    one_worker = settings.model_copy(update={"workers": 1})
-    with pytest.raises(BadConfig, match=r"5 of the first 6 videos failed \(\w+ 5\).*errors.*--max-failed 1"):
-        segment(job, one_worker, load=barcode.load)
-    done = len(read(one_worker)["videos"])
-    assert 6 <= done < 13
-    summary = segment(job.model_copy(update={"max_failed": 1}), one_worker, load=barcode.load)
-    assert summary.videos == {"done": 1, "partial": 0, "failed": 12}
-    assert summary.known == done, "what the first run did"
-
-
 @pytest.mark.usefixtures("in_process")
 def test_a_summary_says_what_the_work_was_and_cost(films: Path, model: Path, settings: Settings):
     priced = settings.model_copy(update={"worker_hour_price": 3600.0})
     summary = segment(SegmentJob(archive=str(films), model=str(model)), priced, load=barcode.load)
     assert summary.footage_s == pytest.approx(sum(row["duration_s"] or 0 for row in read(settings)["videos"]), abs=0.3)
     assert f"{summary.worker_s:.2f} at 3600 an hour" in str(summary)
-
-
-@pytest.mark.usefixtures("in_process")
-def test_a_video_that_was_not_there_for_a_while_is_tried_again_by_the_same_command(
-    model: Path, settings: Settings, tmp_path: Path
-):
-    archive = many_films(tmp_path / "films", 3)
-    job = SegmentJob(archive=str(archive), model=str(model))
-    gone_for_now = functools.partial(odd_models.hides, film=str(archive / "1.mp4"))
-    first = segment(job, settings, load=gone_for_now)
-    assert (first.videos["done"], first.errors) == (2, {"missing": 1})
-    (archive / "1.mp4.hidden").rename(archive / "1.mp4")
-    second = segment(job, settings, load=barcode.load)
-    assert (second.plan_id, second.videos["done"], second.errors) == (first.plan_id, 3, {})
-    check_barcodes(read(settings), {f"{n}.mp4": 6 for n in range(3)})
-    assert not segment(job, settings, load=odd_models.does_not_fit).worked
-
-
-def test_ctrl_c_says_what_is_kept_and_the_next_run_goes_on_there(model: Path, settings: Settings, tmp_path: Path):
-    archive = many_films(tmp_path / "films", 20)
-    job = SegmentJob(archive=str(archive), model=str(model))
-    notes = []
-
-    def interrupts(_stage: str, _done: int, _total: int, info: dict[str, Any]) -> None:
-        if "note" in info:
-            notes.append(info["note"])
-        elif info["videos"] == "10 of 20":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        segment(job, settings, progress=interrupts, load=functools.partial(barcode.load, delay_s=0.05))
-    assert notes[1:] == ["stopped. 10 of 20 videos (60 frames) are done and kept; the same command goes on after them"]
-    before = {row["video_id"]: row["run_id"] for row in read(settings)["videos"]}
-    assert len(before) == 10
-    summary = segment(job, settings, load=barcode.load)
-    after = {row["video_id"]: row["run_id"] for row in read(settings)["videos"]}
-    assert before.items() < after.items()
-    assert summary.videos["done"] == 20
-
-
-@pytest.mark.timeout(300)
-def test_a_killed_run_resumes_and_leaves_no_process(model: Path, settings: Settings, tmp_path: Path):
-    archive = many_films(tmp_path / "films", 40)
-    script = (
-        "import functools, sys; from tests.jobs import barcode; from jobs.segmentation.segment import *;"
-        "segment(SegmentJob(archive=sys.argv[1], model=sys.argv[2]), Settings(store=sys.argv[3]),"
-        " load=functools.partial(barcode.load, delay_s=0.05))"
-    )
-    command = [sys.executable, "-c", script, str(archive), str(model), settings.store]
-    store = Store.open(settings)
-    run = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 120
-        while not store.finished():
-            assert run.poll() is None, "the run ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        worker = wait_for_note(settings)["pid"]
-    finally:
-        run.kill()
-        run.wait()
-    finished = {unit for part in store.finished() for unit in part.units}
-    assert 0 < len(finished) < 40
-    summary = segment(SegmentJob(archive=str(archive), model=str(model)), settings, load=barcode.load)
-    assert summary.known == len(finished)
-    assert summary.videos["done"] == 40
-    check_barcodes(read(settings), {f"{film}.mp4": 6 for film in range(40)})
-    assert gone(worker), "a worker of the killed run is still there"
-
-
-def gone(pid: int) -> bool:
-    for _ in range(300):
-        if not Path(f"/proc/{pid}").exists():
-            return True
-        time.sleep(0.1)
-    return False
 
 
 @pytest.mark.timeout(300)
@@ -617,23 +304,6 @@ def test_slots_are_recycled_in_archives_and_not_in_data_sets_unless_told():
     assert not SegmentJob(archive="films/", slot_recycling=False).recycles
 
 
-def film(number: int, size_bytes: int = 2**20) -> Unit:
-    name = f"{number:05d}"
-    return Unit(name, VideoSource(video_id=name, uri="", kind="film", content_id="", size_bytes=size_bytes))
-
-
-def frames(number: int, count: int) -> Unit:
-    """A folder of frames, whose size says nothing of its footage."""
-    names = tuple(str(name) for name in range(count))
-    source = {"uri": "", "kind": "frames", "content_id": "", "size_bytes": 2**30, "frames": names}
-    return Unit(f"{number:05d}", VideoSource(video_id=f"{number:05d}", **source))
-
-
-def part_of(shard: str, counts: dict[str, int]) -> Part:
-    names = dict.fromkeys(("run_id", "plan_id", "lake", "archive", "model", "attempt", "created_at"), "")
-    return Part(shard=shard, units=("u",), files={}, counts=counts, seconds={}, **names)
-
-
 @pytest.mark.unit
 @pytest.mark.usefixtures("in_process")
 def test_small_files_of_a_run_are_merged_at_its_end(
@@ -645,56 +315,6 @@ def test_small_files_of_a_run_are_merged_at_its_end(
     assert {name: len(keys) for name, keys in Lake(Store.open(settings)).files().items()} == {
         "masks": 1, "tracks": 1, "errors": 0, "videos": 1,
     }  # fmt: skip
-
-
-def one_row_each(store: Store, films: int) -> Counter[str]:
-    """Errors by code, of an archive in which every film is one row of `videos`, and has one of `errors` if not done."""
-    opened = {name: dataset.to_table().to_pylist() for name, dataset in tables.open(store).items()}
-    assert len({row["video_id"] for row in opened["videos"]}) == len(opened["videos"]) == films
-    damaged = {row["video_id"] for row in opened["videos"] if row["status"] != "done"}
-    assert sorted(damaged) == sorted(row["video_id"] for row in opened["errors"])
-    assert {row["video_id"] for row in opened["masks"]} <= {row["video_id"] for row in opened["videos"]}
-    return Counter(row["code"] for row in opened["errors"])
-
-
-@pytest.mark.usefixtures("in_process")
-def test_damaged_films_are_one_row_each(model: Path, settings: Settings, tmp_path: Path):
-    whole = mutated.write(tmp_path / "whole", "mp4").read_bytes()
-    (tmp_path / "films").mkdir()
-    for seed in range(100):
-        (tmp_path / f"films/{seed}.mp4").write_bytes(mutated.mutate(whole, seed))
-    job = SegmentJob(archive=str(tmp_path / "films"), model=str(model), max_failed=1)
-    summary = segment(job, settings, load=functools.partial(barcode.load, blind=True))
-    codes = one_row_each(Store.open(settings), 100)
-    assert set(codes) <= mutated.ANSWERS
-    assert codes == Counter(summary.errors)
-
-
-def test_shards_hold_every_video_once_in_the_order_of_the_tables_and_cost_about_the_same():
-    units = [frames(n, 1 + 100 * (n % 7)) for n in range(100)]
-    shards = split(units)
-    in_order = [unit.id for _, shard in sorted(shards.items()) for unit in shard]
-    assert in_order == [unit.id for unit in units]
-    assert max(len(shard) for shard in shards.values()) <= SHARD_VIDEOS
-    costs = [sum(len(unit.source.frames) for unit in shard) for shard in shards.values()]
-    assert costs == sorted(costs, reverse=True), "what takes long begins first"
-    assert max(costs) <= 1100
-    assert split(list(reversed(units))) == shards, "the order of listing does not matter"
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize("video", [functools.partial(film, size_bytes=2**17), functools.partial(frames, count=300)])
-def test_a_few_films_of_some_seconds_are_shared_among_workers_and_a_kill_costs_one_of_them(video: Any):
-    assert [len(shard) for shard in split([video(n) for n in range(7)]).values()] == [1] * 7
-
-
-@pytest.mark.unit
-def test_in_a_large_archive_a_kill_costs_little_of_it_and_workers_play_side_by_side():
-    clips = split([frames(n, 36) for n in range(3000)])
-    assert max(len(shard) for shard in clips.values()) == SHARD_VIDEOS
-    hours = split([frames(n, 1000) for n in range(2000)])
-    assert 64 <= len(hours) <= 200
-    assert min(len(shard) for shard in hours.values()) >= 8
 
 
 def test_one_worker_brings_neither_ray_nor_torch_into_the_process_that_waits_for_it():

@@ -13,7 +13,7 @@ from jobs.settings import Settings
 from jobs.store import Store
 from tests.conftest import REPOSITORY
 from tests.jobs import barcode
-from tests.jobs.test_segment import check_barcodes, many_films, read
+from tests.jobs.barcoded import check_barcodes, many_films, read
 
 NODE = {"num_cpus": 3, "object_store_memory": 2**27}
 SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}

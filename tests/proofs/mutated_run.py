@@ -8,7 +8,7 @@ from jobs.segmentation.segment import SegmentJob, segment
 from jobs.settings import Settings
 from jobs.store import Store
 from tests.jobs import barcode, mutated
-from tests.jobs.test_segment import one_row_each
+from tests.jobs.barcoded import one_row_each
 
 FILMS = 3000
 

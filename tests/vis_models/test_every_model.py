@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from pycocotools import mask as coco
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -30,6 +31,7 @@ from vis_models.layers.backbone_config import ResNetConfig
 from vis_models.mask_prop.config import MaskPropConfig, RefinementConfig
 from vis_models.mask_prop.model import MaskProp
 from vis_models.mask_rcnn.config import MaskRcnnConfig
+from vis_models.masks import encode
 from vis_models.masktrack_rcnn.config import MaskTrackConfig
 from vis_models.masktrack_rcnn.model import MaskTrackRcnn
 from vis_models.rgnn.model import Rgnn
@@ -274,10 +276,24 @@ def played(model: Any, films: list[Tensor], state: Any = None) -> tuple[list[lis
     return said, state
 
 
+@dataclass(frozen=True, eq=False)
+class Alike:
+    """A coded mask, and those that differ in a few pixels: on some processors a frame's numbers are summed up in
+    another order beside others, which turns a logit that is next to zero."""
+
+    rle: bytes
+    most_px: int = 5
+
+    def __eq__(self, other: object) -> bool:
+        one, two = ({"size": [HEIGHT, WIDTH], "counts": rle} for rle in (self.rle, other))
+        union, both = (int(coco.area(coco.merge([one, two], intersect=both))) for both in (False, True))
+        return union - both <= self.most_px
+
+
 def words(tracks: Tracks) -> list[Any]:
     """Everything that is said, fit to be compared."""
     return [
-        [(s.frame, s.track_ids, s.masks.rles()) for s in tracks.sightings],
+        [(s.frame, s.track_ids, [Alike(rle) for rle in s.masks.rles()]) for s in tracks.sightings],
         [(v.track_id, v.category) for v in tracks.verdicts],
         [pytest.approx(score, abs=1e-4) for s in tracks.sightings for score in s.scores],
         [pytest.approx(v.score, abs=1e-4) for v in tracks.verdicts],
@@ -288,7 +304,17 @@ def words(tracks: Tracks) -> list[Any]:
 def plain(tracks: Tracks) -> list[Any]:
     """As `words`, with numbers."""
     scores = [score for s in tracks.sightings for score in s.scores], [v.score for v in tracks.verdicts]
-    return [*words(tracks)[:2], *scores, tracks.dropped_births]
+    sightings = [(s.frame, s.track_ids, s.masks.rles()) for s in tracks.sightings]
+    return [sightings, words(tracks)[1], *scores, tracks.dropped_births]
+
+
+def test_masks_that_differ_in_more_than_a_few_pixels_are_not_alike():
+    mask = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
+    mask[10:30, 20:40] = True
+    moved, nicked = mask.roll(1, 1), mask.clone()
+    nicked[10, 20:25] = False
+    coded, *others = encode(torch.stack([mask, nicked, moved]).numpy())
+    assert [Alike(coded) == other for other in others] == [True, False]
 
 
 @every_model

@@ -99,11 +99,12 @@ def edges_asked(clips: Clips, **changes: Any) -> float:
     return made.loss(clips)["link"].item()
 
 
-def test_edges_are_asked_between_objects_of_one_class_alone():
+def test_edges_are_asked_between_objects_of_one_class_alone_unless_any_may_be_the_same():
     clips = pairs(objects=2)
     assert edges_asked(clips) == pytest.approx(log(2))
     swapped = replace(clips.objects, visible=torch.tensor([[[True, False], [False, True]]] * 2))
     assert edges_asked(replace(clips, objects=swapped)) == 0  # the target shows one class, the reference the other
+    assert edges_asked(replace(clips, objects=swapped), window=101, same_class=False) == pytest.approx(log(2))
     alike = replace(swapped, labels=torch.zeros_like(swapped.labels))
     assert edges_asked(replace(clips, objects=alike), window=101) == pytest.approx(log(2))
     assert edges_asked(replace(clips, objects=alike), window=3) == 0  # out of reach of each other

@@ -128,9 +128,10 @@ def test_one_that_looks_otherwise_in_the_same_place_is_a_new_object():
     assert ids(said) == [[0], [1], [1]]
 
 
-def test_no_instance_changes_its_class():
-    said, _ = play(model(), (Drawn(0, 8, 8, label=0),), (Drawn(0, 8, 8, label=1),))
-    assert ids(said) == [[0], [1]]
+@pytest.mark.parametrize(("same_class", "names"), [(True, [[0], [1]]), (False, [[0], [0]])])
+def test_no_instance_changes_its_class_unless_one_may_be_mistaken(same_class: bool, names: list[list[int]]):
+    said, _ = play(model(same_class=same_class), (Drawn(0, 8, 8, label=0),), (Drawn(0, 8, 8, label=1),))
+    assert ids(said) == names
 
 
 @pytest.mark.parametrize(("columns", "same"), [(4, True), (5, False)])

@@ -44,6 +44,9 @@ class VisStgConfig(FramesConfig, ModelConfig):
     the object was, as in CenterTrack."""
     embedding: PositiveInt = 128
     """Channels of the embedding, where one links."""
+    same_class: bool = True
+    """Only what is of one class can be one object. False: class decides nothing, and edges learn from pairs of any
+    class: one that is mistaken in a frame breaks no track. Ours."""
     propagation: bool = True
     """The filters of the reference frame are carried to the target (Table 2)."""
 
@@ -84,7 +87,7 @@ class VisStgConfig(FramesConfig, ModelConfig):
     parts: ClassVar[tuple[str, ...]] = ("whole",)
     network_fields: ClassVar[tuple[str, ...]] = (
         "num_classes", "backbone", "channels", "level_px", "head_convs", "norm_groups", "fusion", "gnn_iterations",
-        "window", "messages", "association", "embedding", "propagation",
+        "window", "messages", "association", "embedding", "same_class", "propagation",
     )  # fmt: skip
     trained_anew: ClassVar[tuple[str, ...]] = ("fusion", "gnn_iterations", "association", "propagation")
 

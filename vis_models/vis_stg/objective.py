@@ -181,7 +181,7 @@ def _edge_loss(network: VisStgNetwork, pairs: Pairs, graph: Fused, same: nn.Modu
         cells, there = pairs.around(number, network.config.centre_cells)
         own = graph.edges.number[first : first + len(reference.labels)][:, cells]
         first += len(reference.labels)
-        alike = reference.labels[:, None] == target.labels
+        alike = (reference.labels[:, None] == target.labels) | (not network.config.same_class)
         kept = alike[..., None] & there & (own >= 0)
         edges.append(own[kept])
         wanted.append((reference.slots[:, None] == target.slots)[..., None].expand_as(kept)[kept].float())

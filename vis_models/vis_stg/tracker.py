@@ -174,7 +174,7 @@ def _scores(
 ) -> Float[Tensor, "N M"]:
     """How much each detection is each track."""
     found, live = seen.found[row], seen.live[row]
-    alike = found.labels[:, None] == state.label[row, live]
+    alike = (found.labels[:, None] == state.label[row, live]) | (not network.config.same_class)
     if embedded is not None:
         return association.among(association.by_embedding(embedded, state.embedding[row, live]), alike)
     if network.way_back is not None:

@@ -34,8 +34,15 @@ segmenting.SHARD_VIDEOS = 3
 
 
 def load(folder, device, slot_recycling):
-    Path(nodes, ray.get_runtime_context().get_node_id()).touch()
-    return barcode.load(folder, device, slot_recycling, delay_s=0.1)
+    model, card = barcode.load(folder, device, slot_recycling, delay_s=0.1)
+    encode = model.encode
+
+    def seen(frames):
+        Path(nodes, ray.get_runtime_context().get_node_id()).touch()
+        return encode(frames)
+
+    model.encode = seen
+    return model, card
 
 
 settings = Settings(store=lake, ray_address=address, workers=3, cpus_per_worker=2)
@@ -63,16 +70,16 @@ def test_all_nodes_work_and_one_that_is_killed_costs_nothing(three_nodes: Cluste
     command = [sys.executable, "-c", RUN, films, model, tmp_path / "lake", three_nodes.address, seen]
     with (tmp_path / "said").open("w") as said, subprocess.Popen(command, cwd=REPOSITORY, stderr=said) as run:
         try:
-            deadline = time.monotonic() + 120
-            while len(list(seen.iterdir())) < 3 and run.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.1)
-            assert len(list(seen.iterdir())) == 3, "every node plays shards"
-            time.sleep(0.5)
-            three_nodes.remove_node(next(iter(three_nodes.worker_nodes)), allow_graceful=False)
+            deadline, at_work = time.monotonic() + 120, []
+            while not at_work and run.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+                at_work = [node for node in three_nodes.worker_nodes if (seen / node.node_id).exists()]
+            three_nodes.remove_node(at_work[0], allow_graceful=False)  # in the midst of its first shard
             ended = run.wait(timeout=180)
         finally:
             run.kill()
     assert ended == 0, (tmp_path / "said").read_text()[-3000:]
+    assert len(list(seen.iterdir())) == 3, "every node plays shards"
     settings = Settings(store=str(tmp_path / "lake"))
     check_barcodes(read(settings), {f"{film}.mp4": FRAMES for film in range(FILMS)})
     begun = [key for key in Store.open(settings).list("vis/v1/_work") if key.endswith("started.json")]

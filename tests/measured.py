@@ -29,6 +29,7 @@ EASY = {
     "easy": "masktrack_r18_world_easy",
     "idol_easy": "idol_r18_world_easy",
     "visstg_easy": "visstg_r18_world_easy",
+    "maskprop_easy": "maskprop_r18_world_easy",
 }
 DEMO_LOSES_WEIGHT = "2026-11-28"
 """Since then the demo's recipe decays its weights; runs before it are another recipe of the same name."""

@@ -128,6 +128,12 @@ def test_one_that_looks_otherwise_in_the_same_place_is_a_new_object():
     assert ids(said) == [[0], [1], [1]]
 
 
+@pytest.mark.parametrize(("same_class", "count"), [(True, 2), (False, 1)])
+def test_two_classes_in_one_place_are_two_objects_unless_class_decides_nothing(same_class: bool, count: int):
+    said, _ = play(model(same_class=same_class), (Drawn(0, 8, 8, 0, side=8), Drawn(1, 9, 8, 1, side=8)))
+    assert len(ids(said)[0]) == count
+
+
 @pytest.mark.parametrize(("same_class", "names"), [(True, [[0], [1]]), (False, [[0], [0]])])
 def test_no_instance_changes_its_class_unless_one_may_be_mistaken(same_class: bool, names: list[list[int]]):
     said, _ = play(model(same_class=same_class), (Drawn(0, 8, 8, label=0),), (Drawn(0, 8, 8, label=1),))

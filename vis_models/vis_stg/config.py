@@ -45,8 +45,8 @@ class VisStgConfig(FramesConfig, ModelConfig):
     embedding: PositiveInt = 128
     """Channels of the embedding, where one links."""
     same_class: bool = True
-    """Only what is of one class can be one object. False: class decides nothing, and edges learn from pairs of any
-    class: one that is mistaken in a frame breaks no track. Ours."""
+    """Only what is of one class can be one object. False: class decides nothing, edges learn from pairs of any class,
+    and a detection that overlaps a better one of any class is dropped. Ours."""
     propagation: bool = True
     """The filters of the reference frame are carried to the target (Table 2)."""
 

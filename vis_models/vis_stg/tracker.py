@@ -107,7 +107,8 @@ def detect(config: VisStgConfig, grid: Grid, told: Told) -> list[Detected]:
     for boxes, scores, labels, cells in zip(*vars(decoded).values(), strict=True):
         likely = scores >= config.min_score
         kept = likely.nonzero().flatten()
-        kept = kept[nms_in_groups(boxes[kept], scores[kept], labels[kept], config.nms_iou, False)]
+        groups = labels[kept] if config.same_class else torch.zeros_like(kept)  # else one object would be several
+        kept = kept[nms_in_groups(boxes[kept], scores[kept], groups, config.nms_iou, False)]
         found.append(Detected(boxes[kept], scores[kept], labels[kept], cells[kept]))
     return found
 

@@ -34,8 +34,8 @@ LOG_BYTES = 4000
 """Of the last words of a process that died."""
 
 
-class WorkerLost(Exception):
-    """The process of a worker ended by itself."""
+class ChildDied(Exception):
+    """It ended by itself."""
 
 
 class Child:
@@ -71,7 +71,7 @@ class Child:
 
         Raises:
             Exception: what it raised, with its trace.
-            WorkerLost: it ended before, with the way in which it did.
+            ChildDied: it ended before, with the way in which it did.
         """
         _ = self.gpus  # its first word
         while True:
@@ -89,7 +89,7 @@ class Child:
         try:
             return self._pipe.recv()
         except (EOFError, ConnectionResetError):
-            raise WorkerLost(self._last_words()) from None
+            raise ChildDied(self._last_words()) from None
 
     def _last_words(self) -> str:
         code = self._process.wait()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from jobs.child import Child, Line, WorkerLost, new_child
+from jobs.child import Child, ChildDied, Line, new_child
 from jobs.settings import Settings
 from jobs.workers import Workers, share
 
@@ -23,7 +23,7 @@ class Alone:
         """What `ShardWorker` answers for each shard; its notes go to `hear`.
 
         Raises:
-            Exception: what it raised, with its trace; WorkerLost: it ends before it begins with a shard.
+            Exception: what it raised, with its trace; ChildDied: it ends before it begins with a shard.
         """
         self._child.say(job)
         for shard in shards:
@@ -46,7 +46,7 @@ class Alone:
         self._child.say(row)
         try:
             return self._child.answer(heard)
-        except WorkerLost as lost:
+        except ChildDied as lost:
             if not began:  # nothing in the store counts these deaths
                 raise
             row["died"] = str(lost)

@@ -2,7 +2,7 @@
 
 import torch
 
-from jobs.child import Child, Line, WorkerLost
+from jobs.child import Child, ChildDied, Line
 from jobs.training.crew import Hear, Lost, Place, Task
 from jobs.workers import Workers
 
@@ -22,7 +22,7 @@ class Alone:
         child.say((task, self.workers))
         try:
             child.answer(hear)
-        except WorkerLost as lost:
+        except ChildDied as lost:
             self.close()
             raise Lost(f"its process ended with {lost}") from lost
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from jobs.child import TIDY_S, Child, Line, WorkerLost
+from jobs.child import TIDY_S, Child, ChildDied, Line
 
 DUTY = f"{__name__}:serve"
 STARTER = """
@@ -100,7 +100,7 @@ def test_a_child_answers_notes_first_and_takes_the_next_message_after_an_error(c
 )
 def test_a_child_that_ends_by_itself_is_lost_with_the_reason(child: Child, end: Callable[..., None], how: str):
     for _ in range(2):  # whoever asks it again is told the same
-        with pytest.raises(WorkerLost) as lost:
+        with pytest.raises(ChildDied) as lost:
             ask(child, end)
         assert str(lost.value) == how
 

@@ -16,7 +16,7 @@ from jobs.settings import Settings
 from jobs.store import Store
 from tests.jobs import barcode
 
-from ..vis_models.test_every_model import MODELS, Entrant, fresh
+from ..vis_models.entrants import MODELS, Entrant, fresh
 
 pytestmark = pytest.mark.unit
 

@@ -2,7 +2,7 @@
 
 The process is started before anything heavy is imported here and imports torch meanwhile. It may die, of a decoder or
 of a lack of memory: whoever waits for it is told how, and a new one can take its place. It is not hit by the Ctrl-C of
-a terminal, and ends with the process that started it, however that ends.
+a terminal, and ends with the process that started it, however that ends: at once, or where it can stop by itself soon.
 """
 
 import importlib
@@ -26,10 +26,12 @@ from jobs.settings import Settings
 from jobs.workers import may_be_alone
 
 BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[3]); from jobs.child import main; main(*sys.argv[1:3])"
-STOP_S = 5
-"""How long a process that nobody listens to any more may take to end."""
+GRACE_S = 15
+"""How long a process that asks whether it should end may go on to where it can."""
 TIDY_S = 3
 """How long what it was at may take to leave nothing behind."""
+STOP_S = GRACE_S + TIDY_S + 2
+"""How long a process that nobody listens to any more may take to end."""
 LOG_BYTES = 4000
 """Of the last words of a process that died."""
 
@@ -139,20 +141,28 @@ class Line:
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self._messages: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._busy = False
+        self._idle, self._left = threading.Event(), threading.Event()
+        self._idle.set()
+        self._grace_s = 0
         threading.Thread(target=self._listen, daemon=True).start()
 
     def hear(self) -> Any:
         """The next message. Ends this process where nobody is there to send one."""
-        self._busy = False
+        self._grace_s = 0
+        self._idle.set()
         message = self._messages.get()
-        self._busy = True
         if message is None:
             os._exit(0)
+        self._idle.clear()
         return pickle.loads(message)
 
     def note(self, note: Any) -> None:
-        self._pipe.send(("note", note))
+        self.send("note", note)
+
+    def asked_to_end(self) -> bool:
+        """Whether nobody listens any more. Who asks once must ask again within `GRACE_S`, and then comes to an end."""
+        self._grace_s = GRACE_S
+        return self._left.is_set()
 
     def answer(self, work: Callable[..., Any], *given: Any) -> None:
         """What the work comes to, or what it raises."""
@@ -162,18 +172,20 @@ class Line:
             said: tuple[str, Any] = ("answer", work(*given))
         except Exception as error:
             said = ("raised", (_plain(error), traceback.format_exc()))
-        self._pipe.send(said)
+        self.send(*said)
 
     def send(self, *message: Any) -> None:
-        self._pipe.send(message)
+        with suppress(BrokenPipeError, ConnectionResetError):  # nobody listens, which is seen to elsewhere
+            self._pipe.send(message)
 
     def _listen(self) -> None:
         """Messages are unpickled in the main thread: that may import what it is importing."""
         with suppress(EOFError, OSError):
             while True:
                 self._messages.put(self._pipe.recv_bytes())
+        self._left.set()
         self._messages.put(None)
-        if self._busy:
+        if not self._idle.wait(self._grace_s):
             os.kill(os.getpid(), signal.SIGINT)  # so that what it is at tidies up
             time.sleep(TIDY_S)
         os._exit(0)

@@ -25,6 +25,10 @@ class Alone:
         except ChildDied as lost:
             self.close()
             raise Lost(f"its process ended with {lost}") from lost
+        except BaseException as end:
+            if not isinstance(end, Exception):
+                hear({"note": "ends after this iteration"})
+            raise
 
     def try_out(self, task: Task) -> None:
         try:
@@ -42,4 +46,4 @@ def serve(line: Line) -> None:
     """In the child: one task after the other until nobody listens."""
     while True:
         task, workers = line.hear()
-        line.answer(task, Place(workers, torch.device(workers.device), line.note))
+        line.answer(task, Place(workers, torch.device(workers.device), line.note, asked_to_end=line.asked_to_end))

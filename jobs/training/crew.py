@@ -24,6 +24,10 @@ def _unshared(module: nn.Module) -> nn.Module:
     return module
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a worker stands among those that share a task."""
@@ -39,6 +43,8 @@ class Place:
     """and how many these are."""
     share: Callable[[nn.Module], Any] = _unshared
     """A module whose gradients become the mean over all workers."""
+    asked_to_end: Callable[[], bool] = _never
+    """Whether somebody stopped the run, and waits for a checkpoint."""
 
 
 Task = Callable[[Place], None]

@@ -62,7 +62,7 @@ from vis_models.losses import worker_count
 def train_on_worker(
     job: TrainJob, stage: Stage, data: Data, settings: Settings, run_id: str, start: str | None, place: Place
 ) -> None:
-    """One of the workers of a stage, from first iteration to last checkpoint.
+    """One of the workers of a stage, from first iteration to last checkpoint, or to that of a run that is stopped.
 
     Args:
         start: key of the weights that the stage before ended with.
@@ -112,15 +112,18 @@ def train_on_worker(
                 curve.add(done, figures := judge.score())
                 scores = judge.keep(done, figures)
             place.say({"done": done} | figures)
-        if done % stage.checkpoint_every == 0 or last:
+        ends = place.asked_to_end()
+        if done % stage.checkpoint_every == 0 or last or ends:
             terms.require_finite(stage)
             if broken := broken_tensors(model, optimizer):
                 raise diverged(stage, f"iteration {done} left no finite numbers in {len(broken)} tensors: {broken[0]}")
             terms.share()
             metrics = {"iteration": done} | ({"loss": curve.loss} if curve.loss is not None else {}) | scores
-            curve.save(last)
+            curve.save(last or ends)
             if rank == 0:  # the others wait for it where they share gradients
                 _checkpoint(store, folder, model, optimizer, mean, terms, done, metrics)
+        if ends:
+            return
 
 
 def _model(job: TrainJob, sets: Sets, store: Store, start: str | None) -> tuple[Any, str]:

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ PROXIES = [name for lower in ("http_proxy", "https_proxy", "all_proxy") for name
 
 SMALL = {  # a training that runs every step and takes a minute
     "stages.0.iterations": 60,
-    "stages.0.checkpoint_every": 10,
+    "stages.0.checkpoint_every": 1000,
     "stages.1.iterations": 2,
     "world.train_videos": 8,
     "world.val_videos": 4,
@@ -139,13 +138,13 @@ class Trained:
 @pytest.fixture(scope="session")
 def trained(vis: Program) -> Trained:
     """A store with a registered model."""
-    runs = Path(vis.environment["VIS_STORE"]) / "vis/v1/runs"
+    before = ""
     with vis.start(*TRAIN, "--name", "first-steps") as process:
-        # what says which checkpoint is the newest comes after it; a folder without it is none yet
-        while process.poll() is None and not any(runs.glob("*/detector/newest.json")):
-            time.sleep(0.05)
+        while process.poll() is None and not re.search(r"train detector: [1-9]", before):
+            before += process.stderr.readline()  # type: ignore[union-attr]
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everything in it
         out, stopped = process.communicate(timeout=PATIENCE_S)
+    stopped = before + stopped
     assert process.returncode == 130, out + stopped
     run = re.search(r"vis train --resume (\S+)`", stopped)
     assert run, stopped

@@ -29,35 +29,45 @@ time.sleep(600)
 
 def serve(line: Line) -> None:
     while True:
-        line.answer(line.hear(), line.note)
+        line.answer(line.hear(), line)
 
 
-def count_to(last: int, note: Callable[[int], None]) -> int:
+def count_to(last: int, line: Line) -> int:
     for number in range(last):
-        note(number)
+        line.note(number)
     return last
 
 
-def refuse(note: Any) -> None:
+def refuse(line: Line) -> None:
     raise KeyError("no such frame")
 
 
-def say_and_exit(note: Any) -> None:
+def say_and_exit(line: Line) -> None:
     os.write(2, b"out of everything")
     os._exit(3)
 
 
-def be_killed(note: Any) -> None:
+def be_killed(line: Line) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def keep_busy(folder: Path, note: Any) -> None:
+def keep_busy(folder: Path, line: Line) -> None:
     (folder / "pid").write_text(str(os.getpid()))
     (folder / "begun").touch()
     try:
         time.sleep(600)
     finally:
         (folder / "tidy").touch()
+
+
+def come_to_an_end(folder: Path, line: Line) -> None:
+    """As who has something to save, and notes to send that nobody reads."""
+    (folder / "begun").touch()
+    while not line.asked_to_end():
+        line.note("on the way")
+        time.sleep(0.2)
+    time.sleep(2 * TIDY_S)
+    (folder / "saved").touch()
 
 
 @pytest.fixture
@@ -111,6 +121,13 @@ def test_a_busy_child_that_nobody_waits_for_any_more_tidies_up_and_ends(child: C
     child.stop()
     assert (tmp_path / "tidy").exists()
     assert gone(int((tmp_path / "pid").read_text()))
+
+
+def test_a_child_that_asks_whether_it_should_end_is_waited_for(child: Child, tmp_path: Path):
+    child.say(partial(come_to_an_end, tmp_path))
+    assert until((tmp_path / "begun").exists)
+    child.stop()
+    assert (tmp_path / "saved").exists()
 
 
 def test_a_child_ends_with_the_process_that_started_it_even_a_killed_one(tmp_path: Path):

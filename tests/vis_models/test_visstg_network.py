@@ -103,7 +103,7 @@ def by_loops(
     made: InstanceGraph, features: Tensor, given: Instances
 ) -> tuple[Tensor, dict[tuple[int, int, int], Tensor]]:
     """Eq. (1) and (2), edge by edge: the cells of all frames, and the edges by instance, level and cell."""
-    level, at = GRID.places()
+    (level, at), centres = GRID.places(), GRID.centres_px()
     reach = made.window // 2
     cells = features.transpose(1, 2).clone()
     nodes = given.nodes.clone()
@@ -114,6 +114,9 @@ def by_loops(
             if (at[cell] - own).abs().max() <= reach:
                 key = (i, int(level[cell]), cell)
                 edges[key] = (nodes[i, level[cell]] - cells[frame, cell]).abs()
+                if made.place is not None:
+                    half = GRID.strides[int(level[cell])] * made.window / 2
+                    edges[key] += made.place((centres[cell] - given.centres_px[i]) / half)
     for edge_net, node_net in zip(made.edge_nets, made.node_nets, strict=True):
         more_cells, more_nodes = torch.zeros_like(cells), torch.zeros_like(nodes)
         count_cells, count_nodes = torch.zeros(cells.shape[:2]), torch.zeros(nodes.shape[:2])
@@ -133,9 +136,10 @@ def by_loops(
     return cells.transpose(1, 2), edges
 
 
-@pytest.mark.parametrize("messages", ["sum", "mean"])
-def test_the_graph_is_what_its_equations_say_edge_by_edge(messages: str):
-    made, features = graph(messages=messages, gnn_iterations=2), torch.randn(2, CHANNELS, GRID.cells)
+@pytest.mark.parametrize(("messages", "relative_position"), [("sum", False), ("mean", False), ("sum", True)])
+def test_the_graph_is_what_its_equations_say_edge_by_edge(messages: str, relative_position: bool):
+    made = graph(messages=messages, relative_position=relative_position, gnn_iterations=2)
+    features = torch.randn(2, CHANNELS, GRID.cells)
     given = instances((5, 9), (9, 9), (31, 23), frame=(1, 1, 0))
     with torch.no_grad():
         found = made(GRID, features, given)

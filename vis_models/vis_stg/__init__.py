@@ -18,7 +18,7 @@ Section and equation numbers are the paper's. A re-implementation without a publ
 Ours, where the paper is silent or could not be learned as it stands (marked `Ours` where it is decided):
 
     the graph       a node is the mean of what is cut out under a box; a cell without edges stays what it was; messages
-                    as a sum or a mean (`messages`)
+                    as a sum or a mean (`messages`); edges that know how far they reach (`relative_position`)
     detection       which level an object belongs to (`level_px`), group norms in heads (`norm_groups`), CenterNet's
                     Gaussians, weights of size and offset; scores, NMS between levels (`min_score`, `nms_iou`)
     masks           coordinates in the size of a level's objects, as in CondInst; cells around a centre that learn

@@ -37,6 +37,9 @@ class VisStgConfig(FramesConfig, ModelConfig):
     """Cells along a side of the square around an instance to which it is connected, on each level; odd."""
     messages: Literal["sum", "mean"] = "sum"
     """What becomes of the messages of a node's edges: Eq. (2), or divided by their number."""
+    relative_position: bool = False
+    """Edges are also told where the cell lies, seen from the instance's centre. Ours: in the paper they compare what
+    both look like, and two that look alike are told apart by nothing."""
 
     # ---- tracking (3.5) and segmentation (3.4)
     association: Literal["edge", "embedding", "offset"] = "edge"
@@ -87,7 +90,7 @@ class VisStgConfig(FramesConfig, ModelConfig):
     parts: ClassVar[tuple[str, ...]] = ("whole",)
     network_fields: ClassVar[tuple[str, ...]] = (
         "num_classes", "backbone", "channels", "level_px", "head_convs", "norm_groups", "fusion", "gnn_iterations",
-        "window", "messages", "association", "embedding", "same_class", "propagation",
+        "window", "messages", "relative_position", "association", "embedding", "same_class", "propagation",
     )  # fmt: skip
     trained_anew: ClassVar[tuple[str, ...]] = ("fusion", "gnn_iterations", "association", "propagation")
 

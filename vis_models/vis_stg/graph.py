@@ -46,6 +46,8 @@ class Edges:
     node: Int[Tensor, " E"]
     cell: Int[Tensor, " E"]
     """Among the cells of all frames."""
+    away: Float[Tensor, "E 2"]
+    """From the instance's centre to the middle of the cell (x, y), in halves of the window."""
     number: Int[Tensor, "R P"]
     """Of the edge between an instance and a cell of its target frame; -1: they are not connected."""
 
@@ -54,13 +56,15 @@ class Edges:
         """Each instance and the cells of a square around its centre, on every level."""
         levels = len(grid.sizes)
         level = torch.arange(levels, device=instances.frame.device).repeat(len(instances.frame))
-        at = grid.under(instances.centres_px.repeat_interleave(levels, 0), level)
-        cells, there = grid.around(at, level, window)
+        centres = instances.centres_px.repeat_interleave(levels, 0)
+        cells, there = grid.around(grid.under(centres, level), level, window)
         node, place = there.nonzero(as_tuple=True)
         cell = cells[node, place]
+        half_px = torch.tensor(grid.strides, device=cell.device)[level[node]] * window / 2
+        away = (grid.centres_px(cell.device)[cell] - centres[node]) / half_px[:, None]
         number = torch.full((len(instances.frame), grid.cells), -1, device=cell.device)
         number[node // levels, cell] = torch.arange(len(cell), device=cell.device)
-        return cls(node, instances.frame[node // levels] * grid.cells + cell, number)
+        return cls(node, instances.frame[node // levels] * grid.cells + cell, away, number)
 
 
 def keep_loud(net: Mlp) -> None:
@@ -90,6 +94,7 @@ class InstanceGraph(nn.Module):
         count = range(config.gnn_iterations)
         self.edge_nets: Sequence[Mlp] = nn.ModuleList(Mlp(3 * channels, channels, channels) for _ in count)  # type: ignore[assignment]
         self.node_nets: Sequence[Mlp] = nn.ModuleList(Mlp(2 * channels, channels, channels) for _ in count)  # type: ignore[assignment]
+        self.place = nn.Linear(2, channels) if config.relative_position else None
         for net in (*self.edge_nets, *self.node_nets):
             keep_loud(net)
         for net in self.node_nets:
@@ -103,6 +108,8 @@ class InstanceGraph(nn.Module):
         cells = features.transpose(1, 2).flatten(0, 1)
         nodes = instances.nodes.flatten(0, 1).to(cells.dtype)
         relations = (nodes[edges.node] - cells[edges.cell]).abs()
+        if self.place is not None:
+            relations = relations + self.place(edges.away.to(relations.dtype))
         for edge_net, node_net in zip(self.edge_nets, self.node_nets, strict=True):
             say = partial(_messages, edge_net, node_net, nodes, cells)
             relations, to_node, to_cell = in_chunks(say, AT_ONCE, relations, edges.node, edges.cell)

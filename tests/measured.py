@@ -25,14 +25,15 @@ VIDEOS = MEASURED.with_name("measured_videos.csv")
 PLACE = re.compile(r"(<!-- measured: (?P<name>\w+) -->)(?P<figure>.*?)(<!-- /measured -->)", re.DOTALL)
 TABLE, DEMO = "rgnn_r18_world_hard", "rgnn_r18_world_demo"
 CUES = "masktrack_r18_world_hard"
-EASY = {
+ALONE = {
+    "demo": DEMO,
     "easy": "masktrack_r18_world_easy",
     "idol_easy": "idol_r18_world_easy",
     "visstg_easy": "visstg_r18_world_easy",
     "maskprop_easy": "maskprop_r18_world_easy",
 }
-DEMO_LOSES_WEIGHT = "2026-11-28"
-"""Since then the demo's recipe decays its weights; runs before it are another recipe of the same name."""
+SINCE = {DEMO: "2026-11-28", "maskprop_r18_world_easy": "2026-11-29T12"}
+"""When recipes became what they are: runs before are of another one of the same name."""
 
 Line = dict[str, str]
 
@@ -49,9 +50,6 @@ def figures(lines: list[Line], spreads: list[Line]) -> dict[str, str]:
     detector = table_detector(rows)
     base = [line for line in rows if line["row"] == BASE and line["detector"] == detector]
     minutes = [float(line["minutes"]) for line in rows]
-    demo = [line for line in lines if line["recipe"] == DEMO]
-    now = [line for line in demo if line["created_at"] >= DEMO_LOSES_WEIGHT]
-    before = [line for line in demo if line["created_at"] < DEMO_LOSES_WEIGHT]
     compared = comparisons(rows, spreads, ROWS)
     cues = comparisons(of_table(CUES, lines), spreads, MASKTRACK_ROWS)
     found = {
@@ -59,18 +57,14 @@ def figures(lines: list[Line], spreads: list[Line]) -> dict[str, str]:
         "table": f"\n{markdown(compared, TABLE, 'MODEL')}{_footnote(rows, compared)}",
         "runs": f"{len(AblationJob(detector=detector).runs)} runs",
         "minutes": f"{mean(minutes):.1f} minutes ({min(minutes):.1f} to {max(minutes):.1f})",
-        "demo_runs": f"{len(now)} run{'s' if len(now) > 1 else ''}",
-        "demo_runs_before": f"{len(before)}",
         "hard_seeds": f"{len(base)} seeds",
     }
-    for short, recipe in EASY.items():
-        easy = [line for line in lines if line["recipe"] == recipe]
-        found[f"{short}_runs"] = f"{len(easy)} run{'s' if len(easy) > 1 else ''}"
-        found |= {f"{short}_{key}": f"{mean(float(line[key]) for line in easy):.2f}" for key in ("ap", "ap50")}
+    for short, recipe in ALONE.items():
+        own = [line for line in lines if line["recipe"] == recipe and line["created_at"] >= SINCE.get(recipe, "")]
+        found[f"{short}_runs"] = f"{len(own)} run{'s' if len(own) > 1 else ''}"
+        found |= {f"{short}_{key}": f"{mean(float(line[key]) for line in own):.2f}" for key in ("ap", "ap50")}
     for key in ("ap", "ap50"):
         found[f"hard_{key}"] = f"{mean(float(line[key]) for line in base):.2f}"
-        found[f"demo_{key}"] = f"{mean(float(line[key]) for line in now):.2f}"
-        found[f"demo_{key}_before"] = ", ".join(f"{float(line[key]):.2f}" for line in before)
     return found
 
 

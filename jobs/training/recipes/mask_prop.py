@@ -85,12 +85,13 @@ def maskprop_r50_ovis() -> TrainJob:
 def _world(name: str, base: TrainJob, iterations: tuple[int, int]) -> TrainJob:
     """The detector, the films and the descent of MaskTrack R-CNN, so that what differs is how masks are linked. Objects
     are small and fast here: their masks are carried on the finest map and over seven frames, and learned from frames
-    nearer to each other; where something overlaps by a little it is nearly always the same."""
+    as near to each other; where something overlaps by a little it is nearly always the same. All that a frame shows
+    shares its pixels, so what is unlikely, and what is nearly another's, is left out before."""
     (pairs,), config = base.stages, base.config
     assert isinstance(config, MaskTrackConfig)
     whole, finer = iterations
     often = {"iterations": whole, "warm_up": whole // 20, "validate_every": whole // 3 or whole}
-    whole_stage = pairs.model_copy(update=often | {"sampling": Pair(window=10, itself=True)})
+    whole_stage = pairs.model_copy(update=often | {"sampling": Pair(window=4, itself=True)})
     finer_stage = pairs.model_copy(
         update={
             "name": "refinement",
@@ -104,13 +105,14 @@ def _world(name: str, base: TrainJob, iterations: tuple[int, int]) -> TrainJob:
         recipe=name,
         model="mask_prop",
         config=MaskPropConfig(
-            detector=config.detector,
+            detector=config.detector.model_copy(update={"min_score": 0.4}),
             reach=3,
             level=0,
             offset_channels=64,
             dilations=(2, 6, 12),
             nobody=True,
-            link_iou=0.15,
+            duplicate_iou=0.2,
+            link_iou=0.05,
             propagation_weight=2.0,
             learn_reference=True,
             refinement=RefinementConfig(side_px=48, channels=16, lessons=64),

@@ -18,7 +18,6 @@ from vis_models.rgnn.rows import ROWS
 from vis_models.rows import Row
 from vis_models.yolact.config import YolactConfig
 
-
 MEASURED = {"min_score": 0.03, "nms_iou": 0.7, "keep_active_logit": -2.0}
 """As it was when the rows of the paper's tables were trained."""
 

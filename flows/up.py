@@ -47,9 +47,8 @@ def up(host: str, port: int, home: Path, settings: Settings, say: Say) -> None:
     """Starts everything, says where it is, and stops everything on Ctrl-C, SIGTERM or when the terminal closes.
 
     Raises:
-        BadConfig: the port or the home is taken or cannot be used, Prefect cannot read its settings, or this is no
-            checkout.
-        RuntimeError: server or worker ended by itself; the message names its log.
+        BadConfig: the port or the home is taken or cannot be used, Prefect cannot read its settings, this is no
+            checkout, or server or worker do not answer or end by themselves, with the name of their log.
     """
     if not DEPLOYMENTS.is_file():
         raise BadConfig(f"there is no {DEPLOYMENTS}: `vis up` needs a checkout of vislake, installed with --editable")
@@ -247,12 +246,15 @@ class _Children:
                 return
             self.check()
             time.sleep(0.2)
-        raise RuntimeError(f"no answer from {url} within {START_S} s, see {self.log('server')}")
+        raise BadConfig(
+            f"no answer from {url} within {START_S} s, see {self.log('server')}: start it again where the machine was "
+            "only busy"
+        )
 
     def check(self) -> None:
         for name, process in self.running.items():
             if process.poll() is not None:
-                raise RuntimeError(f"the {name} ended with code {process.returncode}, see {self.log(name)}")
+                raise BadConfig(f"the {name} ended with code {process.returncode}, see {self.log(name)}")
 
     def watch(self) -> NoReturn:
         while True:

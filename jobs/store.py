@@ -124,6 +124,11 @@ class Plan(Config):
     passed_over: tuple[dict[str, Any], ...] = ()
     """What the archive holds and was not read: `{"why", "kind", "files", "first"}`, the most frequent first."""
 
+    @property
+    def called(self) -> str:
+        """The name of the archive; of plans from before there were names its address."""
+        return self.name or self.archive
+
 
 @dataclass(frozen=True)
 class Store:

@@ -296,8 +296,8 @@ def choose(store: Store, plan: str | None = None) -> Sequence[Plan]:
     """The plans that are meant, oldest first.
 
     Args:
-        plan: a plan's id or the beginning of one; `latest`: the archive that was segmented last; `all`: every plan
-            with predictions, those made for evaluations too; None: every archive.
+        plan: a plan's id or the beginning of one; the name of an archive: the newest of it; `latest`: the archive that
+            was segmented last; `all`: every plan with predictions, those made for evaluations too; None: every archive.
 
     Raises:
         BadConfig: nothing was published, or no plan is meant, or several are.
@@ -308,10 +308,11 @@ def choose(store: Store, plan: str | None = None) -> Sequence[Plan]:
     meant = {None: archives, "latest": archives[-1:], "all": predicted}.get(plan)
     if meant is None:
         meant = [standing for standing in published if standing.plan_id == plan]
+        meant = meant or [standing for standing in predicted if standing.called == plan][-1:]
         meant = meant or [standing for standing in published if plan and standing.plan_id.startswith(plan)]
         if len(meant) == 1:
             return meant
-        known = ", ".join(standing.plan_id for standing in (meant or published)[-5:])
+        known = ", ".join(f"{standing.plan_id} ({standing.called})" for standing in (meant or published)[-5:])
         if meant:
             raise BadConfig(f"{len(meant)} published plans begin with {plan}, name one (newest last): {known}")
         if published:
@@ -390,7 +391,7 @@ def replaced(store: Store, plans: Sequence[Plan]) -> dict[str, set[str]]:
 
 PASSED_OVER = pa.schema([
     _PLAN_ID,
-    _column("archive", pa.string(), "where the videos were read"),
+    _column("archive", pa.string(), "name of the archive that it was segmented with"),
     _column("why", pa.string(), "why these files are not read"),
     _column("kind", pa.string(), "the ending of their names"),
     _column("files", pa.int64(), "how many there are", "1", ">= 1"),
@@ -401,7 +402,7 @@ PASSED_OVER = pa.schema([
 def passed_over(plans: Sequence[Plan]) -> list[tuple[Any, ...]]:
     """What lay in the archives of these plans and was not read, a row of PASSED_OVER each."""
     return [
-        (plan.plan_id, plan.archive, *(row[name] for name in PASSED_OVER.names[2:]))
+        (plan.plan_id, plan.called, *(row[name] for name in PASSED_OVER.names[2:]))
         for plan in plans
         for row in plan.passed_over
     ]

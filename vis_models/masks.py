@@ -178,7 +178,9 @@ def from_coco(segmentation: Any, height_px: int, width_px: int) -> bytes | None:
         raise BadConfig(f"a segmentation is null, RLE or polygons, got {str(segmentation)[:60]!r}")
     size = segmentation.get("size", [height_px, width_px])
     if not isinstance(size, list | tuple) or [*size] != [height_px, width_px]:
-        raise BadConfig(f"RLE of size {size}, expected the video's [{height_px}, {width_px}] (height, width)")
+        turned = isinstance(size, list | tuple) and [*size] == [width_px, height_px]
+        why = "; width and height are swapped in one of the two" if turned else ""
+        raise BadConfig(f"RLE of size {size}, expected the video's [{height_px}, {width_px}] (height, width){why}")
     counts = segmentation["counts"]
     if isinstance(counts, list):
         if not all(isinstance(run, int) and 0 <= run <= height_px * width_px for run in counts):

@@ -137,9 +137,13 @@ def check(
 ) -> None:
     """Look before the cost: what is wrong with labels, frames or films, and how long they take; changes nothing."""
     from flows.progress import at_terminal
-    from jobs.reporting.check import CheckJob
-    from jobs.reporting.check import check as look
+    from jobs.archives.archive import check_archive
     from jobs.settings import Settings
+    from jobs.store import Store
+
+    check_archive(target, Store.open(Settings()))
+    from jobs.reporting.check import CheckJob  # brings torch, so not before a slip of the pen is told
+    from jobs.reporting.check import check as look
 
     command = typed()
     with at_terminal() as progress:

@@ -63,7 +63,7 @@ class EvaluateJob(Config):
         """Whose numbers these are, and every choice that is not theirs."""
         held = f"hold-out {self.holdout}" if self.holdout else ""
         oracle = f"{self.oracle} oracle" if self.oracle else ""
-        agnostic = "class-agnostic" if self.class_agnostic else ""
+        agnostic = evaluations.AGNOSTIC if self.class_agnostic else ""
         return ", ".join(filter(None, (RULES, agnostic, str(self.conventions), held, oracle)))
 
 

@@ -25,6 +25,8 @@ FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 """Of a whole data set, in the order in which everybody prints them."""
 SERVER = "the benchmark's server"
 """The rules of a score that a benchmark's server gave: a few figures, typed by a person, without videos or curves."""
+AGNOSTIC = "class-agnostic"
+"""Ends the words of rules that ignore categories."""
 ORACLE_IN_RULES = r"(identity|frame|clip|image) oracle"
 Provenance = dict[str, str | None]
 
@@ -106,6 +108,11 @@ def is_of_a_model(provenance: Provenance) -> bool:
     return provenance["oracle"] is None and provenance["rules"] != SERVER
 
 
+def _beside(rules: str | None) -> bool:
+    """Whether a score is none of all that was asked of the model: a server's few figures, or without categories."""
+    return rules == SERVER or AGNOSTIC in str(rules)
+
+
 def id_of(name: str) -> str:
     """The id in the name or address of an evaluation's file."""
     return name.rsplit("/", 1)[-1].removesuffix(".parquet")
@@ -114,11 +121,11 @@ def id_of(name: str) -> str:
 def find(store: Store, before: str | None = None, **wanted: str | None) -> str | None:
     """The newest evaluation (older than the one named `before`) with this provenance, e.g. `plan_id=...`, or None.
 
-    Scores of a server and of oracles count only where they are asked for, by `rules` and by `oracle`.
+    Scores of a server, of oracles and without categories count only where they are asked for, by `rules` and `oracle`.
     """
     keys = (key for key in reversed(store.list(FOLDER)) if not before or key < f"{FOLDER}/{before}.parquet")
     for _, provenance in store.readable(keys, lambda key: _provenance(store.footer(key).metadata)):
-        if provenance["oracle"] != wanted.get("oracle") or (provenance["rules"] == SERVER and "rules" not in wanted):
+        if provenance["oracle"] != wanted.get("oracle") or ("rules" not in wanted and _beside(provenance["rules"])):
             continue
         if wanted.items() <= provenance.items():
             return provenance["evaluation_id"]

@@ -108,15 +108,23 @@ def _sides(target: str, store: Store) -> dict[str, Path]:
 
 def _check_labels(files: dict[str, Path], job: CheckJob, seen: Seen, report: Progress) -> list[Sample]:
     sets: dict[str, VideoSet] = {}
+    refused: list[BadConfig] = []
     for side, file in files.items():
         report(f"read {side}", 0, 1, {})
-        sets[side] = read_youtube_vis(file)
+        try:
+            sets[side] = read_youtube_vis(file)
+        except BadConfig as error:
+            refused.append(error)
+            seen.say("error", f"{side}: {error}")
+            continue
         report(f"read {side}", 1, 1, {})
         for note in sets[side].notes:
             seen.say("note", f"{side}: {note}")
         count(side, sets[side], seen)
         compare_boxes(side, file, sets[side], seen)
         look_for_copies(side, sets[side], seen)
+    if not sets:
+        raise refused[0]
     if len(sets) == 2:
         compare_sides(sets["train"], sets["val"], seen)
     speed = _decode(sets, job.seconds, seen, report)

@@ -59,7 +59,8 @@ NAMED_QUERIES = _named_queries()
 
 PLANS = {
     "plan_id": "VARCHAR",
-    "archive": "VARCHAR",
+    "name": "VARCHAR",  # of the archive, as in the tables
+    "archive": "VARCHAR",  # its address
     "model": "VARCHAR",
     "model_sha256": "VARCHAR",
     "created_at": "VARCHAR",
@@ -71,6 +72,8 @@ PLANS = {
     "masks": "BIGINT",
     "read": "BOOLEAN",  # its tables are those that the question sees
 }
+NEWEST = "newest"
+"""The variable that names an evaluation in SQL."""
 VIEWS = (*tables.SCHEMAS, "passed_over", "plans", "batches", "evaluations", "switches")
 NAMES = {  # columns that are text in the tables, and so in what is joined to them
     field.name
@@ -123,7 +126,7 @@ class Answer:
     notes: tuple[str, ...]
     """About this answer: columns with a new name."""
     read: tuple[str, ...]
-    """Which plans were read."""
+    """Which plans were read, and which evaluation."""
     whole: bool
     """It is about errors, whose messages are never cut."""
 
@@ -147,7 +150,10 @@ def ask(question: str, store: Store, scope: Scope = EVERYTHING) -> Answer:
         connection.execute("SET lock_configuration = true")
         columns, notes = _columns(relation := connection.sql(sql))
         answer = relation.project(columns).to_arrow_table()
-    return Answer(answer, notes, read if named & {"passed_over", *tables.SCHEMAS} else (), whole="errors" in named)
+    seen = read if named & {"passed_over", *tables.SCHEMAS} else ()
+    if f"getvariable('{NEWEST}')" in sql:
+        seen += (_said_of(store, scope),)
+    return Answer(answer, notes, seen, whole="errors" in named)
 
 
 def _described(schema: pa.Schema) -> Answer:
@@ -214,7 +220,7 @@ def _make_views(connection: duckdb.DuckDBPyConnection, store: Store, scope: Scop
     """Makes those that are named. Returns which plans are read."""
     connection.execute("CREATE SCHEMA hidden")
     evaluation = _evaluation(store, scope)
-    connection.execute(f"SET VARIABLE newest = {_text_of(evaluation)}")
+    connection.execute(f"SET VARIABLE {NEWEST} = {_text_of(evaluation)}")
     for name, file in scope.joined:
         _join(connection, store, name, file)
     allowed = []
@@ -272,6 +278,15 @@ def _evaluation(store: Store, scope: Scope) -> str | None:
     return evaluations.choose(store, scope.evaluation)
 
 
+def _said_of(store: Store, scope: Scope) -> str:
+    """Which evaluation `newest` is."""
+    if not (evaluation := _evaluation(store, scope)):
+        return "no evaluation: run `vis evaluate`"
+    provenance = evaluations.read(store, evaluation)[1]
+    scored = provenance["model_name"] or provenance["results"]
+    return f"evaluation {evaluation}: {scored} on {provenance['data']}, {provenance['rules']}"
+
+
 def _plans(
     store: Store, scope: Scope, evaluation: str | None
 ) -> tuple[Sequence[Plan], list[tuple[str, str]], tuple[str, ...]]:
@@ -301,7 +316,7 @@ def _said(plans: Sequence[Plan], hidden: Mapping[str, set[str]]) -> tuple[str, .
         if older:
             count = f"{videos - older} of its {count}, newer plans cover the rest"
         purpose = "" if plan.purpose == "archive" else f" for an {plan.purpose}"
-        lines.append(f"plan {plan.plan_id}: {plan.archive} by {_model(plan)}, {plan.created_at[:16]}{purpose}, {count}")
+        lines.append(f"plan {plan.plan_id}: {plan.called} by {_model(plan)}, {plan.created_at[:16]}{purpose}, {count}")
     if len(lines) > PLANS_SHOWN:
         more = f'and {len(lines) - PLANS_SHOWN} more plans, see `vis query "FROM plans WHERE read"`'
         return (*lines[:PLANS_SHOWN], more)
@@ -321,6 +336,7 @@ def _plans_view(connection: duckdb.DuckDBPyConnection, store: Store, read: Seque
     rows = [
         (
             plan.plan_id,
+            plan.called,
             plan.archive,
             _model(plan),
             plan.model_sha256,

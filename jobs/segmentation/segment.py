@@ -451,7 +451,7 @@ def _summary(
     return SegmentSummary(
         plan_id=plan.plan_id,
         tables=store.uri(plan.lake),
-        archive=plan.archive,
+        archive=plan.called,
         model=work.card.name,
         found=len(work.units),
         known=len(work.units) - len(work.todo),

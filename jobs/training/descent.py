@@ -239,9 +239,9 @@ class LossTerms:
 def diverged(stage: Stage, what: str) -> BadConfig:
     """What to say when training has left the finite numbers: trying again would end in the same place."""
     return BadConfig(
-        f"stage {stage.name} diverged: {what}. Nothing of it was saved: the last checkpoint is from before. Start anew "
-        f"with other fields of the stage (--set): a lower learning_rate (now {stage.learning_rate:g}), a limit on the "
-        'gradient (clip_gradient), or precision="fp32".'
+        f"stage {stage.name} diverged: {what}. Nothing of it was saved; a checkpoint that is there is from before. "
+        f"Start anew with other fields of the stage (--set): a lower learning_rate (now {stage.learning_rate:g}), a "
+        'limit on the gradient (clip_gradient), or precision="fp32".'
     )
 
 

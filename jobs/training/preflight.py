@@ -128,6 +128,8 @@ def rehearse(
             given_parts = [given] * stage.accumulate
             for done, terms in descend(stage, (job.seed, 0), Losses(part, loss), optimizer, given_parts):
                 watched.see(done, terms)
+            with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=stage.precision == "bf16"):
+                watched.see(done + 1, loss(*given))  # what the step has made of the weights
         except torch.OutOfMemoryError as error:
             raise BadConfig(
                 f"stage {stage.name}: {each} clips of {stage.clip_length} frames do not fit into the memory of a GPU: "

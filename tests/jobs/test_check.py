@@ -68,6 +68,18 @@ def test_swapped_width_and_height_are_called_so(data, tmp_path):
     assert "4 of them with width and height swapped" in said(looked_at(data, tmp_path), "error")
 
 
+def test_labels_that_were_turned_are_called_so_and_do_not_hide_the_other_side(data, tmp_path):
+    def turn(labels):
+        for video in labels["videos"]:
+            video["width"], video["height"] = video["height"], video["width"]
+
+    changed(data, "train", turn)
+    (data / "val/JPEGImages/000000/00001.jpg").unlink()
+    errors = said(looked_at(data, tmp_path), "error")
+    assert "width and height are swapped in one of the two" in errors
+    assert "8 frames, 1 of them not there" in errors
+
+
 def test_frames_of_another_size_are_named(data, tmp_path):
     Image.new("RGB", (20, 10)).save(data / "train/JPEGImages/000000/00000.jpg")
     errors = said(looked_at(data, tmp_path), "error")

@@ -59,6 +59,11 @@ def test_a_store_that_takes_no_checkpoint_is_found_before_the_first_stage(world:
         prepared(world, given(tmp_path))
 
 
+def test_a_step_that_leaves_a_loss_without_numbers_is_told_of_its_own_stage(world: Path, tmp_path: Path):
+    with pytest.raises(BadConfig, match=r"stage detector diverged: .* learning_rate \(now 1e\+30\)"):
+        prepared(world, given(tmp_path), **{"stages.0.learning_rate": 1e30})
+
+
 def test_videos_too_short_for_the_second_stage_are_named_before_the_first(world: Path, tmp_path: Path):
     with pytest.raises(BadConfig, match=r"stage tracker: no video has the 9 frames .* the longest of 4 frames"):
         prepared(world, given(tmp_path), **{"stages.1.clip_length": 9})

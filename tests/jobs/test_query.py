@@ -167,6 +167,21 @@ def test_a_question_sees_one_result_of_each_video_and_says_whose(store: Store):
     assert ask("SELECT count(*) FROM plans", store).read == ()
 
 
+def test_an_archive_is_asked_for_by_its_name_the_newest_plan_of_it(store: Store):
+    rows = ({"why": "no kind of film or frame", "kind": "heic", "files": 3, "first": "a/1.heic"},)
+    publish(store, "old", [], "2026-01", "/films", videos=[("/films/a.mp4", "A")], name="holidays")
+    publish(store, "new", [], "2026-02", "/films", videos=[("/films/b.mp4", "B")], name="holidays", passed_over=rows)
+    publish(store, "other", [], "2026-03", "/more", videos=[("/more/c.mp4", "C")])
+    assert ids(run("SELECT * FROM videos", store, "holidays")) == ["new"]
+    assert run("SELECT name, archive FROM plans WHERE plan_id = 'new'", store).to_pylist() == [
+        {"name": "holidays", "archive": "/films"}
+    ]
+    assert run("SELECT archive FROM passed_over", store)["archive"].to_pylist() == ["holidays"]
+    assert ask("SELECT count(*) FROM masks", store, Scope("holidays")).read[0].startswith("plan new: holidays by ")
+    with pytest.raises(BadConfig, match=r"no published plan work in .*: old \(holidays\), new \(holidays\), other"):
+        ask("SELECT count(*) FROM masks", store, Scope("work"))
+
+
 def test_predictions_of_an_evaluation_are_opened_by_naming_it(labelled_lake):
     store = labelled_lake.store
     publish(store, "films", [], "2026-02", "films", videos=[("/films/a.mp4", "A")])
@@ -203,14 +218,19 @@ def test_newest_is_the_last_score_of_a_model_whatever_was_evaluated_since(labell
     clean = evaluate(EvaluateJob(data=data), labelled_lake.settings)
     assert run("identity-switches", store).num_rows == 0
     evaluate(EvaluateJob(data=data, oracle="identity", check="warn"), labelled_lake.settings)
+    agnostic = evaluate(EvaluateJob(data=data, class_agnostic=True), labelled_lake.settings)
     by_category = run("ap-per-category", store)["AP"].to_pylist()
     assert sum(by_category) / 2 == pytest.approx(clean.figures["AP"])
-    assert run("score-history", store)["evaluation_id"].to_pylist() == [switching.evaluation_id, clean.evaluation_id]
+    history = [done.evaluation_id for done in (switching, clean, agnostic)]
+    assert run("score-history", store)["evaluation_id"].to_pylist() == history
     assert run("SELECT DISTINCT oracle FROM evaluations WHERE oracle IS NOT NULL", store).to_pylist() == [
         {"oracle": "identity"}
     ]
     older = Scope(evaluation=switching.evaluation_id)
     assert ask("identity-switches", store, older).table.num_rows == switching.tracking["IDSW"]
+    said = [ask("ap-per-category", store, scope).read[-1] for scope in (Scope(), older)]
+    assert said[0].startswith(f"evaluation {clean.evaluation_id}: ")
+    assert said[1].startswith(f"evaluation {switching.evaluation_id}: ")
 
 
 def test_an_evaluation_of_the_days_before_the_column_oracle_names_it_in_its_rules(labelled_lake):

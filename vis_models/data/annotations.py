@@ -187,7 +187,7 @@ def _rles(entry: Entry, video: AnnotatedVideo) -> tuple[bytes | None, ...]:
             rles.append(masks.from_coco(segmentation, video.height, video.width))
         except Exception as error:  # pycocotools raises bare Exception for what it does not understand
             expected = f"null or a mask of {video.width}x{video.height} px"
-            remedy = "Convert this mask, or the whole file, to the size of the video's frames."
+            remedy = "Give the video and its masks the size of the frames, or convert the masks to it."
             raise complaint(f"{where}, frame {frame}", expected, str(error), remedy) from error
     return tuple(rles)
 

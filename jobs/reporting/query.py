@@ -21,7 +21,7 @@ from jobs import tables
 from jobs.evaluation import evaluations, switches
 from jobs.lake import Lake
 from jobs.store import Plan, Store
-from vis_models.config import BadConfig
+from vis_models.config import BadConfig, nearest
 
 PLANS_SHOWN = 5
 ROWS_AT_ONCE = 5000
@@ -138,6 +138,12 @@ def ask(question: str, store: Store, scope: Scope = EVERYTHING) -> Answer:
         BadConfig: a mistake in the SQL, with DuckDB's explanation; a statement that does not read, or more than one;
             nothing was published, or not the plan or evaluation in `scope`; own data that cannot be read.
     """
+    if re.fullmatch(r"[\w-]+", question) and question not in NAMED_QUERIES:
+        guess = nearest(question, NAMED_QUERIES)
+        raise BadConfig(
+            f"no named query {question}{f', did you mean {guess}?' if guess else ''} There are "
+            f"{', '.join(NAMED_QUERIES)}; anything else is SQL: SELECT ..."
+        )
     sql = NAMED_QUERIES[question].sql if question in NAMED_QUERIES else question
     described = DESCRIBES.fullmatch(sql)
     if described and described[1].lower() in tables.SCHEMAS:

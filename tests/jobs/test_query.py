@@ -84,6 +84,7 @@ def test_tables_in_s3_are_queried_without_an_extension(s3_settings, draw_lake):
     [
         ("SELEC 1", "syntax error"),
         ("SELECT nope FROM masks", "nope"),
+        ("objects-per-clas", r"no named query objects-per-clas, did you mean objects-per-class\?"),
         ("SELECT * FROM films", "films"),
         ("SELECT 1 / 'x'", "Conversion Error"),
         ("", "asks for nothing"),

@@ -93,8 +93,6 @@ def _world(name: str, world: WorldData, iterations: int) -> TrainJob:
         head_convs=2,
         norm_groups=8,
         messages="mean",
-        relative_position=True,
-        same_class=False,
         learn_reference=True,
         min_score=0.3,
         nms_iou=0.4,

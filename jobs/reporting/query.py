@@ -252,7 +252,7 @@ def _make_views(connection: duckdb.DuckDBPyConnection, store: Store, scope: Scop
         found = tables.files(store, plans) if wanted else {}
         only = _only(connection, store, plans) if wanted else ""
         if replaced:
-            only += " ANTI JOIN hidden.replaced USING (plan_id, video_id)"
+            only = f"ANTI JOIN hidden.replaced USING (plan_id, video_id) {only}"
         for name in wanted:
             _view(connection, store, name, tables.SCHEMAS[name], found[name], "*", only)
             allowed += found[name]

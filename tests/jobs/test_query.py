@@ -168,6 +168,17 @@ def test_a_question_sees_one_result_of_each_video_and_says_whose(store: Store):
     assert ask("SELECT count(*) FROM plans", store).read == ()
 
 
+def test_of_an_archive_that_two_models_segmented_the_newer_result_is_seen(store: Store):
+    films = [("/films/a.mp4", "A"), ("/films/b.mp4", "B")]
+    publish(store, "one", [], "2026-01", "films", videos=films)
+    publish(store, "part", [], "2026-02", "more", videos=[*films, ("/more/c.mp4", "C")])
+    publish(store, "two", [], "2026-03", "films", videos=films)
+    for table in ("videos", "masks"):
+        assert ids(run(f"SELECT * FROM {table}", store)) == ["part", "two", "two"]
+        assert ids(run(f"SELECT * FROM {table}", store, "all")) == ["one"] * 2 + ["part"] * 3 + ["two"] * 2
+    assert run("SELECT 1 AS one", store).to_pylist() == [{"one": 1}]
+
+
 def test_an_archive_is_asked_for_by_its_name_the_newest_plan_of_it(store: Store):
     rows = ({"why": "no kind of film or frame", "kind": "heic", "files": 3, "first": "a/1.heic"},)
     publish(store, "old", [], "2026-01", "/films", videos=[("/films/a.mp4", "A")], name="holidays")

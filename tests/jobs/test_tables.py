@@ -137,7 +137,9 @@ def test_evaluations_are_seen_where_they_are_named(store: Store):
     assert seen_in(store, "all") == [("abc1", "a.mp4"), ("abd2", "a.mp4")]
     with pytest.raises(BadConfig, match=r"2 published plans begin with ab, name one .*: abc1 \(.*\), abd2"):
         tables.open(store, "ab")
-    with pytest.raises(BadConfig, match=r"no published plan missing .*newest last\): abc1 \(films\), abd2 \(val.json\), oracle"):
+    with pytest.raises(
+        BadConfig, match=r"no published plan missing .*newest last\): abc1 \(films\), abd2 \(val.json\), oracle"
+    ):
         tables.open(store, "missing")
 
 

@@ -7,6 +7,7 @@ import sqlite3
 import time
 from contextlib import closing
 
+from jobs.training.alone import TRAINS
 from tests.flows.conftest import PATIENCE_S, environment, processes, start_server, vis
 
 __all__ = ["environment", "vis"]  # fixtures of the tests of flows
@@ -17,7 +18,7 @@ def test_what_a_killed_one_left_is_ended_and_said_by_the_next(vis, tmp_path):
     killed = start_server(vis, home, tmp_path)
     killed.prefect("deployment", "run", "train-rgnn", "--param", "recipe=rgnn_r18_world_demo")
     deadline = time.monotonic() + PATIENCE_S
-    while not any("raylet" in command for command in processes(killed.mark)):
+    while not any(TRAINS in command for command in processes(killed.mark)):
         assert time.monotonic() < deadline, "the run did not start"
         time.sleep(0.5)
     os.kill(killed.process.pid, signal.SIGKILL)
@@ -30,7 +31,7 @@ def test_what_a_killed_one_left_is_ended_and_said_by_the_next(vis, tmp_path):
         r"left over .* is Crashed; `prefect deployment run train-rgnn --param resume=\S+` goes on", again.said
     )
     assert resume, again.said
-    assert not any("raylet" in command for command in processes(again.mark))
+    assert not any(TRAINS in command for command in processes(again.mark))
     again.process.send_signal(signal.SIGTERM)
     again.process.wait(PATIENCE_S)
     assert processes(again.mark) == []

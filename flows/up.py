@@ -49,6 +49,7 @@ def up(host: str, port: int, home: Path, settings: Settings, say: Say) -> None:
     Raises:
         BadConfig: the port or the home is taken or cannot be used, Prefect cannot read its settings, this is no
             checkout, or server or worker do not answer or end by themselves, with the name of their log.
+        RuntimeError: a command of Prefect failed, with what it said.
     """
     if not DEPLOYMENTS.is_file():
         raise BadConfig(f"there is no {DEPLOYMENTS}: `vis up` needs a checkout of vislake, installed with --editable")

@@ -26,7 +26,7 @@ FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 SERVER = "the benchmark's server"
 """The rules of a score that a benchmark's server gave: a few figures, typed by a person, without videos or curves."""
 AGNOSTIC = "class-agnostic"
-"""Ends the words of rules that ignore categories."""
+"""Stands among the words of rules that ignore categories."""
 ORACLE_IN_RULES = r"(identity|frame|clip|image) oracle"
 Provenance = dict[str, str | None]
 
@@ -104,7 +104,7 @@ def _provenance(footer: Mapping[bytes, bytes] | None) -> Provenance:
 
 
 def is_of_a_model(provenance: Provenance) -> bool:
-    """Whether this is a score that was made here with nothing made perfect: what `newest` and the measure are."""
+    """Whether this is a score that was made here with nothing made perfect: what the measure can be."""
     return provenance["oracle"] is None and provenance["rules"] != SERVER
 
 

@@ -102,8 +102,6 @@ def _workers(settings: Settings) -> Workers:
             f"{workers.count} workers of {workers.cpus} CPUs each do not fit: Ray has {limit} CPUs, at most {largest} "
             "on one machine. Set VIS_WORKERS and VIS_CPUS_PER_WORKER, or add machines"
         )
-    if workers.device == "cuda" and workers.count > there["GPU"]:
-        raise BadConfig(f"{workers.count} workers need a GPU each, Ray has {there['GPU']:g}: set VIS_WORKERS")
     return workers
 
 

@@ -95,6 +95,8 @@ class Settings(BaseSettings):
     def __init__(self, **given: Any) -> None:
         """Raises BadConfig: a value that cannot be, a name that is none, or a `vis.toml` that cannot be read."""
         try:
+            if FILE.exists() and not FILE.is_file():
+                raise BadConfig(f"{FILE.absolute()} is no file; expected one of settings, or nothing of that name")
             super().__init__(**given)
         except ValidationError as error:
             raise BadConfig("; ".join(_sentence(one, given) for one in error.errors())) from None

@@ -33,13 +33,15 @@ def cores() -> int:
 
 
 def share(settings: Settings, gpus: int) -> Workers:
-    """Workers of this machine, which has so many GPUs. Raises BadConfig: a GPU was asked for and there is none."""
+    """Workers of a machine or cluster of so many GPUs. Raises BadConfig: GPUs were asked for that are not there."""
     if settings.device == "cuda" and not gpus:
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
         why = f"CUDA_VISIBLE_DEVICES={hidden!r} hides them" if hidden is not None else "check the driver"
         raise BadConfig(f"device cuda was asked for, there is no GPU to be seen: set VIS_DEVICE=cpu or {why}")
     use_gpus = gpus > 0 and settings.device != "cpu"
     count = settings.workers or (gpus if use_gpus else 1)
+    if use_gpus and count > gpus:
+        raise BadConfig(f"{count} workers need a GPU each, there are {gpus}: set VIS_WORKERS, or VIS_DEVICE=cpu")
     cpus = settings.cpus_per_worker or max(1, cores() // count)
     return Workers(count=count, cpus=cpus, device="cuda" if use_gpus else "cpu")
 

@@ -42,7 +42,7 @@ from jobs.training.runs import at_place, figures_of
 from jobs.training.stages import sized, starting_model
 from jobs.training.watch import hearing
 from jobs.training.worker import train_on_worker
-from jobs.workers import ray_to_join
+from jobs.workers import ray_to_join, share
 from vis_models.checkpoints import ModelCard, build, save_model
 from vis_models.config import BadConfig
 from vis_models.data import findings
@@ -75,6 +75,7 @@ def train(
         return finished
     typed = remember(command, store, run_id)
     todo = [stage for stage in job.to_train if not store.exists(f"{stage_folder(run_id, stage)}/{DONE}")]
+    _workers_here(settings)  # a GPU that is not there is said before films are drawn, copied or read
     preflight.check_files(job, store)
     data = prepare_data(job, settings, report)
     prepare_run(job, todo, data, settings, run_id, report)
@@ -137,9 +138,15 @@ def rehearse(job: TrainJob, todo: Sequence[Stage], data: Data, settings: Setting
 
 
 def _workers_here(settings: Settings) -> int | None:
-    """How many workers there will be where that is known before they are there: on the CPU of this machine."""
-    on_gpus = settings.device != "cpu" and torch.cuda.is_available()
-    return None if ray_to_join(settings)[0] or on_gpus else settings.workers or 1
+    """How many workers there will be where that is known before they are there: on the CPU of this machine.
+
+    Raises:
+        BadConfig: GPUs of this machine were asked for that are not there.
+    """
+    if ray_to_join(settings)[0]:
+        return None
+    workers = share(settings, torch.cuda.device_count())
+    return None if workers.device == "cuda" else workers.count
 
 
 def freeze(job: TrainJob, store: Store, run_id: str) -> None:

@@ -113,6 +113,15 @@ def base(tmp_path: Path) -> Settings:
     return given(tmp_path)
 
 
+def test_gpus_that_are_not_there_are_named_before_any_data_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for there, asked, says in ((0, {}, "there is no GPU to be seen"), (2, {"workers": 3}, "3 workers .* there are 2")):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda there=there: there)
+        settings = Settings(store=str(tmp_path / "lake"), scratch=tmp_path / "scratch", device="cuda", **asked)
+        with pytest.raises(BadConfig, match=says):
+            train(build("rgnn_r18_world_tiny"), settings, "run")
+        assert Store.open(settings).list(f"{LAYOUT}/worlds") == []
+
+
 def test_another_models_detector_has_to_pass_the_gate_again(world: Path, base: Settings):
     with pytest.raises(BadConfig, match=r"reached mask AP50 0\.\d+ on validation frames, the gate is 0\.900"):
         prepared(world, base, detector="base", **{"stages.0.gate_ap50": 0.9})

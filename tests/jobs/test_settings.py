@@ -65,6 +65,11 @@ def test_what_is_wrong_in_the_file_is_named_with_the_file(folder: Path, text: st
     assert says in refusal()
 
 
+def test_a_folder_in_the_place_of_the_file_is_not_passed_over(folder: Path):
+    (folder / "vis.toml").mkdir()
+    assert refusal() == f"{folder / 'vis.toml'} is no file; expected one of settings, or nothing of that name"
+
+
 def test_a_file_that_cannot_be_read_is_a_sentence(folder: Path):
     (folder / "vis.toml").write_bytes(b'store = "caf\xe9"')
     assert "no UTF-8 text, as TOML is (byte 12)" in refusal()

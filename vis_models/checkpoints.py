@@ -105,12 +105,17 @@ class LoadReport:
     """The file's, not in ours."""
     reshaped: list[str] = field(default_factory=list)
     """Of another shape, as for another class count: they keep their fresh weights."""
+    other_classes: list[str] = field(default_factory=list)
+    """That say something of each class, and its classes are others: they keep their fresh weights."""
 
     def __str__(self) -> str:
-        return (
+        said = (
             f"{self.layout} checkpoint: {self.loaded} tensors loaded, {len(self.missing)} of ours not in it, "
             f"{len(self.unexpected)} of it unused, {len(self.reshaped)} of another shape {self.reshaped or ''}"
         ).rstrip()
+        if self.other_classes:
+            said += f", {len(self.other_classes)} start anew as the classes are others: {self.other_classes[0]} ..."
+        return said
 
 
 def initialise(model: nn.Module, path: Path, classes: tuple[Category, ...] = ()) -> LoadReport:
@@ -121,27 +126,32 @@ def initialise(model: nn.Module, path: Path, classes: tuple[Category, ...] = ())
     them; an `Rgnn` takes all that there is. A graph network is taken whole or not at all.
 
     Args:
-        classes: of the model, in the order of its outputs; a model folder must have the same ones by name.
+        classes: of the model, in the order of its outputs. Where those of a model folder are others by name or in
+            order, all that depends on classes keeps its fresh weights.
 
     Raises:
         BadConfig: the file is missing, holds code instead of tensors, no key of a known layout, or weights of a model
-            that was built with other switches than this one; a model folder of another detector or other classes.
+            that was built with other switches than this one; a model folder of another detector, or of a graph network
+            that knows other classes.
     """
     path = weights_of(path)
     state = read_tensors(path)
+    same_kind = _is_of_this_kind(model, path)
     try:
-        layout, renamed = _named(model, state)
+        layout, renamed = (OURS, state) if same_kind else _named(model, state)
     except BadConfig as error:
         raise BadConfig(f"{path}: {error}") from None
     if layout is None:
         known = getattr(model, "published", layouts.PUBLISHED)
         raise BadConfig(f"{path}: unknown layout, keys such as {', '.join(sorted(state)[:3])}. Known: {known}.")
+    anew: set[str] = set()
     if layout == OURS and (path.parent / CARD).is_file():
-        _refuse_other_card(path.parent, model, classes)
+        _refuse_other_card(path.parent, model)
+        anew = _of_classes(model) if _other_classes(path.parent, classes) else anew
     is_rgnn = hasattr(model, "detector") and not hasattr(model, "from_published")
     if is_rgnn:
         _refuse_other_switches(path, renamed, model)
-    elif not hasattr(model, "detector") and not hasattr(model, "network"):
+    elif not same_kind and not hasattr(model, "detector") and not hasattr(model, "network"):
         renamed = {
             key.removeprefix("detector."): tensor for key, tensor in renamed.items() if key.startswith("detector.")
         }
@@ -151,6 +161,8 @@ def initialise(model: nn.Module, path: Path, classes: tuple[Category, ...] = ())
     for key, tensor in renamed.items():
         if key not in ours:
             report.unexpected.append(key)
+        elif key in anew:
+            report.other_classes.append(key)
         elif ours[key].shape != tensor.shape:
             report.reshaped.append(key)
         else:
@@ -173,7 +185,9 @@ def take_detector(detector: nn.Module, folder: Path, classes: tuple[Category, ..
     Raises:
         BadConfig: no model folder, other classes, another config, or weights that leave a gap.
     """
-    read_card(folder)  # says what is wrong with a folder that is no model
+    if what := _other_classes(folder, classes):
+        remedy = "Take a model that was trained on these classes, or write the labels with its categories."
+        raise BadConfig(f"{folder}: {what}. {remedy}")
     report = initialise(detector, folder, classes)
     if report.missing or report.reshaped:
         raise BadConfig(
@@ -183,20 +197,32 @@ def take_detector(detector: nn.Module, folder: Path, classes: tuple[Category, ..
     return report
 
 
-def _refuse_other_card(folder: Path, model: nn.Module, classes: tuple[Category, ...]) -> None:
-    """Weights that fit say something else under other priors, classes or switches: the card has to say the same."""
+def _other_classes(folder: Path, classes: tuple[Category, ...]) -> str:
+    """How the classes of a model folder differ from these, by name and in order; empty: they do not."""
+    theirs, ours = [category.name for category in read_card(folder).classes], [category.name for category in classes]
+    if not classes or theirs == ours:
+        return ""
+    differing = [f"{a} for {b}" for a, b in zip(theirs, ours, strict=False) if a != b]
+    what = "order" if sorted(theirs) == sorted(ours) else "list"
+    return f"its classes are another {what}: {len(theirs)} for {len(ours)}" + "".join(
+        f", {each}" for each in differing[:3]
+    )
+
+
+def _of_classes(model: Any) -> set[str]:
+    """Names of the tensors whose shape depends on how many classes there are."""
+    with torch.device("meta"):
+        other = type(model)(model.config.with_classes(model.config.classes + 1))
+    shapes = {name: tensor.shape for name, tensor in other.state_dict().items()}
+    return {name for name, tensor in model.state_dict().items() if shapes[name] != tensor.shape}
+
+
+def _refuse_other_card(folder: Path, model: Any) -> None:
+    """Weights that fit say something else under other priors or switches: the card has to say the same. Classes are
+    another matter (`_of_classes`)."""
     card = read_card(folder)
-    theirs, ours = [category.name for category in card.classes], [category.name for category in classes]
-    if classes and theirs != ours:
-        differing = [f"{a} for {b}" for a, b in zip(theirs, ours, strict=False) if a != b]
-        what = "order" if sorted(theirs) == sorted(ours) else "list"
-        raise BadConfig(
-            f"{folder}: its classes are another {what}: {len(theirs)} for {len(ours)}"
-            + (f", {', '.join(differing[:3])}" if differing else "")
-            + ". Take a model that was trained on these classes, or write the labels with its categories."
-        )
-    whole: Any = getattr(model, "config", None)
     found: Any = config_class(card.model).model_validate(card.config)
+    whole = model.config.with_classes(found.classes)
     parts = "detector." if hasattr(found, "detector") else ""
     pairs = [(parts, found.seen, whole.seen)]
     if hasattr(model, "detector"):
@@ -218,6 +244,7 @@ def _refuse_a_part(path: Path, renamed: dict[str, Tensor], report: LoadReport) -
         "not in it": [key for key in report.missing if key not in INITIAL_VARIANCES],
         "of it unknown here": report.unexpected,
         "of another shape": report.reshaped,
+        "of other classes": report.other_classes,
     }
     odd = {why: [key for key in keys if not key.startswith("detector.")] for why, keys in odd.items()}
     if any(odd.values()):
@@ -239,6 +266,16 @@ def _refuse_other_switches(path: Path, renamed: dict[str, Tensor], model: nn.Mod
             f"{path} is an RGNN with {switches}, this model has {got}. Build the model with {switches}; "
             "RgnnConfig.released() is what the authors' weights run with."
         )
+
+
+def _is_of_this_kind(model: Any, weights: Path) -> bool:
+    """Whether these are the weights of a model folder of the same model, of another package's, too."""
+    beside = weights.with_name(CARD)
+    return (
+        weights.name == WEIGHTS
+        and beside.is_file()
+        and config_class(read_card(beside.parent).model) is type(model.config)
+    )
 
 
 def _named(model: Any, state: dict[str, Tensor]) -> tuple[str | None, dict[str, Tensor]]:

@@ -33,6 +33,9 @@ class FramesConfig(Config):
 class FinderConfig(Config):
     """Base of detectors' configs."""
 
+    num_classes: PositiveInt
+    """Foreground classes."""
+
     unseen: ClassVar[tuple[str, ...]] = ()
     """Fields that only training reads, and those of what a tracker is given."""
 
@@ -40,6 +43,14 @@ class FinderConfig(Config):
     def seen(self) -> dict[str, Any]:
         """Every field that decides what a trained detector says."""
         return self.model_dump(mode="json", exclude=set(self.unseen))
+
+    @property
+    def classes(self) -> int:
+        return self.num_classes
+
+    def with_classes(self, count: int) -> "FinderConfig":
+        """The same detector for a data set with so many classes."""
+        return self.model_copy(update={"num_classes": count})
 
 
 class ModelConfig(Config):
@@ -66,9 +77,9 @@ class ModelConfig(Config):
 
     def with_classes(self, count: int) -> "ModelConfig":
         """The same model for a data set with so many classes."""
-        changed = {"num_classes": count}
         alone = self._finder is self
-        return self.model_copy(update=changed if alone else {"detector": self._finder.model_copy(update=changed)})
+        changed = {"num_classes": count} if alone else {"detector": self._finder.with_classes(count)}
+        return self.model_copy(update=changed)
 
     @property
     def frame_px(self) -> tuple[int, int] | None:

@@ -15,7 +15,7 @@ def train(
     recipe: Annotated[str | None, typer.Option(help="`vis models --recipes` lists them.")] = None,
     data: Annotated[str | None, typer.Option(help="Data set in the YouTube-VIS format: folder or s3://...")] = None,
     init: Annotated[
-        str | None, typer.Option(help="Checkpoint to start from: torchvision ResNet, YOLACT, RGNN.")
+        str | None, typer.Option(help="Weights to start from: a published file, or a model.", metavar="FILE|MODEL")
     ] = None,
     detector: Annotated[
         str | None, typer.Option(help="Take this model's detector and train the tracker alone.", metavar="MODEL")

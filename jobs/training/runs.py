@@ -72,18 +72,35 @@ def asked_for(
         _leave_away(given, f"--from {origin} keeps the recipe of that run", "start anew without --from")
         before = _where_data_lie(store, origin, resumable(store, origin), data)
         return forked(store, origin, before, dict(changes or {}))
-    places = {field: store.address(place) for field, place in {"data": data, "init": init}.items() if place}
+    places = {"data": store.address(data)} if data else {}
+    weights = {"init": init} if init else {}
     model = {"detector": models.find(store, detector)} if detector else {}
-    job = build(recipe or DEFAULT, {**(changes or {}), **places, **model})
+    job = build(recipe or DEFAULT, {**(changes or {}), **places, **weights, **model})
     check_data(job, store)
-    for place in filter(None, (job.init, *(part.labels for part in job.extra), *(part.frames for part in job.extra))):
+    for place in filter(None, [each for part in job.extra for each in (part.labels, part.frames)]):
         if not _is_there(store, place):
             raise BadConfig(f"{place} does not exist: correct the name")
-    if job.init:
-        fs, path = store.open_source(job.init)
-        if fs.isfile(path):
-            kind_of_weights(job.init, fs.read_block(path, 0, 64))
-    return job
+    return job.model_copy(update={"init": _start(store, job.init)}) if job.init else job
+
+
+def _start(store: Store, init: str) -> str:
+    """Address of the weights to start from: of a registered model of this name, else of a file or folder.
+
+    Raises:
+        BadConfig: there is none, or a file that holds no weights.
+    """
+    known = models.registered(store)
+    if init in known:
+        return models.find(store, init)
+    place = store.address(init)
+    if not _is_there(store, place):
+        meant = nearest(init, known)
+        remedy = f"did you mean {meant}?" if meant else "correct the name"
+        raise BadConfig(f"{place} does not exist, nor a registered model {init!r}: {remedy}")
+    fs, path = store.open_source(place)
+    if fs.isfile(path):
+        kind_of_weights(place, fs.read_block(path, 0, 64))
+    return place
 
 
 def _leave_away(given: Mapping[str, Any], because: str, otherwise: str) -> None:

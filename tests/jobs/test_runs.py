@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.store import Store
+from jobs.store import LAYOUT, Store
 from jobs.training.data_sets import Data, read_sets, require_same_data
 from jobs.training.forks import take_over
 from jobs.training.recipes.base import TrainJob
@@ -156,6 +156,20 @@ def test_a_file_that_is_no_checkpoint_is_known_by_its_first_bytes(
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(BadConfig, match=f"w.pth is {what}.*, expected a checkpoint of tensors"):
         asked_for(store, recipe="rgnn_r18_world_tiny", init=str(tmp_path / "w.pth"))
+
+
+def test_weights_to_start_from_are_a_file_a_folder_or_a_model_by_name(store: Store, tmp_path: Path):
+    card = {"name": "masks-v1", "model": "idol", "config": {}, "classes": [], "created_at": "2026-01-01T00:00:00Z"}
+    store.write_json(f"{LAYOUT}/models/masks-v1/card.json", card)
+    store.write_bytes(f"{LAYOUT}/models/masks-v1/model.safetensors", b"")
+    (tmp_path / "folder").mkdir()
+    of = lambda init: asked_for(store, recipe="rgnn_r18_world_tiny", init=init).init  # noqa: E731
+    assert of("masks-v1") == store.uri(f"{LAYOUT}/models/masks-v1")
+    assert of(str(tmp_path / "folder")) == str(tmp_path / "folder")
+    with pytest.raises(BadConfig, match=r"masks-v2 does not exist, nor a registered model .*did you mean masks-v1\?"):
+        of("masks-v2")
+    with pytest.raises(BadConfig, match=r"/nowhere.pth does not exist, nor a registered model .*: correct the name"):
+        of("nowhere.pth")
 
 
 def with_data(folder: Path, **changes: object) -> TrainJob:

@@ -29,7 +29,7 @@ from jobs.training.on_ray import why_lost
 from jobs.training.recipes.base import TrainJob
 from jobs.training.recipes.catalogue import build
 from jobs.training.run_files import read_curve
-from jobs.training.runs import resumable
+from jobs.training.runs import asked_for, resumable
 from jobs.training.stages import samples_of
 from jobs.training.train import check_gate, freeze, remember, train
 from jobs.training.worker import encodings_folder
@@ -312,6 +312,58 @@ def images_of_discs(folder: Path) -> Path:
         )
     (folder / "images.json").write_text(json.dumps(document))
     return folder / "images.json"
+
+
+def test_idol_goes_from_images_to_pairs_of_crops_to_videos_of_other_classes(tmp_path: Path):
+    """The three steps of its paper, each from the model of the one before by name."""
+    given = settings(tmp_path / "lake", scratch=tmp_path / "scratch", workers=1)
+    coco, videos = tmp_path / "coco", tmp_path / "videos"
+    coco.mkdir()
+    images = images_of_discs(coco).read_text()
+    for split in ("train", "val"):
+        (coco / f"{split}.json").write_text(images)
+    write_youtube_vis(WorldConfig(height=48, width=72, frames=4), videos, 4, 1)
+    tiny = {f"config.{name}": value for name, value in TINY_IDOL.items()}
+    tiny |= {"stages.0.iterations": 2, "stages.0.batch_size": 2, "stages.0.gate_frames": 2}
+    tiny["stages.0.precision"] = "fp32"  # oneDNN's bfloat16 gradient of a convolution over 2x2 cells is no number
+    tiny |= {f"stages.0.augmentation.{name}": value for name, value in SMALL_FRAMES.items()}
+    began = None
+    for recipe, data in (("idol_r50_coco", coco), ("idol_r50_coco_pairs", coco), ("idol_r50_ytvis2019", videos)):
+        rest = {"hold_out": None} if data == videos else {}
+        wanted = asked_for(
+            Store.open(given), recipe=recipe, data=str(data), init=began, name=recipe, changes=tiny | rest
+        )
+        notes: list[str] = []
+        train(wanted, given, recipe, lambda *said, notes=notes: notes.append(said[3].get("note", "")))
+        began = recipe
+        if recipe == "idol_r50_coco_pairs":
+            (loaded,) = (note for note in notes if "tensors loaded" in note)
+            assert "0 of ours not in it, 0 of it unused, 0 of another shape" in loaded
+            assert "classes" not in loaded
+    (loaded,) = (note for note in notes if "tensors loaded" in note)
+    assert "0 of another shape, 4 start anew as the classes are others: network.class_embed.0.bias" in loaded
+    before, after = weights(given, "idol_r50_coco_pairs"), weights(given, "idol_r50_ytvis2019")
+    assert (len(before["network.class_embed.0.bias"]), len(after["network.class_embed.0.bias"])) == (2, 6)
+    same = {name for name in before if before[name].shape == after[name].shape}
+    frozen = before["network.backbone.conv1.weight"], after["network.backbone.conv1.weight"]
+    assert largest_difference({"stem": frozen[0]}, {"stem": frozen[1]}) < 1e-3
+    assert before.keys() - same == {f"network.class_embed.{n}.{part}" for n in (0, 1) for part in ("weight", "bias")}
+
+
+TINY_IDOL: dict[str, Any] = {
+    "backbone.depth": 18,
+    "backbone.width": 16,
+    "queries": 20,
+    "channels": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "hidden": 64,
+    "heads": 4,
+    "norm_groups": 4,
+    "shorter_px": 48,
+    "longer_most_px": 80,
+}
+SMALL_FRAMES: dict[str, Any] = {"shorter_px": (32, 48), "longer_most_px": 80, "crop_px": (24, 40)}
 
 
 @pytest.mark.unit

@@ -293,6 +293,12 @@ def test_a_model_of_other_classes_is_refused_even_if_there_are_as_many(folder: P
         take_detector(Yolact(small_config().detector), folder, classes)
 
 
+def test_a_graph_network_that_knows_other_classes_is_refused(folder: Path):
+    classes = tuple(Category(id=n, name=name) for n, name in enumerate(["class 1", "class 0", "class 2"]))
+    with pytest.raises(BadConfig, match=r"is an RGNN of other switches, classes .* of other classes, such as "):
+        initialise(Rgnn(small_config()), folder, classes)
+
+
 def test_a_detector_with_a_gap_is_refused(folder: Path):
     state = load_file(folder / "model.safetensors")
     del state["detector.head.bbox_layer.bias"]

@@ -19,14 +19,14 @@ from jobs.training.recipes.base import Stage
 from jobs.training.stages import load_state, save_state
 from tests.tiny_model import install
 from vis_models.cards import ModelCard
-from vis_models.checkpoints import load_model, save_model
+from vis_models.checkpoints import initialise, load_model, save_model
 from vis_models.config import BadConfig
 from vis_models.data.annotations import Category
 from vis_models.masks import encode
 from vis_models.types import Clips, Frames, Tracks, VideoInfo
 
 from .drawn import HEIGHT, WIDTH, moving_squares
-from .entrants import TRAINED, Entrant, every_model, every_part, fresh
+from .entrants import LEARNS_OTHER_CLASSES, TRAINED, Entrant, every_model, every_part, fresh
 
 pytestmark = pytest.mark.unit
 
@@ -387,3 +387,21 @@ def test_weights_of_another_class_list_shape_or_switch_are_refused_by_name(
         load_model(saved(entrant, config=config.model_dump(mode="json") | {"wings": 2}))
     with pytest.raises(BadConfig, match=r"unknown model 'absent'"):
         load_model(saved(entrant, model="absent"))
+
+
+@pytest.mark.parametrize("names", ["star disc square", "disc square owl", "disc"])
+@pytest.mark.parametrize("entrant", LEARNS_OTHER_CLASSES, ids=lambda entrant: entrant.title)
+def test_of_other_classes_training_starts_with_all_that_does_not_depend_on_them(
+    entrant: Entrant, names: str, saved: Callable[..., Path]
+):
+    classes = tuple(Category(id=n, name=name) for n, name in enumerate(names.split()))
+    before, config = fresh(entrant), fresh(entrant).config.with_classes(len(classes))
+    torch.manual_seed(1)
+    model = type(before)(config)
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    report = initialise(model, saved(entrant), classes)
+    assert report.other_classes
+    assert report.missing == report.unexpected == report.reshaped == []
+    assert f"{len(report.other_classes)} start anew as the classes are others: " in str(report)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, (own if name in report.other_classes else before.state_dict())[name])

@@ -10,6 +10,7 @@ from contextlib import closing
 
 import pytest
 
+from flows import up
 from flows.up import free_address
 from jobs.training.alone import TRAINS
 from tests.flows.conftest import PATIENCE_S, SECRET, Server, files_with, processes
@@ -99,6 +100,20 @@ def test_a_port_that_is_taken_is_refused_at_once(vis, tmp_path):
         port = taken.getsockname()[1]
         done = vis("up", "--port", port, "--home", tmp_path, code=2)
     assert f"127.0.0.1:{port} is not free" in done.stderr
+
+
+def test_a_server_that_does_not_come_up_in_time_or_ends_is_a_sentence_with_its_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(up, "START_S", 0.5)
+    children = up._Children(tmp_path, print)
+    with socket.create_server(("127.0.0.1", 0)) as freed:
+        url = f"http://127.0.0.1:{freed.getsockname()[1]}/api/health"
+    with pytest.raises(BadConfig, match=rf"no answer from {url} within 0.5 s, see {tmp_path}/server.log: .* busy"):
+        children.wait_for(url)
+    children.start("server", "no-such-command")
+    children.running["server"].wait(PATIENCE_S)
+    with pytest.raises(BadConfig, match=rf"the server ended with code 2, see {tmp_path}/server.log"):
+        children.wait_for(url)
+    assert b"no-such-command" in (tmp_path / "server.log").read_bytes()
 
 
 def test_ctrl_c_cancels_a_run_that_is_under_way_and_leaves_no_process_and_what_an_operator_set(server: Server):

@@ -31,7 +31,8 @@ from jobs.store import Store
 from jobs.training.recipes.base import TrainJob
 from jobs.training.recipes.catalogue import build
 from vis_models.config import BadConfig, BadVideo, Config
-from vis_models.data.annotations import AnnotatedVideo, VideoSet, hold_out, read_youtube_vis
+from vis_models.data.annotations import AnnotatedVideo, VideoSet, hold_out
+from vis_models.data.coco import read_labels
 from vis_models.data.findings import Finding, Seen, compare_boxes, compare_sides, count, look_for_copies, many
 from vis_models.data.holdout import HoldOut
 from vis_models.data.pictures import FORMATS, upright_rgb
@@ -44,7 +45,7 @@ class CheckJob(Config):
     """What to look at."""
 
     target: str
-    """A data set in the YouTube-VIS format (folder), a JSON with labels, or anything that can be segmented."""
+    """A data set (folder), a JSON with labels of videos or of single images, or anything that can be segmented."""
     recipe: str | None = None
     """Training that the data set is meant for: whether its clips fit, and how long loading them takes."""
     seconds: float = Field(60, ge=0)
@@ -112,7 +113,7 @@ def _check_labels(files: dict[str, Path], job: CheckJob, seen: Seen, report: Pro
     for side, file in files.items():
         report(f"read {side}", 0, 1, {})
         try:
-            sets[side] = read_youtube_vis(file)
+            sets[side] = read_labels(file)
         except BadConfig as error:
             refused.append(error)
             seen.say("error", f"{side}: {error}")
@@ -124,7 +125,7 @@ def _check_labels(files: dict[str, Path], job: CheckJob, seen: Seen, report: Pro
         compare_boxes(side, file, sets[side], seen)
         look_for_copies(side, sets[side], seen)
     if not sets:
-        raise refused[0]
+        raise BadConfig("; ".join(str(error) for error in refused))
     if len(sets) == 2:
         compare_sides(sets["train"], sets["val"], seen)
     speed = _decode(sets, job.seconds, seen, report)

@@ -50,6 +50,49 @@ def test_a_sound_data_set_has_no_error_and_its_page_shows_samples(data, tmp_path
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
+def test_labels_of_single_images_are_looked_at_as_those_of_videos_are(data, tmp_path):
+    coco = tmp_path / "coco"
+    coco.mkdir()
+    for side in ("train", "val"):
+        as_images(json.loads((data / f"{side}.json").read_text()), data / side / "JPEGImages", coco, side)
+    done = looked_at(coco, tmp_path, recipe="idol_r50_coco")
+    assert (done.exit_code, said(done, "error")) == (0, "")
+    assert done.figures["train: videos"] == "3 of 1 frames"
+    assert done.figures["train: boxes"].endswith("compared with their masks")
+    assert "stage segmentation" in done.figures
+    changed(coco, "val", lambda labels: labels["annotations"][0].update(bbox=[0, 0, 80, 48]))
+    assert "val: boxes of 1 object lie more than 2 px from their masks" in said(looked_at(coco, tmp_path), "warning")
+
+
+def as_images(labels: dict, frames: Path, folder: Path, side: str) -> None:
+    """The first frame of every video as COCO has images."""
+    (folder / side).mkdir()
+    sizes = {video["id"]: {key: video[key] for key in ("id", "width", "height")} for video in labels["videos"]}
+    for video in labels["videos"]:
+        sizes[video["id"]]["file_name"] = f"{video['id']}.jpg"
+        shutil.copy(frames / video["file_names"][0], folder / side / f"{video['id']}.jpg")
+    objects = [
+        {
+            "id": track["id"],
+            "image_id": track["video_id"],
+            "category_id": track["category_id"],
+            "segmentation": track["segmentations"][0],
+            "bbox": track["bboxes"][0],
+        }
+        for track in labels["annotations"]
+        if track["segmentations"][0]
+    ]
+    content = {"images": [*sizes.values()], "annotations": objects, "categories": labels["categories"]}
+    (folder / f"{side}.json").write_text(json.dumps(content))
+
+
+def test_where_no_label_file_can_be_read_all_are_named(data, tmp_path):
+    for side in ("train", "val"):
+        (data / f"{side}.json").write_text("{")
+    with pytest.raises(BadConfig, match=r"(?s)/train\.json.*; .*/val\.json"):
+        looked_at(data, tmp_path)
+
+
 def test_frames_that_cannot_be_decoded_or_are_not_there_are_named(data, tmp_path):
     cut = data / "train/JPEGImages/000001/00002.jpg"
     cut.write_bytes(cut.read_bytes()[:300])

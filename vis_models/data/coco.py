@@ -22,7 +22,7 @@ from vis_models.data.annotations import (
     read_youtube_vis,
 )
 from vis_models.data.categories import counterparts
-from vis_models.data.dialects import VideoId, is_cocovid, single_images
+from vis_models.data.dialects import VideoId, is_of_images, single_images
 from vis_models.data.frame_names import plain, stays_inside
 from vis_models.data.json_entries import Entry, complaint, load_json, unique
 from vis_models.data.open_images import names_in, read_open_images
@@ -54,8 +54,7 @@ def read_in_categories(
 def read_labels(json_path: Path | str, frames_dir: Path | str | None = None) -> VideoSet:
     """A JSON of either format: one whose `images` are of no video is COCO's, any other is read as YouTube-VIS."""
     content = load_json(Path(json_path), "a COCO or YouTube-VIS JSON", "images or videos")
-    single = "images" in content and not is_cocovid(content)
-    return (read_coco if single else read_youtube_vis)(json_path, frames_dir)
+    return (read_coco if is_of_images(content) else read_youtube_vis)(json_path, frames_dir)
 
 
 def read_coco(json_path: Path | str, images_dir: Path | str | None = None) -> VideoSet:

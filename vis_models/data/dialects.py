@@ -87,6 +87,11 @@ def is_cocovid(content: Any) -> bool:
     return isinstance(images, list) and bool(images) and isinstance(images[0], Mapping) and "video_id" in images[0]
 
 
+def is_of_images(content: Any) -> bool:
+    """Whether it is COCO's, labels of single images."""
+    return isinstance(content, Mapping) and "images" in content and not is_cocovid(content)
+
+
 def whole(value: Any) -> Any:
     """10.0 as 10, anything else as it is."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

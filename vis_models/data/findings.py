@@ -17,7 +17,7 @@ from vis_models import masks
 from vis_models.config import Config
 from vis_models.data.annotations import AnnotatedVideo, TrackLabel, VideoSet
 from vis_models.data.categories import counterparts
-from vis_models.data.dialects import one_form, text_of
+from vis_models.data.dialects import is_of_images, one_form, single_images, text_of
 from vis_models.data.json_entries import load_json
 
 BOX_OFF_PX = 2.0
@@ -93,8 +93,13 @@ def count(side: str, videos: VideoSet, seen: Seen) -> None:
 
 def compare_boxes(side: str, file: Path, videos: VideoSet, seen: Seen) -> None:
     """Boxes are not read anywhere else: where they contradict the masks, one of the two was made from other frames."""
-    content = one_form(load_json(file, "a YouTube-VIS JSON", "videos and categories"), str(file)).content
-    boxes = {text_of(entry.get("id")): entry.get("bboxes") for entry in content.get("annotations") or ()}
+    content = load_json(file, "a COCO or YouTube-VIS JSON", "categories")
+    if is_of_images(content):
+        entries = single_images(content, str(file))[0].get("annotations") or ()
+        boxes = {text_of(entry.get("id")): [entry.get("bbox")] for entry in entries}
+    else:
+        entries = one_form(content, str(file)).content.get("annotations") or ()
+        boxes = {text_of(entry.get("id")): entry.get("bboxes") for entry in entries}
     off, total = [], 0
     for video in videos.videos:
         for track in video.tracks:

@@ -27,6 +27,7 @@ TABLE, DEMO = "rgnn_r18_world_hard", "rgnn_r18_world_demo"
 CUES = "masktrack_r18_world_hard"
 ALONE = {
     "demo": DEMO,
+    "rgnn_easy": "rgnn_r18_world_easy",
     "easy": "masktrack_r18_world_easy",
     "idol_easy": "idol_r18_world_easy",
     "visstg_easy": "visstg_r18_world_easy",

@@ -111,7 +111,8 @@ def train_on_worker(
                 place.say({"done": done, "note": f"scoring the {stage.name} on held-out videos"})
                 curve.add(done, figures := judge.score())
                 scores = judge.keep(done, figures)
-            place.say({"done": done} | figures)
+            found = "  ".join(f"{name} {value:.3g}" for name, value in figures.items())
+            place.say({"done": done, "note": f"after {done} iterations {found}"})  # a sentence is never passed over
         ends = place.asked_to_end()
         if done % stage.checkpoint_every == 0 or last or ends:
             terms.require_finite(stage)

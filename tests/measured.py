@@ -33,7 +33,12 @@ ALONE = {
     "visstg_easy": "visstg_r18_world_easy",
     "maskprop_easy": "maskprop_r18_world_easy",
 }
-SINCE = {DEMO: "2026-11-29T12", "maskprop_r18_world_easy": "2026-11-29T12", "visstg_r18_world_easy": "2026-11-29T13"}
+SINCE = {
+    DEMO: "2026-11-29T12",
+    "maskprop_r18_world_easy": "2026-11-29T12",
+    "visstg_r18_world_easy": "2026-11-29T13",
+    "idol_r18_world_easy": "2026-11-29T14",
+}
 """When recipes became what they are: runs before are of another one of the same name."""
 
 Line = dict[str, str]

@@ -141,6 +141,10 @@ def initialise(model: nn.Module, path: Path, classes: tuple[Category, ...] = ())
         layout, renamed = (OURS, state) if same_kind else _named(model, state)
     except BadConfig as error:
         raise BadConfig(f"{path}: {error}") from None
+    if layout is None and path.with_name(CARD).is_file():
+        raise BadConfig(
+            f"{path.parent} is a model of another kind, {read_card(path.parent).kind}: take one of this kind"
+        )
     if layout is None:
         known = getattr(model, "published", layouts.PUBLISHED)
         raise BadConfig(f"{path}: unknown layout, keys such as {', '.join(sorted(state)[:3])}. Known: {known}.")

@@ -72,10 +72,9 @@ def asked_for(
         _leave_away(given, f"--from {origin} keeps the recipe of that run", "start anew without --from")
         before = _where_data_lie(store, origin, resumable(store, origin), data)
         return forked(store, origin, before, dict(changes or {}))
-    places = {"data": store.address(data)} if data else {}
-    weights = {"init": init} if init else {}
-    model = {"detector": models.find(store, detector)} if detector else {}
-    job = build(recipe or DEFAULT, {**(changes or {}), **places, **weights, **model})
+    given = {"data": data and store.address(data), "init": init, "detector": detector and models.find(store, detector)}
+    typed = {field: value for field, value in given.items() if value}
+    job = build(recipe or DEFAULT, {**(changes or {}), **typed})
     check_data(job, store)
     for place in filter(None, [each for part in job.extra for each in (part.labels, part.frames)]):
         if not _is_there(store, place):

@@ -46,6 +46,21 @@ from vis_models.rgnn.model import Rgnn
 
 from ..vis_models.drawn import small_config
 
+TINY_IDOL: dict[str, Any] = {
+    "backbone.depth": 18,
+    "backbone.width": 16,
+    "queries": 20,
+    "channels": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "hidden": 64,
+    "heads": 4,
+    "norm_groups": 4,
+    "shorter_px": 48,
+    "longer_most_px": 80,
+}
+SMALL_FRAMES: dict[str, Any] = {"shorter_px": (32, 48), "longer_most_px": 80, "crop_px": (24, 40)}
+
 
 def job(stages: tuple[int, ...], **changes: Any) -> TrainJob:
     """The tiny recipe with some of its stages, in single precision."""
@@ -348,22 +363,6 @@ def test_idol_goes_from_images_to_pairs_of_crops_to_videos_of_other_classes(tmp_
     frozen = before["network.backbone.conv1.weight"], after["network.backbone.conv1.weight"]
     assert largest_difference({"stem": frozen[0]}, {"stem": frozen[1]}) < 1e-3
     assert before.keys() - same == {f"network.class_embed.{n}.{part}" for n in (0, 1) for part in ("weight", "bias")}
-
-
-TINY_IDOL: dict[str, Any] = {
-    "backbone.depth": 18,
-    "backbone.width": 16,
-    "queries": 20,
-    "channels": 32,
-    "encoder_layers": 1,
-    "decoder_layers": 2,
-    "hidden": 64,
-    "heads": 4,
-    "norm_groups": 4,
-    "shorter_px": 48,
-    "longer_most_px": 80,
-}
-SMALL_FRAMES: dict[str, Any] = {"shorter_px": (32, 48), "longer_most_px": 80, "crop_px": (24, 40)}
 
 
 @pytest.mark.unit

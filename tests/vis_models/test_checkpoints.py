@@ -299,6 +299,12 @@ def test_a_graph_network_that_knows_other_classes_is_refused(folder: Path):
         initialise(Rgnn(small_config()), folder, classes)
 
 
+def test_a_model_of_another_kind_is_called_so(folder: Path):
+    of_queries = build("idol", {"backbone": {"depth": 18, "width": 16}, "queries": 4, "encoder_layers": 1})
+    with pytest.raises(BadConfig, match=r"is a model of another kind, rgnn: take one of this kind"):
+        initialise(of_queries, folder, CLASSES)
+
+
 def test_a_detector_with_a_gap_is_refused(folder: Path):
     state = load_file(folder / "model.safetensors")
     del state["detector.head.bbox_layer.bias"]

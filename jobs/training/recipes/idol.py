@@ -158,7 +158,7 @@ def _world(name: str, world: WorldData, iterations: int) -> TrainJob:
         *(f"decoder.layers.{layer}.cross_attn" for layer in range(config.decoder_layers)),
     )
     looks = ("reference_points", *(f"{attention}.sampling_offsets" for attention in attentions))
-    slow = ParameterGroup(begins=tuple(f"network.transformer.{name}" for name in looks), rate=0.1)
+    slow = ParameterGroup(begins=tuple(f"network.transformer.{look}" for look in looks), rate=0.1)
     return changed(job, {"stages.0.groups": (slow,), "stages.0.average": 0.998, "stages.0.precision": "fp32"})
 
 

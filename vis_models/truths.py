@@ -62,6 +62,15 @@ def masks_at_cells(masks: Bool[Tensor, "A H W"], cells: tuple[int, int], stride:
         cells: (height, width) of a mask of the network.
         stride: pixels along a side of a cell.
     """
+    return _padded(masks, cells, stride)[:, stride // 2 :: stride, stride // 2 :: stride]
+
+
+def shares_of_cells(masks: Bool[Tensor, "A H W"], cells: tuple[int, int], stride: int) -> Float[Tensor, "A h w"]:
+    """How much of each cell a true mask covers, 0 to 1; arguments as of `masks_at_cells`. Between the cells of a mask
+    that says so its edge lies where it is, and not on the border of a cell."""
+    return F.avg_pool2d(_padded(masks, cells, stride)[:, None].float(), stride)[:, 0]
+
+
+def _padded(masks: Bool[Tensor, "A H W"], cells: tuple[int, int], stride: int) -> Bool[Tensor, "A _ _"]:
     rows, columns = (side * stride for side in cells)
-    whole = F.pad(masks, [0, columns - masks.shape[2], 0, rows - masks.shape[1]])
-    return whole[:, stride // 2 :: stride, stride // 2 :: stride]
+    return F.pad(masks, [0, columns - masks.shape[2], 0, rows - masks.shape[1]])

@@ -1,4 +1,4 @@
-"""VisSTG learns one clip by heart: AP 0.80, AP75 1.00. A minute.
+"""VisSTG learns one clip by heart. A minute.
 
 python -m pytest tests/proofs/visstg_by_heart.py
 """
@@ -7,6 +7,4 @@ from tests.vis_models.test_learning import by_heart, small_visstg
 
 
 def test_visstg_learns_one_clip_by_heart_from_pairs():
-    score = by_heart(small_visstg, iterations=400)
-    assert score["AP75"] >= 0.95
-    assert score["AP"] >= 0.75
+    assert by_heart(small_visstg, iterations=400)["AP"] >= 0.95

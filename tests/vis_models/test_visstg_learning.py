@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from vis_models.layers.backbone_config import ResNetConfig
+from vis_models.truths import Truth, masks_at_cells, shares_of_cells
 from vis_models.types import Clips
 from vis_models.vis_stg import centres, objective
 from vis_models.vis_stg.config import VisStgConfig
 from vis_models.vis_stg.grid import Grid
 from vis_models.vis_stg.model import VisStg
+from vis_models.vis_stg.tracker import masks_of
 
 from .drawn import HEIGHT, WIDTH, moving_squares
 
@@ -97,6 +99,52 @@ def edges_asked(clips: Clips, **changes: Any) -> float:
     for parameter in made.network.same.parameters():
         torch.nn.init.zeros_(parameter)
     return made.loss(clips)["link"].item()
+
+
+def owned(boxes_px: list[list[float]], level: list[int], side: int = 3) -> list[list[int]]:
+    """The cells that learn from each object of a frame."""
+    boxes, labels = torch.tensor(boxes_px).view(-1, 4), torch.zeros(len(level), dtype=torch.long)
+    found = centres.targets(GRID, boxes, labels, torch.tensor(level, dtype=torch.long), 1)
+    truth = Truth(boxes, labels, torch.zeros(len(level), 32, 48, dtype=torch.bool), labels, torch.zeros(0, 4))
+    cells, there = objective.Pairs(GRID, [truth], [found]).around(0, side)
+    return [cell[own].tolist() for cell, own in zip(cells, there, strict=True)]
+
+
+def test_a_cell_between_two_objects_learns_from_the_nearer_and_a_centre_always_from_its_own():
+    left, right = [4.0, 4.0, 20.0, 20.0], [8.0, 4.0, 24.0, 20.0]  # centres in columns 3 and 4 of row 3
+    alone = owned([left], [0])[0]
+    assert alone == [12 * row + column for row in (2, 3, 4) for column in (2, 3, 4)]
+    both = owned([left, right], [0, 0])
+    assert not set(both[0]) & set(both[1])
+    assert set(both[0]) | set(both[1]) == {12 * row + column for row in (2, 3, 4) for column in (2, 3, 4, 5)}
+    assert [12 * 3 + 3 in both[0], 12 * 3 + 4 in both[1]] == [True, True]
+    assert owned([left, right], [0, 1])[0] == alone  # on another level nobody is near
+    assert owned([left, [60.0, 4.0, 76.0, 20.0]], [0, 0]) == [alone, []]  # beside the picture
+    assert owned([], []) == []
+
+
+def test_a_mask_learns_shares_of_cells_or_what_is_in_their_middle():
+    masks = torch.zeros(1, 10, 12, dtype=torch.bool)
+    masks[0, 2:8, 1:6] = True
+    shares = shares_of_cells(masks, (4, 4), stride=4)
+    assert shares.tolist() == [[[3 / 8, 1 / 4, 0, 0], [3 / 4, 1 / 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]]
+    assert shares.sum() * 16 == masks.sum()
+    clips = pairs()
+    assert float(model(mask_shares=True).loss(clips)["mask"]) != float(model(mask_shares=False).loss(clips)["mask"])
+
+
+def test_an_edge_of_a_mask_that_knows_shares_lies_within_a_pixel_of_where_it_is():
+    """Wherever a square of 13 pixels lies on cells of 4: what is read in their middles is off by up to two."""
+    least = {True: 1.0, False: 1.0}
+    for left in range(8, 12):
+        masks = torch.zeros(1, 32, 32, dtype=torch.bool)
+        masks[0, left : left + 13, left : left + 13] = True
+        for shares, read in ((True, shares_of_cells), (False, masks_at_cells)):
+            logits = read(masks, (8, 8), 4).float().logit(eps=1e-3)
+            drawn = masks_of(logits, 4, (32, 32), (32, 32)).whole()
+            least[shares] = min(least[shares], float((drawn & masks[0]).sum() / (drawn | masks[0]).sum()))
+    assert least[True] > 0.85
+    assert least[False] < 0.75
 
 
 def test_edges_are_asked_between_objects_of_one_class_alone_unless_any_may_be_the_same():

@@ -22,7 +22,8 @@ Ours, where the paper is silent or could not be learned as it stands (marked `Ou
     detection       which level an object belongs to (`level_px`), group norms in heads (`norm_groups`), CenterNet's
                     Gaussians, weights of size and offset; scores, NMS between levels (`min_score`, `nms_iou`)
     masks           coordinates in the size of a level's objects, as in CondInst; cells around a centre that learn
-                    (`centre_cells`); offsets of carried filters by two convolutions, attention at one cell
+                    (`centre_cells`), and what: shares of cells (`mask_shares`); offsets of carried filters by two
+                    convolutions, attention at one cell
     tracking        edges to objects of an instance's class learn, by true classes, or to any (`same_class`); a track is
                     of the class of its last sighting; filters that are carried are those of the reference frame's own
                     fused features

@@ -65,8 +65,11 @@ class VisStgConfig(FramesConfig, ModelConfig):
     least_overlap: float = Field(0.7, gt=0, lt=1)
     """IoU that a box with its corners anywhere in the radius of the heat map's Gaussian still has; CenterNet's."""
     centre_cells: PositiveInt = 3
-    """Cells along a side of the square around an object's centre that learn its mask and its edges. Ours: the paper
-    is silent, and a peak may be beside the centre."""
+    """Cells along a side of the square around an object's centre that learn its mask and its edges, each of the object
+    to which it is nearest. Ours: the paper is silent, and a peak may be beside the centre."""
+    mask_shares: bool = True
+    """A mask learns how much of each cell its object covers. False: whether the middle pixel is the object's, as in
+    CondInst, by which edges lie on borders of cells. Ours: the paper is silent."""
     learn_reference: bool = False
     """Detection learns from the reference frame as well, without the graph, as it is used on a film's first frame."""
 

@@ -19,7 +19,7 @@ from vis_models.layers.chunks import in_chunks
 from vis_models.layers.dynamic_masks import FINER
 from vis_models.losses import dice, mean_over_workers, nothing, track_loss
 from vis_models.matching import columns, similarity
-from vis_models.truths import Truth, masks_at_cells, truths_of
+from vis_models.truths import Truth, masks_at_cells, shares_of_cells, truths_of
 from vis_models.types import Clips
 from vis_models.vis_stg import centres
 from vis_models.vis_stg.centres import Targets
@@ -45,10 +45,18 @@ class Pairs:
         return len(self.truths) // 2
 
     def around(self, frame: int, side: int) -> tuple[Int[Tensor, "A W"], Bool[Tensor, "A W"]]:
-        """The cells around the centre of each object of a frame, and which of them there are."""
+        """The cells around the centre of each object of a frame, and which of them learn from it: each cell from the
+        object of its level to whose own it is nearest, as it has one filter and one edge to tell."""
         own = self.targets[frame]
         cells, there = self.grid.around(own.at, own.level, side)
-        return cells, there & own.valid[:, None]
+        if not len(cells):
+            return cells, there
+        _, place = self.grid.places(cells.device)
+        away = (place[cells][:, :, None] - own.at).square().sum(-1).float()
+        rival = own.valid & (own.level[:, None] == own.level)
+        nearest = away.masked_fill(~rival[:, None], torch.inf).argmin(-1)
+        mine = nearest == torch.arange(len(cells), device=cells.device)[:, None]
+        return cells, there & own.valid[:, None] & mine
 
 
 def loss(network: VisStgNetwork, clips: Clips, images: Float[Tensor, "F 3 H W"]) -> dict[str, Tensor]:
@@ -145,7 +153,8 @@ def _masks(network: VisStgNetwork, pairs: Pairs, told: Told, change: Float[Tenso
     ])  # fmt: skip
     height, width = told.masks.shape[2:]
     size = (FINER * height, FINER * width)
-    wanted = torch.cat([masks_at_cells(truth.masks, size, config.mask_stride) for truth in pairs.truths])
+    read = shares_of_cells if config.mask_shares else masks_at_cells
+    wanted = torch.cat([read(truth.masks, size, config.mask_stride) for truth in pairs.truths])
 
     def unlike(filters: Tensor, frame: Tensor, cell: Tensor, owner: Tensor) -> tuple[Tensor]:
         logits = network.masks(pairs.grid, told, filters, frame, cell)

@@ -20,6 +20,8 @@ class Row:
     """Fields of the model's config by dotted path; everything else is the proposed approach."""
     tracker: str | None = None
     """Another tracker (`trackers/config.py`) links what the same detector finds."""
+    model: str | None = None
+    """Another kind of model, trained over the same detector, plays it."""
     oracle: Literal["identity", "image"] | None = None
     """What is taken from the labels. Such a row says what would be left to gain; it is no rival."""
     diverges: bool = False

@@ -8,7 +8,7 @@ import copy
 import gzip
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -54,8 +54,9 @@ def run_rows(
             has the weights of a row.
     """
     val_set, device = asked.sets[1], share(settings, torch.cuda.device_count()).device
-    models = [_loaded(name, asked.base, store, device) for name in asked.models]
     rows = rows_of(asked.base.recipe)
+    kinds = {asked.base.model} | {kind for name, _ in asked.waiting if (kind := rows[name].model)}
+    models = [_loaded(name, asked.base, kinds, store, device) for name in asked.models]
     played_by = {name: _with_weights_of(name, asked.base, models) for name, _ in asked.waiting}
     truth = truth_of(val_set)
     found: dict[str, list[Entry]] = {name: [] for name in played_by}
@@ -79,9 +80,9 @@ def run_rows(
         yield which, figures_of(val_set, entries) | said, entries
 
 
-def _loaded(name: str, base: TrainJob, store: Store, device: str) -> tuple[Any, ModelCard]:
+def _loaded(name: str, base: TrainJob, kinds: Set[str], store: Store, device: str) -> tuple[Any, ModelCard]:
     net, card = load_model(store.local_copy(find(store, name)), device)
-    if card.model != base.model:
+    if card.model not in kinds:
         raise BadConfig(
             f"{name} is of the kind {card.model!r}, the recipe {base.recipe} of {base.model!r}, whose rows are "
             "another table: take a model of that kind, or another recipe (--recipe)"
@@ -91,16 +92,28 @@ def _loaded(name: str, base: TrainJob, store: Store, device: str) -> tuple[Any, 
 
 def _with_weights_of(name: str, base: TrainJob, models: Sequence[tuple[Any, ModelCard]]) -> int:
     """Which model a row is played by: the first one that was trained as the row says."""
-    wanted = with_row(base.recipe, name, apart=True).config
-    fields = trained_anew(base.recipe)
-    for number, (net, _) in enumerate(models):
+    wanted, kind = with_row(base.recipe, name, apart=True).config, rows_of(base.recipe)[name].model
+    fields = () if kind else trained_anew(base.recipe)
+    for number, (net, card) in enumerate(models):
+        if card.model != (kind or base.model) or (kind and not _same_detector(net, models[0][0])):
+            continue
         if all(getattr(net.config, field) == getattr(wanted, field) for field in fields):
             return number
+    if kind:
+        raise BadConfig(
+            f"the row {name!r} is played by a model of the kind {kind!r} over the detector of {models[0][1].name}, as "
+            f"none of {', '.join(card.name for _, card in models)} is. {how_trained(base.recipe, name)}"
+        )
     trained_as = ", ".join(f"{field}={getattr(wanted, field)}" for field in fields)
     raise BadConfig(
         f"the row {name!r} is of weights that were trained with {trained_as}, unlike those of "
         f"{', '.join(card.name for _, card in models)}. {how_trained(base.recipe, name)}"
     )
+
+
+def _same_detector(one: Any, other: Any) -> bool:
+    ours, theirs = one.detector.state_dict(), other.detector.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(tensor, theirs[key]) for key, tensor in ours.items())
 
 
 def _categories(card: ModelCard, val_set: VideoSet) -> list[Category]:

@@ -1,6 +1,7 @@
 import csv
 import json
 from datetime import UTC, datetime
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -295,7 +296,7 @@ def test_every_row_of_maskprop_is_played_and_one_without_refinement_looks_at_the
     whole = build("maskprop_r18_world_tiny").config
     model = MaskProp(whole.model_copy(update={"detector": whole.detector.model_copy(update={"min_score": 0.0})})).eval()
     torch.nn.init.constant_(model.refinement.change.bias, 3.0)  # larger masks
-    rows = {name: row for name, row in MASKPROP_ROWS.items() if row.tracker is None}
+    rows = {name: row for name, row in MASKPROP_ROWS.items() if row.tracker is row.model is None}
     players = rows_that_are_played.Players(model, rows, rows_that_are_played.truth_of(labels), list(labels.categories))
     found = players.play(labels.videos)
     assert set(found) == set(rows)
@@ -373,6 +374,41 @@ def test_a_row_of_other_weights_is_played_by_the_model_that_was_trained_so(playe
     lacking = "row 'iou_multicue' is .* embed_loss=contrastive, select=iou, unlike those of whole, twin"
     with pytest.raises(BadConfig, match=f"{lacking}.*config.select=iou, and given as --other"):
         ablate(AblationJob(recipe="idol_r18_world_tiny", detector="whole", others=("twin",)), played)
+
+
+def registered(settings: Settings, name: str, model: torch.nn.Module, kind: str) -> None:
+    classes = tuple(Category(id=n, name=each) for n, each in enumerate(CATEGORIES, start=1))
+    config = model.config.model_dump(mode="json")  # type: ignore[operator, union-attr]
+    card = ModelCard(name=name, model=kind, config=config, classes=classes, created_at=datetime.now(UTC))
+    save_model(Path(Store.open(settings).path(f"{LAYOUT}/models/{name}")), model, card)
+
+
+def test_a_row_is_played_by_the_head_of_another_kind_of_model_over_the_same_detector_and_over_no_other(
+    played: Settings,
+):
+    torch.manual_seed(2)
+    tiny = build("maskprop_r18_world_tiny").config
+    whole = MaskProp(tiny.model_copy(update={"detector": tiny.detector.model_copy(update={"min_score": 0.0})}))
+    head = MaskTrackRcnn(
+        build("masktrack_r18_world_tiny").config.model_copy(update={"detector": whole.config.detector})
+    )
+    registered(played, "stranger", head, "masktrack_rcnn")
+    head.detector.load_state_dict(whole.detector.state_dict())
+    registered(played, "carries", whole, "mask_prop")
+    registered(played, "looks", head, "masktrack_rcnn")
+    ask = partial(AblationJob, recipe="maskprop_r18_world_tiny", detector="carries", rows=("masktrack", "iou_tracker"))
+    job = ask(others=("stranger", "looks"))
+    done = ablate(job, played)
+    titles = [MASKPROP_ROWS[name].title for name in (BASE, "masktrack", "iou_tracker")]
+    assert [line.split("|")[2].strip() for line in done.table.splitlines()[2:]] == titles
+    said = {name: predictions_of(Store.open(played), job.folder, name, 0) for name in (BASE, "masktrack")}
+    assert said[BASE] != said["masktrack"]
+
+    with pytest.raises(BadConfig, match=r"'masktrack' changes the weights themselves.*--set stages\.0\.part=head"):
+        ablate(ask(), played)
+    other = "of the kind 'masktrack_rcnn' over the detector of carries, as none of carries, stranger is. Its head is"
+    with pytest.raises(BadConfig, match=other):
+        ablate(ask(others=("stranger",)), played)
 
 
 @pytest.mark.unit

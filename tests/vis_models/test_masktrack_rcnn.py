@@ -163,3 +163,16 @@ def test_a_reference_without_objects_makes_everything_new_and_single_frames_are_
     assert float(terms["track"]) == 0  # one column, which is right
     with pytest.raises(ValueError, match="learns from pairs, a query and a reference frame, got clips of 3 frames"):
         part.loss(moving_squares(clips=1, length=3))  # type: ignore[operator]
+
+
+def test_the_head_learns_alone_over_a_detector_that_stays_as_it_is():
+    tracker = model()
+    part = tracker.part("head")
+    clips = moving_squares(clips=1, length=2)
+    torch.manual_seed(0)
+    terms = part.loss(clips)  # type: ignore[operator]
+    assert set(terms) == {"track"}
+    terms["track"].backward()
+    learned = {name for name, parameter in tracker.named_parameters() if parameter.grad is not None}
+    assert learned == {name for name, _ in tracker.named_parameters() if name.startswith("track_head.")}
+    assert not tracker.detector.training  # nor do its norms count what they see

@@ -285,12 +285,22 @@ class MaskRcnn(TakesFrames):
         truths: Sequence[Truth],
     ) -> tuple[dict[str, Tensor], Sampled, Float[Tensor, "R K 7 7"]]:
         """The five terms, the proposals that they were taken of, and the features under these."""
-        found = self.regions(levels, image_px)
-        sampled = losses.draw(self.config, self.propose(found, sizes_px), truths)
-        pooled = self.pooled(levels, sampled.boxes_px, sampled.frame)
+        found, sampled, pooled = self.lessons(levels, image_px, sizes_px, truths)
         head = self.head_losses(levels, pooled, sampled, truths)
         head["mask"] = head["mask"] + nothing(self)
         return self.region_losses(found, truths) | head, sampled, pooled
+
+    def lessons(
+        self,
+        levels: Sequence[Float[Tensor, "F _ _ _"]],
+        image_px: tuple[int, int],
+        sizes_px: Int[Tensor, "F 2"],
+        truths: Sequence[Truth],
+    ) -> tuple[rpn.Regions, Sampled, Float[Tensor, "R K 7 7"]]:
+        """What is said of all regions, the proposals that heads learn from, and the features under these."""
+        found = self.regions(levels, image_px)
+        sampled = losses.draw(self.config, self.propose(found, sizes_px), truths)
+        return found, sampled, self.pooled(levels, sampled.boxes_px, sampled.frame)
 
     def head_losses(
         self,

@@ -44,7 +44,7 @@ class MaskTrackConfig(ModelConfig):
     """The detector learns from the reference frame as well, whose objects are known anyway: twice the frames for the
     same cost of the backbone."""
 
-    parts: ClassVar[tuple[str, ...]] = ("detector", "whole")
+    parts: ClassVar[tuple[str, ...]] = ("detector", "whole", "head")
     network_fields: ClassVar[tuple[str, ...]] = ("embedding", "final_relu")
 
     @classmethod

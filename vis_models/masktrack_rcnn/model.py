@@ -77,9 +77,11 @@ class MaskTrackRcnn(nn.Module):
         return layouts.renamed(state)
 
     def part(self, name: str) -> nn.Module:
-        """`detector`: Mask R-CNN alone, on single frames. `whole`: all of it, on query and reference."""
+        """`detector`: Mask R-CNN alone, on single frames. `whole`: all of it, on query and reference. `head`: what
+        tracks alone, over a detector that stays as it is."""
         self.eval().requires_grad_(False)
-        self.detector.trained()
+        if name != "head":
+            self.detector.trained()
         if name == "detector":
             return self.detector
         self.training = True
@@ -189,7 +191,8 @@ class MaskTrackRcnn(nn.Module):
     # ---- training ----------------------------------------------------------------------------------------------
 
     def loss(self, clips: Clips) -> dict[str, Tensor]:
-        """The five terms of Mask R-CNN on the query frame, and which object of the reference frame its positives are.
+        """The five terms of Mask R-CNN on the query frame, where it learns, and which object of the reference frame its
+        positives are.
 
         Raises:
             ValueError: clips that are no pairs.
@@ -199,19 +202,19 @@ class MaskTrackRcnn(nn.Module):
                 f"MaskTrack R-CNN learns from pairs, a query and a reference frame, got clips of "
                 f"{clips.frames.shape[1]} frames: set the stage's sampling to pair"
             )
-        truths, sizes = truths_of(clips), sizes_of(clips)
-        images = self.detector.normalised(clips.frames.flatten(0, 1), sizes)
-        levels = self.detector.pyramid(images)
-        learned = range(0, len(truths), 1 if self.config.learn_reference else 2)
-        step = learned.step
-        terms, sampled, pooled = self.detector.terms(
-            [level[::step] for level in levels],
-            (images.shape[-2], images.shape[-1]),
-            sizes[::step],
-            [truths[frame] for frame in learned],
-        )
-        terms["track"] = self.config.track_weight * self._track_loss(levels, truths, sampled, pooled, 2 // step)
-        return terms
+        truths, sizes, learns = truths_of(clips), sizes_of(clips), self.detector.training
+        step = 1 if self.config.learn_reference and learns else 2
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+            images = self.detector.normalised(clips.frames.flatten(0, 1), sizes)
+            levels = self.detector.pyramid(images)
+            learned = ([level[::step] for level in levels], (images.shape[-2], images.shape[-1]), sizes[::step])
+            if learns:
+                terms, sampled, pooled = self.detector.terms(*learned, truths[::step])
+            else:
+                terms, (_, sampled, pooled) = {}, self.detector.lessons(*learned, truths[::step])
+        return terms | {
+            "track": self.config.track_weight * self._track_loss(levels, truths, sampled, pooled, 2 // step)
+        }
 
     def _track_loss(
         self,

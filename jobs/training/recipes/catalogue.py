@@ -114,7 +114,7 @@ def rows_of(recipe: str) -> Mapping[str, Row]:
 
 def in_one_table(recipe: str) -> tuple[str, ...]:
     """The rows that can share the weights of one model."""
-    return tuple(name for name, row in rows_of(recipe).items() if not _anew(recipe, row))
+    return tuple(name for name, row in rows_of(recipe).items() if not _own_weights(recipe, row))
 
 
 def trained_anew(recipe: str) -> tuple[str, ...]:
@@ -128,8 +128,18 @@ def _anew(recipe: str, row: Row) -> dict[str, Any]:
     return {path: value for path, value in row.changes.items() if path.startswith(begins)}
 
 
+def _own_weights(recipe: str, row: Row) -> bool:
+    """Whether no weights of another row are those of this one."""
+    return bool(row.model or _anew(recipe, row))
+
+
 def how_trained(recipe: str, name: str) -> str:
     """How to come by the weights of a row that has its own."""
+    if kind := rows_of(recipe)[name].model:
+        return (
+            f"Its head is trained over the same detector: vis train --recipe {HARD_WORLDS[kind]} --init DETECTOR "
+            "--set stages.0.part=head, and given as --other MODEL"
+        )
     sets = "".join(f" --set config.{path}={value}" for path, value in _anew(recipe, rows_of(recipe)[name]).items())
     given = "" if rows_of(recipe) is RGNN_ROWS else ", and given as --other MODEL"
     return f"It is trained whole: vis train --recipe {recipe}{sets}{given}"
@@ -149,7 +159,7 @@ def with_row(recipe: str, name: str, changes: dict[str, Any] | None = None, apar
         meant = nearest(name, rows)
         hint = f"did you mean {meant}?" if meant else f"expected one of: {', '.join(rows)}"
         raise BadConfig(f"unknown row {name!r} of the paper's tables, {hint}")
-    if _anew(recipe, rows[name]) and not apart:
+    if _own_weights(recipe, rows[name]) and not apart:
         raise BadConfig(
             f"the row {name!r} changes the weights themselves, and all rows of an ablation share those of one model. "
             f"{how_trained(recipe, name)}"

@@ -36,7 +36,7 @@ def maskprop_r18_world_easy() -> TrainJob:
 
     vis train --recipe maskprop_r18_world_easy
     """
-    return _world("maskprop_r18_world_easy", masktrack_r18_world_easy(), iterations=(3600, 300))
+    return _world("maskprop_r18_world_easy", masktrack_r18_world_easy(), iterations=(3000, 300))
 
 
 def maskprop_r18_world_hard() -> TrainJob:
@@ -90,7 +90,7 @@ def _world(name: str, base: TrainJob, iterations: tuple[int, int]) -> TrainJob:
     (pairs,), config = base.stages, base.config
     assert isinstance(config, MaskTrackConfig)
     whole, finer = iterations
-    often = {"iterations": whole, "warm_up": whole // 20, "validate_every": whole // 3 or whole}
+    often = {"iterations": whole, "warm_up": whole // 20, "validate_every": whole // 3 or whole, "average": 0.998}
     whole_stage = pairs.model_copy(update=often | {"sampling": Pair(window=4, itself=True)})
     finer_stage = pairs.model_copy(
         update={

@@ -7,6 +7,7 @@ One stage, end to end: a target frame and a reference frame less than 5 away, wh
 from collections.abc import Callable
 
 from jobs.training.recipes.base import Stage, TrainJob, WorldData
+from jobs.training.recipes.changes import changed
 from jobs.training.recipes.worlds import BACKBONE, CLASSES, EASY, HARD, SIZE_PX, TINY, from_pairs
 from vis_models.data.augmentation import Augmentation
 from vis_models.data.holdout import HoldOut
@@ -35,7 +36,7 @@ def visstg_r18_world_easy() -> TrainJob:
 
     vis train --recipe visstg_r18_world_easy
     """
-    return _world("visstg_r18_world_easy", EASY, iterations=7000)
+    return _world("visstg_r18_world_easy", EASY, iterations=5000)
 
 
 def visstg_r18_world_hard() -> TrainJob:
@@ -93,13 +94,14 @@ def _world(name: str, world: WorldData, iterations: int) -> TrainJob:
         head_convs=2,
         norm_groups=8,
         messages="mean",
+        relative_position=True,
         learn_reference=True,
         min_score=0.3,
         nms_iou=0.4,
         detections=20,
         tracks=32,
     )
-    return from_pairs(
+    job = from_pairs(
         name,
         "vis_stg",
         config,
@@ -111,6 +113,7 @@ def _world(name: str, world: WorldData, iterations: int) -> TrainJob:
         weight_decay=1e-4,
         clip_gradient=1.0,
     )
+    return changed(job, {"stages.0.average": 0.998})
 
 
 RECIPES: tuple[Callable[[], TrainJob], ...] = (

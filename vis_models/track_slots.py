@@ -117,6 +117,31 @@ class VotedSlots(TimedSlots):
         return Verdict(int(self.track_id[row, slot]), category, float(self.score_sum[row, slot] / votes.sum()))
 
 
+@dataclass(frozen=True)
+class WeighedSlots(TrackSlots):
+    """Each sighting of a track says how likely every class is."""
+
+    members: Int[Tensor, "B M"]
+    """Sightings of the track."""
+    chances: Float[Tensor, "B M S"]
+    """Their probability of every class, summed."""
+
+    def begin(self, row: int, slot: int) -> None:
+        super().begin(row, slot)
+        self.members[row, slot], self.chances[row, slot] = 0, 0.0
+
+    def weigh(self, row: int, slots: list[int], chances: Float[Tensor, "T S"]) -> None:
+        """Tracks are seen once more."""
+        self.members[row, slots] += 1
+        self.chances[row, slots] += chances
+
+    def verdict(self, row: int, slot: int) -> Verdict:
+        """The class of the largest mean probability, the lowest of equals."""
+        mean = self.chances[row, slot] / self.members[row, slot]
+        category = int(mean.argmax())
+        return Verdict(int(self.track_id[row, slot]), category, float(mean[category]))
+
+
 def one_by_one(
     step: Callable[[Encoded, State], tuple[Tracks, State]], encoded: Encoded, state: State
 ) -> tuple[list[Tracks], State]:

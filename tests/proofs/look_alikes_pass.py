@@ -50,7 +50,7 @@ def passing(draw: Random) -> Clips:
     return Clips(frames, Objects(masks, boxes.of_masks(masks), visible, nothing.long(), nothing.bool()))
 
 
-def taught(make: Callable[[], Any], iterations: int, pairs: int) -> Any:
+def taught(make: Callable[[], Any], iterations: int, pairs: int, learning_rate: float) -> Any:
     """A model that learned from a new film for every pair of frames."""
     torch.manual_seed(0)
     model, draw = make(), Random(0)
@@ -67,7 +67,7 @@ def taught(make: Callable[[], Any], iterations: int, pairs: int) -> Any:
         objects = Objects.join([each.objects for each in drawn])
         return part.loss(Clips(torch.cat([each.frames for each in drawn]), objects))
 
-    descend([p for p in part.parameters() if p.requires_grad], loss, iterations, learning_rate=3e-3)
+    descend([p for p in part.parameters() if p.requires_grad], loss, iterations, learning_rate)
     return model.eval()
 
 
@@ -103,11 +103,11 @@ def vis_stg() -> VisStg:
     return VisStg(small_visstg().config.model_copy(update={"relative_position": True, "window": 15}))
 
 
-@pytest.mark.parametrize(("make", "iterations", "pairs"), [(mask_prop, 300, 2), (vis_stg, 400, 4)])
+@pytest.mark.parametrize(("make", "lessons"), [(mask_prop, (300, 2, 1e-3)), (vis_stg, (400, 4, 3e-3))])
 def test_look_alikes_that_jump_and_pass_behind_a_pillar_keep_their_names(
-    make: Callable[[], Any], iterations: int, pairs: int
+    make: Callable[[], Any], lessons: tuple[int, int, float]
 ):
-    model, draw = taught(make, iterations, pairs), Random(99)
+    model, draw = taught(make, *lessons), Random(99)
     kept, broken = [], []
     for film in [passing(draw) for _ in range(10)]:
         assert [t for t in range(LENGTH) if not film.objects.visible[0, t].any()] == [HIDDEN]

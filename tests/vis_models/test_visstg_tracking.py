@@ -5,6 +5,7 @@ others say who it is. Two edges' ends are the same where these agree.
 """
 
 from dataclasses import dataclass, replace
+from math import exp
 from typing import Any
 
 import pytest
@@ -187,14 +188,16 @@ def test_births_without_a_slot_are_counted_and_with_recycling_take_that_of_the_l
     assert sorted(state.track_id[0].tolist()) == [2, 3]
 
 
-def test_a_verdict_is_the_mean_score_and_the_class_of_most_sightings():
-    made = model(association="embedding", embedding=7)
-    state = made.start([VideoInfo("drawn", HEIGHT, WIDTH)])
-    votes = state.votes.clone()
-    votes[0, 1] = torch.tensor([2, 3, 3])
-    state = replace(state, votes=votes, track_id=torch.tensor([[-1, 5, -1, -1]]), score_sum=torch.full((1, 4), 4.0))
-    (verdict,) = made.finish(state)[0].verdicts
-    assert (verdict.track_id, verdict.category, verdict.score) == (5, 1, 0.5)
+def test_a_track_is_of_the_class_that_is_likeliest_in_all_its_sightings_or_each_class_has_a_track_of_its_own():
+    film = [(Drawn(0, 8, 8, label),) for label in (2, 1, 1)]
+    seen, other = (1 / (1 + exp(5 - gain)) for gain in (8.0, 0.0))  # where the heat of a class is, and where it is not
+    made = model(same_class=False)
+    (verdict,) = made.finish(play(made, *film)[1])[0].verdicts
+    assert (verdict.category, verdict.score) == (1, pytest.approx((2 * seen + other) / 3))
+    made = model(same_class=True)
+    verdicts = made.finish(play(made, *film)[1])[0].verdicts
+    assert [verdict.category for verdict in verdicts] == [2, 1]
+    assert [verdict.score for verdict in verdicts] == pytest.approx([seen, seen])
 
 
 def test_an_object_that_two_levels_see_is_found_once():

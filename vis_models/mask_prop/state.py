@@ -13,8 +13,8 @@ from torch import Tensor
 
 from vis_models.layers.paste_masks import Pasting, paste
 from vis_models.mask_prop.config import MaskPropConfig
-from vis_models.track_slots import FREE, TrackSlots
-from vis_models.types import Masks, Rows, Verdict, VideoInfo
+from vis_models.track_slots import FREE, WeighedSlots
+from vis_models.types import Masks, Rows, VideoInfo
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ class MaskPropEncoded(Rows):
 
 
 @dataclass(frozen=True)
-class MaskPropState(TrackSlots):
-    """The memory of B videos. Frame f lies at place f modulo W, or modulo J, of what is kept by frame."""
+class MaskPropState(WeighedSlots):
+    """The memory of B videos. Frame f lies at place f modulo W, or modulo J, of what is kept by frame. A clip is a
+    sighting of its track."""
 
     features: Float[Tensor, "B W C h w"]
     count: Int[Tensor, "B J"]
@@ -57,10 +58,6 @@ class MaskPropState(TrackSlots):
     """Of the objects of each clip, by its middle frame: the cells of its mask in each frame, eight in a byte."""
     track: Int[Tensor, "B W N"]
     """Slot of the track of each, `FREE` where there is no object."""
-    members: Int[Tensor, "B M"]
-    """Clips of the track."""
-    chances: Float[Tensor, "B M S"]
-    """Their probability of every class, summed."""
     codes: tuple[tuple[tuple[str, ...], ...], ...]
     """Run-length codes of the masks of each frame that waits, the oldest first."""
 
@@ -86,16 +83,6 @@ class MaskPropState(TrackSlots):
             chances=like.new_zeros(count, tracks, classes),
             codes=((),) * count,
         )
-
-    def begin(self, row: int, slot: int) -> None:
-        super().begin(row, slot)
-        self.members[row, slot], self.chances[row, slot] = 0, 0.0
-
-    def verdict(self, row: int, slot: int) -> Verdict:
-        """The class of the largest mean probability, the lowest of equals."""
-        mean = self.chances[row, slot] / self.members[row, slot]
-        category = int(mean.argmax())
-        return Verdict(int(self.track_id[row, slot]), category, float(mean[category]))
 
 
 def packed(masks: Float[Tensor, "*S h w"]) -> UInt8[Tensor, "*S P"]:

@@ -70,8 +70,7 @@ def _clip(
         state.clips[0, here, :found] = clip_masks(config, branch, state, middle)
         slots = _follow(config, state, middle, found)
         state.track[0, here, :found] = torch.tensor(slots, device=state.track.device)
-        state.members[0, slots] += 1
-        state.chances[0, slots] += state.class_scores[0, place, :found]
+        state.weigh(0, slots, state.class_scores[0, place, :found])
     shown = state.track[0, here, :found]
     ids, scores = state.track_id[0, shown].tolist(), state.scores[0, place, :found].tolist()
     masks = CodedMasks(state.size_of(0), [], [], [code.encode() for code in state.codes[0][0]])

@@ -48,8 +48,9 @@ class VisStgConfig(FramesConfig, ModelConfig):
     embedding: PositiveInt = 128
     """Channels of the embedding, where one links."""
     same_class: bool = True
-    """Only what is of one class can be one object. False: class decides nothing, edges learn from pairs of any class,
-    and a detection that overlaps a better one of any class is dropped. Ours."""
+    """Only what is of one class can be one object. False: class decides nothing, edges learn from pairs of any class, a
+    detection that overlaps a better one of any class is dropped, and a track is of the class that is likeliest in all
+    its sightings together. Ours."""
     propagation: bool = True
     """The filters of the reference frame are carried to the target (Table 2)."""
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vis_models.layers.dynamic_masks import PARAMETERS
-from vis_models.track_slots import VotedSlots
+from vis_models.track_slots import TimedSlots, WeighedSlots
 from vis_models.types import Rows, VideoInfo
 from vis_models.vis_stg.config import VisStgConfig
 
@@ -27,7 +27,7 @@ class VisStgEncoded(Rows):
 
 
 @dataclass(frozen=True)
-class VisStgState(VotedSlots):
+class VisStgState(WeighedSlots, TimedSlots):
     """The reference frames of B videos, and their tracks."""
 
     features: Float[Tensor, "B _ P"]
@@ -55,8 +55,8 @@ class VisStgState(VotedSlots):
         compared = config.embedding if config.association == "embedding" else 0
         return cls(
             **cls.columns(videos, config.tracks, like.device),
-            votes=whole[..., None].expand(*shape, config.classes).clone(),
-            score_sum=like.new_zeros(*shape),
+            members=whole.clone(),
+            chances=like.new_zeros(*shape, config.classes),
             features=like.new_zeros(shape[0], kept, cells),
             filters=like.new_zeros(shape[0], carried, cells),
             boxes_px=like.new_zeros(*shape, 4),

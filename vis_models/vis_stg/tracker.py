@@ -2,10 +2,10 @@
 
 Source: Wang et al., "End-to-end video instance segmentation via spatial-temporal graph neural networks", ICCV 2021,
 section 3.6. Ours, as the paper is silent: the filters that are carried are those that the reference frame's own fused
-features told; a track's class is that of its last sighting.
+features told; a track is compared by the class of its last sighting, and its verdict by all of them.
 
 Axes: B videos, N detections of a video, M tracks of a video, R tracks of all videos, L levels, C channels, P cells of
-all levels, K parameters of a filter.
+all levels, S classes, K parameters of a filter.
 """
 
 from collections.abc import Sequence
@@ -37,6 +37,8 @@ class Detected:
     scores: Float[Tensor, " N"]
     labels: Int[Tensor, " N"]
     cells: Int[Tensor, " N"]
+    chances: Float[Tensor, "N S"]
+    """Of every class; where class decides what can be one object, of its own alone."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,14 @@ def detect(config: VisStgConfig, grid: Grid, told: Told) -> list[Detected]:
     """The peaks of each frame that are likely, without what is seen twice."""
     decoded = centres.decode(grid, told.heat.sigmoid(), told.size, told.offset, config.detections)
     found = []
-    for boxes, scores, labels, cells in zip(*vars(decoded).values(), strict=True):
+    for heat, boxes, scores, labels, cells in zip(told.heat, *vars(decoded).values(), strict=True):
         likely = scores >= config.min_score
         kept = likely.nonzero().flatten()
         groups = labels[kept] if config.same_class else torch.zeros_like(kept)  # else one object would be several
         kept = kept[nms_in_groups(boxes[kept], scores[kept], groups, config.nms_iou, False)]
-        found.append(Detected(boxes[kept], scores[kept], labels[kept], cells[kept]))
+        every = heat[:, cells[kept]].T.sigmoid()
+        chances = every * F.one_hot(labels[kept], every.shape[1]) if config.same_class else every
+        found.append(Detected(boxes[kept], scores[kept], labels[kept], cells[kept], chances))
     return found
 
 
@@ -146,7 +150,8 @@ def _follow(
         state.embedding[row, slots] = embedded[own]
     frames = torch.full_like(cells, row)
     state.nodes[row, slots] = seen.nodes[row][own]
-    state.see(row, slots, found.labels[own], found.scores[own])
+    state.weigh(row, slots, found.chances[own])
+    state.last_frame[row, slots] = state.frame[row]
     logits = network.masks(seen.grid, seen.told, seen.filters[row][own], frames, cells)
     masks = masks_of(logits, config.mask_stride, size_px, state.size_of(row))
     sighting = Sighting(int(state.frame[row]), state.track_id[row, slots].tolist(), found.scores[own].tolist(), masks)

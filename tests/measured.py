@@ -35,8 +35,8 @@ ALONE = {
 }
 SINCE = {
     DEMO: "2026-11-29T12",
-    "maskprop_r18_world_easy": "2026-11-29T12",
-    "visstg_r18_world_easy": "2026-11-29T13",
+    "maskprop_r18_world_easy": "2026-11-29T18",
+    "visstg_r18_world_easy": "2026-11-29T18",
     "idol_r18_world_easy": "2026-11-29T14",
 }
 """When recipes became what they are: runs before are of another one of the same name."""

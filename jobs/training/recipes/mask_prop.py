@@ -32,7 +32,7 @@ def maskprop_r18_world_tiny() -> TrainJob:
 
 
 def maskprop_r18_world_easy() -> TrainJob:
-    """The easy world, about an hour on one busy core: the detector of `masktrack_r18_world_easy`.
+    """The easy world, about 25 minutes on one idle core: the detector of `masktrack_r18_world_easy`.
 
     vis train --recipe maskprop_r18_world_easy
     """

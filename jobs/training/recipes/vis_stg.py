@@ -31,8 +31,8 @@ def visstg_r18_world_tiny() -> TrainJob:
 
 
 def visstg_r18_world_easy() -> TrainJob:
-    """The easy world, 85 minutes on one core: a ResNet-18 layout at half width and one block a stage, three levels of
-    64 channels.
+    """The easy world, about 40 minutes on one idle core: a ResNet-18 layout at half width and one block a stage, three
+    levels of 64 channels.
 
     vis train --recipe visstg_r18_world_easy
     """

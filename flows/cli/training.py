@@ -51,7 +51,9 @@ def train(
 def ablate(
     detector: Annotated[str, typer.Option(help="Model whose weights every row shares.", metavar="MODEL")],
     recipe: Annotated[str | None, typer.Option(help="The proposed approach; default: that of the hard world.")] = None,
-    other: Annotated[list[str] | None, typer.Option(help="Plays rows of other weights.", metavar="MODEL")] = None,
+    other: Annotated[
+        list[str] | None, typer.Option(help="Plays rows of its weights, also of another kind.", metavar="MODEL")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="As of vis train, for recipes that draw no world.")] = None,
     row: Annotated[list[str] | None, typer.Option(help="A row of the tables; default: all.")] = None,
     seeds: Annotated[int, typer.Option(help="Of trained rows with a published gap of 3 AP or more.", min=1)] = 3,

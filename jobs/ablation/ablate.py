@@ -30,12 +30,13 @@ class AblationJob(Config):
     """Registered model whose detector every row shares; where nothing is trained, all of its weights."""
     others: tuple[str, ...] = ()
     """Models whose weights were trained as some rows say, and the detector's were not: these rows are played by
-    them."""
+    them. Of another kind, over the same detector, where a row says so."""
     data: str | None = None
     """As in TrainJob, for recipes that draw no world."""
     rows: tuple[str, ...] | None = None
-    """By their short names (`vis_models/*/rows.py`); None: all that the models can play. The proposed approach, with
-    which each is compared, is among them without being named."""
+    """By their short names (`vis_models/*/rows.py`); None: all that share the detector's weights, and with `others`
+    all, each of which needs its model. The proposed approach, with which each is compared, is among them without being
+    named."""
     seeds: tuple[NonNegativeInt, ...] = (0, 1, 2)
     """Of training."""
     iterations: PositiveInt | None = None

@@ -1,7 +1,8 @@
-"""Rows for which nothing is trained: one model under other rules, or its detections linked by other trackers.
+"""Rows for which nothing is trained: one model under other rules, or its detections linked by other trackers; and rows
+of other weights, played by models that were trained so.
 
-Every row sees the same detections, which are made once for all. Videos are played in groups whose tracks are kept as
-they come: what was interrupted goes on with the next group.
+Rows of one model see the same encoded frames, which are made once for all. Videos are played in groups whose tracks are
+kept as they come: what was interrupted goes on with the next group.
 """
 
 import copy
@@ -55,8 +56,10 @@ def run_rows(
     """
     val_set, device = asked.sets[1], share(settings, torch.cuda.device_count()).device
     rows = rows_of(asked.base.recipe)
-    kinds = {asked.base.model} | {kind for name, _ in asked.waiting if (kind := rows[name].model)}
-    models = [_loaded(name, asked.base, kinds, store, device) for name in asked.models]
+    kinds = {row.model for row in rows.values() if row.model}
+    detector, *others = asked.models
+    models = [_loaded(detector, asked.base, set(), store, device)]
+    models += [_loaded(name, asked.base, kinds, store, device) for name in others]
     played_by = {name: _with_weights_of(name, asked.base, models) for name, _ in asked.waiting}
     truth = truth_of(val_set)
     found: dict[str, list[Entry]] = {name: [] for name in played_by}
@@ -82,7 +85,7 @@ def run_rows(
 
 def _loaded(name: str, base: TrainJob, kinds: Set[str], store: Store, device: str) -> tuple[Any, ModelCard]:
     net, card = load_model(store.local_copy(find(store, name)), device)
-    if card.model not in kinds:
+    if card.model not in kinds | {base.model}:
         raise BadConfig(
             f"{name} is of the kind {card.model!r}, the recipe {base.recipe} of {base.model!r}, whose rows are "
             "another table: take a model of that kind, or another recipe (--recipe)"
@@ -102,7 +105,8 @@ def _with_weights_of(name: str, base: TrainJob, models: Sequence[tuple[Any, Mode
     if kind:
         raise BadConfig(
             f"the row {name!r} is played by a model of the kind {kind!r} over the detector of {models[0][1].name}, as "
-            f"none of {', '.join(card.name for _, card in models)} is. {how_trained(base.recipe, name)}"
+            f"none of {', '.join(card.name for _, card in models)} is. {how_trained(base.recipe, name)}; or name other "
+            "rows (--row)"
         )
     trained_as = ", ".join(f"{field}={getattr(wanted, field)}" for field in fields)
     raise BadConfig(
@@ -112,6 +116,8 @@ def _with_weights_of(name: str, base: TrainJob, models: Sequence[tuple[Any, Mode
 
 
 def _same_detector(one: Any, other: Any) -> bool:
+    if one.config.seen != other.config.seen:
+        return False
     ours, theirs = one.detector.state_dict(), other.detector.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(tensor, theirs[key]) for key, tensor in ours.items())
 

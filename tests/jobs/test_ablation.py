@@ -25,10 +25,10 @@ from jobs.settings import Settings
 from jobs.store import LAYOUT, Store
 from jobs.training.linking import link
 from jobs.training.recipes.base import TrainJob
-from jobs.training.recipes.catalogue import RECIPES, build, measured, published_ap
+from jobs.training.recipes.catalogue import RECIPES, build, how_trained, measured, published_ap
 from jobs.training.train import train
 from vis_models import masks as mask_ops
-from vis_models.checkpoints import ModelCard, save_model
+from vis_models.checkpoints import ModelCard, initialise, save_model
 from vis_models.config import BadConfig
 from vis_models.data.annotations import Category, as_youtube_vis, read_youtube_vis
 from vis_models.data.world import CATEGORIES, WorldConfig, write_youtube_vis
@@ -394,21 +394,45 @@ def test_a_row_is_played_by_the_head_of_another_kind_of_model_over_the_same_dete
     )
     registered(played, "stranger", head, "masktrack_rcnn")
     head.detector.load_state_dict(whole.detector.state_dict())
+    surer = head.config.detector.model_copy(update={"min_score": 0.4})
+    other = MaskTrackRcnn(head.config.model_copy(update={"detector": surer}))
+    other.load_state_dict(head.state_dict())
+    registered(played, "surer", other, "masktrack_rcnn")
     registered(played, "carries", whole, "mask_prop")
     registered(played, "looks", head, "masktrack_rcnn")
-    ask = partial(AblationJob, recipe="maskprop_r18_world_tiny", detector="carries", rows=("masktrack", "iou_tracker"))
-    job = ask(others=("stranger", "looks"))
-    done = ablate(job, played)
+    ask = partial(AblationJob, recipe="maskprop_r18_world_tiny", detector="carries", rows=("masktrack",))
+    job = ask(others=("stranger", "surer", "looks"))
+    ablate(job, played)
+    done = ablate(job.model_copy(update={"rows": ("masktrack", "iou_tracker")}), played)  # goes on
     titles = [MASKPROP_ROWS[name].title for name in (BASE, "masktrack", "iou_tracker")]
     assert [line.split("|")[2].strip() for line in done.table.splitlines()[2:]] == titles
     said = {name: predictions_of(Store.open(played), job.folder, name, 0) for name in (BASE, "masktrack")}
     assert said[BASE] != said["masktrack"]
 
-    with pytest.raises(BadConfig, match=r"'masktrack' changes the weights themselves.*--set stages\.0\.part=head"):
+    how = r"--set config\.detector\.min_score=0\.4 --set stages\.0\.part=head"
+    with pytest.raises(BadConfig, match=f"'masktrack' changes the weights themselves.*masktrack_r18_world_tiny.*{how}"):
         ablate(ask(), played)
-    other = "of the kind 'masktrack_rcnn' over the detector of carries, as none of carries, stranger is. Its head is"
-    with pytest.raises(BadConfig, match=other):
-        ablate(ask(others=("stranger",)), played)
+    for others in (("stranger",), ("surer",)):
+        lacking = f"over the detector of carries, as none of carries, {others[0]} is. Its head is trained.*--row"
+        with pytest.raises(BadConfig, match=lacking):
+            ablate(ask(others=others), played)
+    with pytest.raises(BadConfig, match="looks is of the kind 'masktrack_rcnn', the recipe maskprop_r18_world_tiny of"):
+        ablate(ask(detector="looks", others=("carries",)), played)
+
+
+def test_the_head_of_a_row_is_trained_as_it_is_said_from_a_model_of_the_other_kind(played: Settings, tmp_path: Path):
+    whole = build("maskprop_r18_world_tiny")
+    registered(played, "carries", MaskProp(whole.config), "mask_prop")
+    said = how_trained("maskprop_r18_world_tiny", "masktrack").split()
+    sets = dict(said[n + 1].strip(",").split("=") for n, word in enumerate(said) if word == "--set")
+    head = build(said[said.index("--recipe") + 1], sets)
+    folder = Path(Store.open(played).path(f"{LAYOUT}/models/carries"))
+    model = MaskTrackRcnn(head.config)
+    classes = tuple(Category(id=n, name=each) for n, each in enumerate(CATEGORIES, start=1))
+    report = initialise(model, folder, classes)
+    assert all(key.startswith("track_head.") for key in report.missing)
+    assert report.loaded == len(model.detector.state_dict())
+    assert head.stages[0].part == "head"
 
 
 @pytest.mark.unit

@@ -121,6 +121,7 @@ def test_a_cell_between_two_objects_learns_from_the_nearer_and_a_centre_always_f
     assert owned([left, right], [0, 1])[0] == alone  # on another level nobody is near
     assert owned([left, [60.0, 4.0, 76.0, 20.0]], [0, 0]) == [alone, []]  # beside the picture
     assert owned([], []) == []
+    assert owned([left, left], [0, 0]) == [alone, [12 * 3 + 3]]  # nothing tells these apart
 
 
 def test_a_mask_learns_shares_of_cells_or_what_is_in_their_middle():

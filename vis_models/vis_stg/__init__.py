@@ -25,7 +25,7 @@ Ours, where the paper is silent or could not be learned as it stands (marked `Ou
                     (`centre_cells`), and what: shares of cells (`mask_shares`); offsets of carried filters by two
                     convolutions, attention at one cell
     tracking        edges to objects of an instance's class learn, by true classes, or to any (`same_class`); a track
-                    compares as the class of its last sighting, and is of the likeliest of all; filters that are carried
-                    are those of the reference frame's own fused features
+                    then is of the class that is likeliest in all its sightings; filters that are carried are those of
+                    the reference frame's own fused features
     training        weights of the three losses; the reference frame as a film's first one (`learn_reference`)
 """

@@ -46,7 +46,8 @@ class Pairs:
 
     def around(self, frame: int, side: int) -> tuple[Int[Tensor, "A W"], Bool[Tensor, "A W"]]:
         """The cells around the centre of each object of a frame, and which of them learn from it: each cell from the
-        object of its level to whose own it is nearest, as it has one filter and one edge to tell."""
+        object of its level to whose own it is nearest, as it has one filter, and one answer to each instance. Only
+        where centres share a cell all of them do."""
         own = self.targets[frame]
         cells, there = self.grid.around(own.at, own.level, side)
         if not len(cells):
@@ -56,7 +57,8 @@ class Pairs:
         rival = own.valid & (own.level[:, None] == own.level)
         nearest = away.masked_fill(~rival[:, None], torch.inf).argmin(-1)
         mine = nearest == torch.arange(len(cells), device=cells.device)[:, None]
-        return cells, there & own.valid[:, None] & mine
+        centre = (place[cells] == own.at[:, None]).all(-1)
+        return cells, there & own.valid[:, None] & (mine | centre)
 
 
 def loss(network: VisStgNetwork, clips: Clips, images: Float[Tensor, "F 3 H W"]) -> dict[str, Tensor]:

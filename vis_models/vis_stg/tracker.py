@@ -2,7 +2,7 @@
 
 Source: Wang et al., "End-to-end video instance segmentation via spatial-temporal graph neural networks", ICCV 2021,
 section 3.6. Ours, as the paper is silent: the filters that are carried are those that the reference frame's own fused
-features told; a track is compared by the class of its last sighting, and its verdict by all of them.
+features told; a track has one class for life, or where class does not decide the one that is likeliest in all.
 
 Axes: B videos, N detections of a video, M tracks of a video, R tracks of all videos, L levels, C channels, P cells of
 all levels, S classes, K parameters of a filter.

@@ -136,13 +136,22 @@ def _own_weights(recipe: str, row: Row) -> bool:
 def how_trained(recipe: str, name: str) -> str:
     """How to come by the weights of a row that has its own."""
     if kind := rows_of(recipe)[name].model:
-        return (
-            f"Its head is trained over the same detector: vis train --recipe {HARD_WORLDS[kind]} --init DETECTOR "
-            "--set stages.0.part=head, and given as --other MODEL"
-        )
+        return _how_its_head_is_trained(recipe, kind)
     sets = "".join(f" --set config.{path}={value}" for path, value in _anew(recipe, rows_of(recipe)[name]).items())
     given = "" if rows_of(recipe) is RGNN_ROWS else ", and given as --other MODEL"
     return f"It is trained whole: vis train --recipe {recipe}{sets}{given}"
+
+
+def _how_its_head_is_trained(recipe: str, kind: str) -> str:
+    """Of a row that another kind of model plays: by the recipe of that kind for the same data."""
+    ours, theirs = (HARD_WORLDS[each].partition("_")[0] for each in (build(recipe).model, kind))
+    sibling = recipe.replace(ours, theirs, 1)
+    wanted, own = (build(each).config.seen for each in (recipe, sibling))
+    sets = "".join(f" --set config.detector.{name}={value}" for name, value in wanted.items() if own[name] != value)
+    return (
+        f"Its head is trained over the same detector: vis train --recipe {sibling} --init DETECTOR{sets} "
+        "--set stages.0.part=head, and given as --other MODEL"
+    )
 
 
 def with_row(recipe: str, name: str, changes: dict[str, Any] | None = None, apart: bool = False) -> TrainJob:

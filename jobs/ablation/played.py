@@ -56,10 +56,10 @@ def run_rows(
     """
     val_set, device = asked.sets[1], share(settings, torch.cuda.device_count()).device
     rows = rows_of(asked.base.recipe)
-    kinds = {row.model for row in rows.values() if row.model}
+    kind, other_kinds = {asked.base.model}, {row.model for row in rows.values() if row.model}
     detector, *others = asked.models
-    models = [_loaded(detector, asked.base, set(), store, device)]
-    models += [_loaded(name, asked.base, kinds, store, device) for name in others]
+    models = [_loaded(detector, asked.base, kind, store, device)]
+    models += [_loaded(name, asked.base, kind | other_kinds, store, device) for name in others]
     played_by = {name: _with_weights_of(name, asked.base, models) for name, _ in asked.waiting}
     truth = truth_of(val_set)
     found: dict[str, list[Entry]] = {name: [] for name in played_by}
@@ -85,7 +85,7 @@ def run_rows(
 
 def _loaded(name: str, base: TrainJob, kinds: Set[str], store: Store, device: str) -> tuple[Any, ModelCard]:
     net, card = load_model(store.local_copy(find(store, name)), device)
-    if card.model not in kinds | {base.model}:
+    if card.model not in kinds:
         raise BadConfig(
             f"{name} is of the kind {card.model!r}, the recipe {base.recipe} of {base.model!r}, whose rows are "
             "another table: take a model of that kind, or another recipe (--recipe)"

@@ -341,18 +341,20 @@ def test_a_row_gives_what_its_own_model_gives_when_films_are_segmented(played: S
     assert all(each.frames_per_s > 0 for each in found)
 
 
+def registered(settings: Settings, name: str, model: torch.nn.Module, kind: str) -> None:
+    classes = tuple(Category(id=n, name=each) for n, each in enumerate(CATEGORIES, start=1))
+    config = model.config.model_dump(mode="json")  # type: ignore[operator, union-attr]
+    card = ModelCard(name=name, model=kind, config=config, classes=classes, created_at=datetime.now(UTC))
+    save_model(Path(Store.open(settings).path(f"{LAYOUT}/models/{name}")), model, card)
+
+
 def registered_idol(settings: Settings, name: str, weights: Idol | None = None, **changes: Any) -> Idol:
     """An IDOL of random weights, or of those of another one, that finds something everywhere."""
     everything = {"min_score": 0.0, "new_score": 0.0, "class_score": 0.0}
-    config = build("idol_r18_world_tiny").config.model_copy(update=everything | changes)
-    classes = tuple(Category(id=n, name=each) for n, each in enumerate(CATEGORIES, start=1))
-    model = Idol(config)
+    model = Idol(build("idol_r18_world_tiny").config.model_copy(update=everything | changes))
     if weights:
         model.load_state_dict(model.state_dict() | weights.state_dict())
-    card = ModelCard(
-        name=name, model="idol", config=config.model_dump(mode="json"), classes=classes, created_at=datetime.now(UTC)
-    )
-    save_model(Path(Store.open(settings).path(f"{LAYOUT}/models/{name}")), model, card)
+    registered(settings, name, model, "idol")
     return model
 
 
@@ -374,13 +376,6 @@ def test_a_row_of_other_weights_is_played_by_the_model_that_was_trained_so(playe
     lacking = "row 'iou_multicue' is .* embed_loss=contrastive, select=iou, unlike those of whole, twin"
     with pytest.raises(BadConfig, match=f"{lacking}.*config.select=iou, and given as --other"):
         ablate(AblationJob(recipe="idol_r18_world_tiny", detector="whole", others=("twin",)), played)
-
-
-def registered(settings: Settings, name: str, model: torch.nn.Module, kind: str) -> None:
-    classes = tuple(Category(id=n, name=each) for n, each in enumerate(CATEGORIES, start=1))
-    config = model.config.model_dump(mode="json")  # type: ignore[operator, union-attr]
-    card = ModelCard(name=name, model=kind, config=config, classes=classes, created_at=datetime.now(UTC))
-    save_model(Path(Store.open(settings).path(f"{LAYOUT}/models/{name}")), model, card)
 
 
 def test_a_row_is_played_by_the_head_of_another_kind_of_model_over_the_same_detector_and_over_no_other(

@@ -114,6 +114,5 @@ def test_look_alikes_that_jump_and_pass_behind_a_pillar_keep_their_names(
         truth, tracks = labels_of(film), tracks_of(model, film)
         kept.append(average_precision(truth, tracks).summary()["AP50"])
         broken.append(average_precision(truth, linked_by_overlap(tracks)).summary()["AP50"])
-    print(kept, broken)
-    assert sum(kept) >= 9
-    assert sum(broken) <= 0.5
+    assert sum(kept) >= 9, kept
+    assert sum(broken) <= 0.5, broken

@@ -143,9 +143,9 @@ def how_trained(recipe: str, name: str) -> str:
 
 
 def _how_its_head_is_trained(recipe: str, kind: str) -> str:
-    """Of a row that another kind of model plays: by the recipe of that kind for the same data."""
+    """Of a row that another kind of model plays: by the recipe of that kind for the same data, if we have one."""
     ours, theirs = (HARD_WORLDS[each].partition("_")[0] for each in (build(recipe).model, kind))
-    sibling = recipe.replace(ours, theirs, 1)
+    sibling = named if (named := recipe.replace(ours, theirs, 1)) in RECIPES else HARD_WORLDS[kind]
     wanted, own = (build(each).config.seen for each in (recipe, sibling))
     sets = "".join(f" --set config.detector.{name}={value}" for name, value in wanted.items() if own[name] != value)
     return (
